@@ -1,0 +1,92 @@
+"""Conveyor: a job queue for Python whose storage is interchangeable."""
+
+from __future__ import annotations
+
+from conveyor.core.discovery import InstalledStore, installed_stores, open_store
+from conveyor.core.errors import (
+    ConveyorError,
+    GroupFullError,
+    InvalidJobStateError,
+    InvalidOptionError,
+    JobCancelledError,
+    JobFailedError,
+    JobNotFoundError,
+    JobRemovedError,
+    JobTimeoutError,
+    LeaseLostError,
+    PayloadError,
+    SchemaTooNewError,
+    StoreBusyError,
+    StoreClosedError,
+    StoreConflictError,
+    StoreError,
+    StoreForkedError,
+    StoreFullError,
+    StoreReadOnlyError,
+    StoreUnavailableError,
+    UnknownStoreError,
+    UnserialisableResultError,
+    UnsupportedFeatureError,
+)
+from conveyor.core.job import Job
+from conveyor.core.jobs import JobState
+from conveyor.core.limits import GroupLimit, RateLimit
+from conveyor.core.options import AddOptions, Deduplication, Group, JobOptions, Keep
+from conveyor.core.queue import NewJob, Queue
+from conveyor.core.report import Attempt
+from conveyor.core.retry import Backoff
+from conveyor.core.signals import RateLimited, Retry, Snooze, Unrecoverable
+from conveyor.core.store import Feature, Order, Pause, Store
+from conveyor.core.worker import Worker, WorkerStats
+
+__all__ = [
+    "AddOptions",
+    "Attempt",
+    "Backoff",
+    "ConveyorError",
+    "Deduplication",
+    "Feature",
+    "Group",
+    "GroupFullError",
+    "GroupLimit",
+    "InstalledStore",
+    "InvalidJobStateError",
+    "InvalidOptionError",
+    "Job",
+    "JobCancelledError",
+    "JobFailedError",
+    "JobNotFoundError",
+    "JobOptions",
+    "JobRemovedError",
+    "JobState",
+    "JobTimeoutError",
+    "Keep",
+    "LeaseLostError",
+    "NewJob",
+    "Order",
+    "Pause",
+    "PayloadError",
+    "Queue",
+    "RateLimit",
+    "RateLimited",
+    "Retry",
+    "SchemaTooNewError",
+    "Snooze",
+    "Store",
+    "StoreBusyError",
+    "StoreClosedError",
+    "StoreConflictError",
+    "StoreError",
+    "StoreForkedError",
+    "StoreFullError",
+    "StoreReadOnlyError",
+    "StoreUnavailableError",
+    "UnknownStoreError",
+    "Unrecoverable",
+    "UnserialisableResultError",
+    "UnsupportedFeatureError",
+    "Worker",
+    "WorkerStats",
+    "installed_stores",
+    "open_store",
+]

@@ -1,0 +1,84 @@
+"""Telling events to the worker's own callbacks and to the store's bus, in order, off the hot path."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from conveyor.core.events import Event
+    from conveyor.core.store import Store
+
+_log: Final = logging.getLogger("conveyor.worker")
+
+
+class Announcer:
+    """Gathers events, and tells them in batches. Nothing that a listener does reaches the worker."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._callbacks: dict[type[Event], list[Callable[[Any], object]]] = {}
+        self._unpublished: list[Event] = []
+        self._uncalled: list[Event] = []
+        self._publishing: asyncio.Task[None] | None = None
+        self._calling: asyncio.Task[None] | None = None
+
+    def on(self, kind: type[Event], callback: Callable[[Any], object]) -> None:
+        """Call back with every event of this kind that this worker tells."""
+        self._callbacks.setdefault(kind, []).append(callback)
+
+    def tell(self, events: Iterable[Event]) -> None:
+        """Tell these soon."""
+        for event in events:
+            self._unpublished.append(event)
+            if type(event) in self._callbacks:
+                self._uncalled.append(event)
+        loop = asyncio.get_running_loop()
+        if self._unpublished and (self._publishing is None or self._publishing.done()):
+            self._publishing = loop.create_task(self._publish())
+        if self._uncalled and (self._calling is None or self._calling.done()):
+            self._calling = loop.create_task(self._call())
+
+    async def flush(self) -> None:
+        """Return when everything told so far has been passed on."""
+        while busy := self._tasks():
+            await asyncio.wait(busy)
+
+    def abandon(self) -> None:
+        """Pass on nothing more."""
+        for task in self._tasks():
+            task.cancel()
+
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        return [task for task in (self._publishing, self._calling) if task is not None and not task.done()]
+
+    async def _publish(self) -> None:
+        while self._unpublished:
+            events, self._unpublished = self._unpublished, []
+            try:
+                await self._store.bus.publish(events)
+            except Exception:  # noqa: BLE001 - events are hints: a bus in trouble must not stop a worker
+                _log.warning("events could not be published", exc_info=True)
+
+    async def _call(self) -> None:
+        while self._uncalled:
+            events, self._uncalled = self._uncalled, []
+            for event in events:
+                for callback in self._callbacks[type(event)]:
+                    await _call_back(callback, event)
+
+
+async def _call_back(callback: Callable[[Any], object], event: Event) -> None:
+    try:
+        result = callback(event)
+        if inspect.isawaitable(result):
+            await result
+    except (Exception, asyncio.CancelledError):
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        _log.exception("a callback for %s failed", type(event).__name__)

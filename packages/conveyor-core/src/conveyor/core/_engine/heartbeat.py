@@ -1,0 +1,187 @@
+"""Keeping leases alive: every lease that this worker holds, in one call; and what handlers write."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final
+
+from conveyor.core import clock as time
+from conveyor.core._engine.run import Stop
+from conveyor.core.errors import LeaseLostError
+from conveyor.core.store import Beat
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+    from datetime import timedelta
+
+    from conveyor.core._engine.outage import Outage
+    from conveyor.core._engine.run import Run
+    from conveyor.core.clock import Clock
+    from conveyor.core.jobs import Lease
+    from conveyor.core.store import Store
+
+_log: Final = logging.getLogger("conveyor.worker")
+
+#: Log lines wait this long for company before they are written.
+_SOON: Final = 0.1
+#: Renewals per lease: two may fail before the lease runs out.
+_PER_LEASE: Final = 3
+#: A loop that wakes up this much late was blocked.
+_LAG: Final = 1.0
+
+
+class Heartbeat:
+    """Holds runs, from their claim until they are settled, and renews their leases."""
+
+    def __init__(self, store: Store, lease: timedelta, clock: Clock, outage: Outage) -> None:
+        self._store = store
+        self._lease = lease
+        self._clock = clock
+        self._outage = outage
+        self._held: dict[Lease, Run] = {}
+        self._edited: set[Lease] = set()
+        self._payloads: dict[Lease, str] = {}
+        self._writers: list[tuple[Run, asyncio.Future[None]]] = []
+        self._writing: asyncio.Task[None] | None = None
+        self._timer: time.Timer | None = None
+        self._stopped = asyncio.Event()
+
+    def hold(self, runs: Iterable[Run]) -> None:
+        """Renew these from now on."""
+        for run in runs:
+            self._held[run.record.lease] = run
+
+    def drop(self, leases: Iterable[Lease]) -> None:
+        """Renew these no more."""
+        for lease in leases:
+            self._held.pop(lease, None)
+            self._edited.discard(lease)
+            self._payloads.pop(lease, None)
+
+    @property
+    def held(self) -> list[Run]:
+        """What is held now."""
+        return list(self._held.values())
+
+    def find(self, job_id: str) -> Run | None:
+        """The run of a job, if it is held here."""
+        return next((run for run in self._held.values() if run.record.id == job_id), None)
+
+    async def loop(self) -> None:
+        """Renew until `stop`, several times per lease."""
+        pause = self._lease.total_seconds() / _PER_LEASE
+        while not self._stopped.is_set():
+            due = self._clock.monotonic() + pause
+            await time.wait(self._clock, self._stopped, pause)
+            late = self._clock.monotonic() - due
+            if late > min(_LAG, pause):
+                running = ", ".join(sorted({run.record.name for run in self._held.values() if run.started}))
+                _log.warning(
+                    "the event loop was blocked for %.1f s, so leases could not be renewed; running: %s",
+                    late,
+                    running or "no job",
+                )
+            if not self._stopped.is_set():
+                await self.tick()
+
+    def stop(self) -> None:
+        """Let `loop` end."""
+        self._stopped.set()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    async def tick(self) -> None:
+        """Renew everything that is held, once; a failure is tried again until it works or nothing is left."""
+        while self._held:
+            try:
+                await self._renew(self._held.keys())
+            except Exception as error:  # noqa: BLE001 - whatever it is, leases must go on being renewed
+                await time.wait(self._clock, self._stopped, self._outage.failed(error))
+                if self._stopped.is_set():
+                    return
+            else:
+                self._outage.over()
+                return
+
+    async def write(self, run: Run, payload: str | None) -> None:
+        """Store what the run's handler wrote; several runs' writes go together."""
+        lease = run.record.lease
+        if lease not in self._held or run.stop is Stop.LEASE_LOST:
+            raise LeaseLostError(run.record.id)
+        self._edited.add(lease)
+        if payload is not None:
+            self._payloads[lease] = payload
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._writers.append((run, written))
+        self._start_writing()
+        await written
+
+    def write_soon(self, run: Run) -> None:
+        """Store what the run's handler wrote, within a moment."""
+        if run.stop is Stop.LEASE_LOST:
+            raise LeaseLostError(run.record.id)
+        self._edited.add(run.record.lease)
+        self._write_after(_SOON)
+
+    def _write_after(self, seconds: float) -> None:
+        if self._timer is None and not self._stopped.is_set():
+            self._timer = self._clock.call_later(seconds, self._soon)
+
+    def _soon(self) -> None:
+        self._timer = None
+        self._start_writing()
+
+    def _start_writing(self) -> None:
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.get_running_loop().create_task(self._write())
+
+    async def _write(self) -> None:
+        while self._writers or self._edited & self._held.keys():
+            writers, self._writers = self._writers, []
+            edited, self._edited = self._edited & self._held.keys(), set()
+            payloads, self._payloads = self._payloads, {}
+            try:
+                held = await self._renew(edited, payloads)
+            except Exception as error:  # noqa: BLE001 - whatever it is, who waits for the write must hear of it
+                self._edited |= edited & self._held.keys()
+                if not writers:
+                    self._write_after(self._outage.failed(error))
+                    return
+                for _, written in writers:
+                    if not written.done():
+                        written.set_exception(error)
+                continue
+            for run, written in writers:
+                if written.done():
+                    continue
+                if run.record.lease in held:
+                    written.set_result(None)
+                else:
+                    written.set_exception(LeaseLostError(run.record.id))
+
+    async def _renew(
+        self, leases: Collection[Lease], payloads: Mapping[Lease, str] | None = None
+    ) -> frozenset[Lease]:
+        """Renew these, with `payloads` write what their handlers wrote too; return those still held."""
+        # Only `_write` writes, and is never under way twice: no report can be overtaken by an older one.
+        beats = [
+            Beat(lease=lease)
+            if payloads is None
+            else Beat(lease=lease, report=self._held[lease].report.encode(), payload=payloads.get(lease))
+            for lease in leases
+        ]
+        renewed = await self._store.renew(beats, self._lease)
+        for lease in renewed.lost:
+            lost = self._held.get(lease)
+            # A job that was settled while the renewal was on its way is lost to it, and rightly so.
+            if lost is not None and not lost.ended:
+                _log.warning(
+                    "the lease on job %s (%s) was lost; its handler is stopped", lease.id, lost.record.name
+                )
+                lost.halt(Stop.LEASE_LOST)
+        for lease in renewed.cancelled:
+            cancelled = self._held.get(lease)
+            if cancelled is not None:
+                cancelled.halt(Stop.CANCELLED)
+        return renewed.held

@@ -1,0 +1,79 @@
+"""What a worker does for its queue now and then: retention."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final
+
+from conveyor.core import clock as time
+from conveyor.core.jobs import JobState
+from conveyor.core.store import Order, Where
+
+if TYPE_CHECKING:
+    from conveyor.core._engine.outage import Outage
+    from conveyor.core.clock import Clock
+    from conveyor.core.store import Store
+
+_log: Final = logging.getLogger("conveyor.worker")
+_SWEEP: Final = 500
+_LOOK: Final = 100
+
+
+class Maintenance:
+    """Removes finished jobs whose retention is over, in bounded steps."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        queue: str,
+        names: frozenset[str] | None,
+        interval: float,
+        clock: Clock,
+        outage: Outage,
+    ) -> None:
+        self._store = store
+        self._queue = queue
+        self._names = names
+        self._interval = interval
+        self._clock = clock
+        self._outage = outage
+        self._stopped = asyncio.Event()
+        self._warned: set[str] = set()
+
+    def stop(self) -> None:
+        """Let `loop` end."""
+        self._stopped.set()
+
+    async def loop(self) -> None:
+        """Sweep until `stop`."""
+        while not self._stopped.is_set():
+            pause = self._interval
+            try:
+                await self.tick()
+            except Exception as error:  # noqa: BLE001 - a bug must not end this in silence: told, and tried again
+                pause = self._outage.failed(error)
+            else:
+                self._outage.over()
+            await time.wait(self._clock, self._stopped, pause)
+
+    async def tick(self) -> None:
+        """Remove what is over, and warn of jobs that wait for a handler nobody here has."""
+        expired = Where(queue=self._queue, expired=True)
+        while await self._store.delete(expired, limit=_SWEEP) == _SWEEP:
+            if self._stopped.is_set():
+                return
+        if self._names is not None:
+            await self._warn_of_unknown_names(self._names)
+
+    async def _warn_of_unknown_names(self, known: frozenset[str]) -> None:
+        waiting = Where(queue=self._queue, states=frozenset({JobState.WAITING}))
+        for record in await self._store.find(waiting, limit=_LOOK, order=Order.CLAIM):
+            if record.name not in known and record.name not in self._warned:
+                self._warned.add(record.name)
+                _log.warning(
+                    "queue %r has jobs named %r, which this worker has no handler for: left to others",
+                    self._queue,
+                    record.name,
+                )

@@ -1,0 +1,288 @@
+"""When to claim, how many, and what to start: the worker's main loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from conveyor.core import clock as time
+from conveyor.core._engine.run import Run, Stop
+from conveyor.core._engine.settler import Verdict
+from conveyor.core.codec import Payload
+from conveyor.core.events import JobStalled, JobWaiting
+from conveyor.core.ids import new_token
+from conveyor.core.options import JobOptions
+from conveyor.core.report import Failure, Report
+from conveyor.core.store import Claim, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from conveyor.core._engine.announcer import Announcer
+    from conveyor.core._engine.executor import Executor
+    from conveyor.core._engine.heartbeat import Heartbeat
+    from conveyor.core._engine.outage import Outage
+    from conveyor.core._engine.settler import Settler
+    from conveyor.core._engine.verdict import Judge
+    from conveyor.core.clock import Clock
+    from conveyor.core.jobs import JobRecord
+    from conveyor.core.store import Claimed, Pause, Store
+
+_log: Final = logging.getLogger("conveyor.worker")
+
+#: Seconds of work that is claimed ahead, and the most jobs that are.
+_AHEAD: Final = 0.1
+_MOST_AHEAD: Final = 500
+#: Seconds between two tries, at least, while the store is in trouble.
+_BREATH: Final = 0.05
+#: With this many outcomes not written yet, nothing more is claimed.
+_MOST_UNWRITTEN: Final = 2_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """How a worker claims, as its options say. Durations in seconds, for its own waiting."""
+
+    claim: Claim
+    max_stalled: int
+    stalled_interval: float
+    poll_interval: float
+    #: Jobs claimed ahead: a fixed number, or None for as many as the handlers' speed suggests.
+    prefetch: int | None
+
+
+class Poller:
+    """Claims jobs and starts them."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        rules: Rules,
+        payload: Payload[Any],
+        executor: Executor,
+        settler: Settler,
+        heartbeat: Heartbeat,
+        announcer: Announcer,
+        judge: Judge,
+        clock: Clock,
+        outage: Outage,
+    ) -> None:
+        self._store = store
+        self._rules = rules
+        self._payload = payload
+        self._executor = executor
+        self._settler = settler
+        self._heartbeat = heartbeat
+        self._announcer = announcer
+        self._judge = judge
+        self._clock = clock
+        self._outage = outage
+        self._ready: deque[Run] = deque()
+        self._news = asyncio.Event()
+        self._claim_at = 0.0
+        self._advance_at = 0.0
+        self._advanced_at = 0.0
+        self._stopping = False
+        self.paused = False
+
+    @property
+    def ready(self) -> int:
+        """How many jobs are claimed and not started."""
+        return len(self._ready)
+
+    def wake(self) -> None:
+        """There may be jobs: claim now, if there is room."""
+        self._claim_at = 0.0
+        self._news.set()
+
+    def wake_for_time(self) -> None:
+        """A job may be due soon: look when."""
+        self._advance_at = 0.0
+        self._news.set()
+
+    def freed(self) -> None:
+        """A slot came back, or an outcome was written."""
+        self._news.set()
+
+    def stop(self) -> None:
+        """Claim no more; `loop` ends."""
+        self._stopping = True
+        self._news.set()
+
+    async def loop(self) -> None:
+        """Claim and start jobs until `stop`. The store's troubles are waited out."""
+        while not self._stopping:
+            self._news.clear()
+            try:
+                pause = await self.tick()
+            except Exception as error:  # noqa: BLE001 - nothing may end a worker in silence: told, and tried again
+                pause = self._outage.failed(error)
+                # Not even news may make it hammer a store that is in trouble.
+                await time.sleep(self._clock, min(pause, _BREATH))
+            else:
+                self._outage.over()
+            if not self._stopping:
+                await time.wait(self._clock, self._news, pause)
+
+    async def tick(self) -> float | None:
+        """Let time pass if it is time for that, start what is ready, claim what there is room for.
+
+        Returns the seconds until there is something to do unless news come; None if only news can tell.
+        """
+        now = self._clock.monotonic()
+        if now >= self._advance_at:
+            await self._advance()
+        self._start()
+        wanted = self._wanted()
+        if wanted > 0 and self._clock.monotonic() >= self._claim_at:
+            await self._claim(wanted)
+            self._start()
+            wanted = self._wanted()
+        now = self._clock.monotonic()
+        until_claim = self._claim_at - now if wanted > 0 else self._rules.poll_interval
+        return max(0.0, min(until_claim, self._advance_at - now))
+
+    def give_back(self, runs: Iterable[Run] | None = None) -> None:
+        """Return what has not started (or these of it) to the store, as if never claimed."""
+        given = list(self._ready) if runs is None else list(runs)
+        for run in given:
+            self._ready.remove(run)
+            run.ended = True
+            event = JobWaiting(queue_name=run.record.queue, job_id=run.record.id, at=self._clock.now())
+            self._settler.put(Verdict(outcome=Outcome.given_back(run.record), events=(event,)))
+
+    def heard_pause(self, what: Pause) -> None:
+        """What is paused and has not started goes back."""
+        covered = [
+            run
+            for run in self._ready
+            if what.name in (None, run.record.name) and what.group in (None, run.record.group)
+        ]
+        self.give_back(covered)
+
+    # -------------------------------------------------------------- claiming
+
+    def _wanted(self) -> int:
+        """How many jobs to claim now."""
+        if self.paused or self._stopping or self._alone or self._settler.backlog >= _MOST_UNWRITTEN:
+            return 0
+        ahead = self._ahead()
+        free = self._executor.free
+        # Refilled when half is used up, so that claims come in batches.
+        if free - len(self._ready) <= 0 and len(self._ready) > ahead // 2:
+            return 0
+        return max(0, free + ahead - len(self._ready))
+
+    def _ahead(self) -> int:
+        if self._rules.prefetch is not None:
+            return self._rules.prefetch
+        if self._executor.typical is None:
+            return 0
+        slots = self._executor.concurrency
+        return min(_MOST_AHEAD, int(_AHEAD * slots / max(self._executor.typical, 1e-6)))
+
+    async def _claim(self, wanted: int) -> None:
+        request = replace(self._rules.claim, count=wanted, token=new_token())
+        claimed = await self._store.claim(request)
+        got = len(claimed.jobs) + len(claimed.undecodable)
+        now = self._clock.monotonic()
+        if got < wanted:
+            wait = None if claimed.wait is None else claimed.wait.total_seconds()
+            self._claim_at = now + self._rules.poll_interval
+            if wait is not None and wait < self._rules.poll_interval:
+                self._claim_at = now + wait
+                self._advance_at = min(self._advance_at, now + wait)
+        elif now - self._advanced_at >= self._rules.poll_interval:
+            # A claim that is always full never says when something is due.
+            self._advance_at = now
+        for row in claimed.undecodable:
+            self._settler.put(self._judge.unreadable(row, self._clock.now()))
+        self._take(claimed)
+
+    def _take(self, claimed: Claimed) -> None:
+        runs = [run for record in claimed.jobs if (run := self._opened(record)) is not None]
+        self._heartbeat.hold(runs)
+        self._ready.extend(runs)
+        if self.paused:
+            # Paused while the claim was on its way.
+            self.give_back()
+        suspect = next((run for run in self._ready if run.record.stalled), None)
+        if suspect is not None:
+            # A job that has cost a worker its life runs by itself, so that its neighbours are not charged.
+            self.give_back([run for run in self._ready if run is not suspect])
+
+    def _opened(self, record: JobRecord) -> Run | None:
+        """The run of a claimed job; None if it is settled without one."""
+        now = self._clock.now()
+        try:
+            report = Report.for_run(record)
+            options = JobOptions.decode(record.options)
+            if record.cancel_requested:
+                self._settler.put(self._judge.cancelled_unrun(record, report, now))
+                return None
+            if record.stalled > self._rules.max_stalled:
+                self._settler.put(self._judge.stalled(record, report, options, now))
+                return None
+            data = self._payload.decode(record.payload)
+        except Exception as error:  # noqa: BLE001 - a validator of the user's may raise anything: it fails this job alone
+            text = f"what is stored of the job cannot be read: {Failure.of(error).message}"
+            self._settler.put(self._judge.unrunnable(record, Failure(type="undecodable", message=text), now))
+            return None
+        return Run(
+            record=record,
+            report=report,
+            settings=options,
+            data=data,
+            heartbeat=self._heartbeat,
+            loop=asyncio.get_running_loop(),
+        )
+
+    # -------------------------------------------------------------- starting
+
+    @property
+    def _alone(self) -> bool:
+        """Whether a job that has stalled before waits for its turn alone, or has it."""
+        return any(run.record.stalled for run in self._ready) or any(
+            run.record.stalled for run in self._executor.running
+        )
+
+    def _start(self) -> None:
+        while self._ready and self._executor.free > 0 and not self._stopping:
+            run = self._ready[0]
+            if run.stop is Stop.LEASE_LOST:
+                self._ready.popleft()
+                self._heartbeat.drop([run.record.lease])
+                continue
+            if run.record.stalled and self._executor.running:
+                return
+            self._ready.popleft()
+            self._executor.start(run)
+
+    # ---------------------------------------------------------- time passing
+
+    async def _advance(self) -> None:
+        advanced = await self._store.advance({self._rules.claim.queue})
+        now = self._clock.monotonic()
+        self._advanced_at = now
+        wait = self._rules.stalled_interval
+        if advanced.wait is not None:
+            wait = min(wait, max(advanced.wait.total_seconds(), 0.0))
+        self._advance_at = now + wait
+        if advanced.due or advanced.stalled:
+            self._claim_at = 0.0
+            at = self._clock.now()
+            self._announcer.tell(
+                [
+                    *(JobStalled(queue_name=key.queue, job_id=key.id, at=at) for key in advanced.stalled),
+                    *(
+                        JobWaiting(queue_name=key.queue, job_id=key.id, at=at)
+                        for key in (*advanced.stalled, *advanced.due)
+                    ),
+                ]
+            )
+        for key in advanced.stalled:
+            _log.warning("job %s had stalled: its lease ran out, and it was taken back", key.id)

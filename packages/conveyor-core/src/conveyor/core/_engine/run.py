@@ -1,0 +1,95 @@
+"""One job that this worker holds, from its claim until its outcome is written."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import asyncio
+    from datetime import datetime
+
+    from conveyor.core._engine.heartbeat import Heartbeat
+    from conveyor.core.jobs import JobRecord
+    from conveyor.core.options import JobOptions
+    from conveyor.core.report import Report
+    from conveyor.core.signals import Signal
+
+
+class Stop(Enum):
+    """Why a handler is asked to stop."""
+
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed out"
+    LEASE_LOST = "lease lost"
+    SHUTDOWN = "shutdown"
+
+
+class Run:
+    """A held job: what its handler's `Job` writes through, and what the engine knows of it."""
+
+    __slots__ = (
+        "data",
+        "decision",
+        "ended",
+        "heartbeat",
+        "in_thread",
+        "loop",
+        "record",
+        "report",
+        "settings",
+        "started",
+        "started_at",
+        "stop",
+        "task",
+    )
+
+    def __init__(
+        self,
+        *,
+        record: JobRecord,
+        report: Report,
+        settings: JobOptions,
+        data: Any,
+        heartbeat: Heartbeat,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.record = record
+        self.report = report
+        self.settings = settings
+        self.data = data
+        self.heartbeat = heartbeat
+        self.loop = loop
+        self.stop: Stop | None = None
+        self.decision: Signal | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.started_at: datetime | None = None
+        self.started = False
+        self.in_thread = False
+        self.ended = False
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the handler is asked to stop."""
+        return self.stop is not None
+
+    def halt(self, why: Stop) -> None:
+        """Ask the handler to stop; the first reason holds. One in a thread looks at `job.cancelled`."""
+        if self.stop is not None or self.ended:
+            return
+        self.stop = why
+        # A task that has not taken its first step would end without the executor's clean-up.
+        if self.started and not self.in_thread and self.task is not None:
+            self.task.cancel()
+
+    async def write(self, payload: str | None = None) -> None:
+        """Store the report (and the payload) now; raises LeaseLostError if the lease is gone."""
+        await self.heartbeat.write(self, payload)
+
+    def write_soon(self) -> None:
+        """Store the report within a moment; raises LeaseLostError if the lease is known to be gone."""
+        self.heartbeat.write_soon(self)
+
+    def decide(self, signal: Signal) -> None:
+        """Settle the job so, instead of as completed, when the handler returns."""
+        self.decision = signal

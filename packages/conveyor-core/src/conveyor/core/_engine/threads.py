@@ -1,0 +1,67 @@
+"""Threads for handlers that are plain functions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from functools import partial
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+R = TypeVar("R")
+
+
+class Threads:
+    """Runs calls in threads, as many as there are calls at once, and keeps the threads for later calls.
+
+    They are daemons: the standard library's pool would keep the process from ending for as long as a
+    handler does not return. Pinned by test_a_thread_that_never_ends_does_not_keep_the_process_alive.
+    """
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._threads = 0
+        self._busy = 0
+
+    async def run(self, call: Callable[[], R]) -> R:
+        """Make a call, which must not raise, in a thread."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[R] = loop.create_future()
+        context = contextvars.copy_context()
+        self._busy += 1
+        if self._busy > self._threads:
+            self._threads += 1
+            name = f"conveyor-handler-{self._threads}"
+            threading.Thread(target=_work, args=[self._calls], name=name, daemon=True).start()
+
+        def done(result: R) -> None:
+            self._busy -= 1
+            if not future.done():
+                future.set_result(result)
+
+        def work() -> None:
+            result = context.run(call)
+            loop.call_soon_threadsafe(partial(done, result))
+
+        self._calls.put(work)
+        return await future
+
+    def close(self) -> None:
+        """Let the threads end with what they do now; none is waited for."""
+        for _ in range(self._threads):
+            self._calls.put(None)
+        self._calls = SimpleQueue()
+        self._threads = self._busy = 0
+
+
+def _work(calls: SimpleQueue[Callable[[], None] | None]) -> None:
+    while (work := calls.get()) is not None:
+        try:
+            work()
+        except RuntimeError:
+            return  # the event loop is closed: nobody waits for the result
+        del work

@@ -1,0 +1,227 @@
+"""From how a run ended to what becomes of its job: decisions only, nothing is done here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from conveyor.core._engine.run import Stop
+from conveyor.core._engine.settler import Verdict
+from conveyor.core.codec import encode
+from conveyor.core.errors import JobTimeoutError, UnserialisableResultError
+from conveyor.core.events import (
+    JobCancelled,
+    JobCompleted,
+    JobDelayed,
+    JobFailed,
+    JobRetrying,
+    JobWaiting,
+    QueuePaused,
+)
+from conveyor.core.report import Failure, Report
+from conveyor.core.retry import Backoff
+from conveyor.core.signals import RateLimited, Retry, Signal, Snooze, Unrecoverable
+from conveyor.core.store import Outcome, Pause
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from datetime import datetime
+
+    from conveyor.core._engine.run import Run
+    from conveyor.core.durations import Duration
+    from conveyor.core.events import Event
+    from conveyor.core.jobs import JobRecord
+    from conveyor.core.options import JobOptions
+    from conveyor.core.store import Undecodable
+
+_log: Final = logging.getLogger("conveyor.worker")
+_AT_ONCE: Final = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """The handler returned a value."""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """The handler raised; `outside` if it was cancelled by none of us."""
+
+    error: BaseException
+    outside: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judge:
+    """Decides for one worker; `random` gives numbers from 0 up to 1."""
+
+    worker: str
+    strategies: Mapping[str, Callable[[int], Duration]]
+    random: Callable[[], float]
+
+    def verdict(  # noqa: PLR0911 - one for each way that a run can end
+        self, run: Run, ending: Returned | Raised, now: datetime
+    ) -> Verdict | None:
+        """What becomes of a job whose run has ended; None if it is not ours to say any more."""
+        match run.stop, ending:
+            case Stop.LEASE_LOST, _:
+                return None
+            case Stop.CANCELLED, _:
+                return self._cancelled(run, now)
+            case Stop.TIMED_OUT, _:
+                limit = run.settings.timeout
+                error = JobTimeoutError(
+                    f"the handler ran longer than its timeout of {limit} and was cancelled"
+                )
+                return self._failed(run, Failure.of(error), now, outcome="timed-out")
+            case (Stop.SHUTDOWN, Raised(asyncio.CancelledError())) | (None, Raised(outside=True)):
+                return Verdict(
+                    outcome=Outcome.snoozed(run.record, run.report.encode()),
+                    events=(_event(JobWaiting, run.record, now),),
+                )
+            case _, Returned(value) if run.decision is None:
+                return self._completed(run, value, now)
+            case _, Returned():
+                return self._signalled(run, run.decision, now)
+            case _, Raised(Signal() as signal):
+                return self._signalled(run, signal, now)
+            case _, Raised(error):
+                return self._failed(run, Failure.of(error), now)
+            case _:  # pragma: no cover - the cases above are all there are
+                raise AssertionError(ending)
+
+    def stalled(self, record: JobRecord, report: Report, options: JobOptions, now: datetime) -> Verdict:
+        """The job has lost its worker too often: fail it without running it."""
+        failure = Failure(
+            type="stalled",
+            message=f"stalled: {record.stalled} times its worker died, or lost touch for too long",
+        )
+        report.error = failure
+        return _gone(record, report, options, failure, now)
+
+    def unrunnable(self, record: JobRecord, failure: Failure, now: datetime) -> Verdict:
+        """What is stored of the job cannot be read: fail it without running it."""
+        return Verdict(
+            outcome=Outcome.failed(record, Report(error=failure).encode(final=True)),
+            events=(_event(JobFailed, record, now, reason=failure.message),),
+        )
+
+    def unreadable(self, row: Undecodable, now: datetime) -> Verdict:
+        """The job's row cannot be read: fail it."""
+        report = Report(error=Failure(type="undecodable", message=f"its row cannot be read: {row.reason}"))
+        event = JobFailed(queue_name=row.lease.queue, job_id=row.lease.id, at=now, reason=row.reason)
+        return Verdict(outcome=Outcome.unreadable(row, report.encode(final=True)), events=(event,))
+
+    def cancelled_unrun(self, record: JobRecord, report: Report, now: datetime) -> Verdict:
+        """Somebody asked the job's last run to stop, and it stalled: it ends here."""
+        return Verdict(
+            outcome=Outcome.cancelled(record, report.encode(final=True)),
+            events=(_event(JobCancelled, record, now),),
+        )
+
+    def _completed(self, run: Run, value: Any, now: datetime) -> Verdict:
+        record, report = run.record, run.report
+        try:
+            encode(value, root="result")
+        except Exception as error:  # noqa: BLE001 - a value of the user's own class may raise anything
+            text = f"the handler's result cannot be stored: {Failure.of(error).message}"
+            failure = Failure.of(UnserialisableResultError(text))
+            self._note(run, "failed", now, failure)
+            report.error = failure
+            return _gone(record, report, run.settings, failure, now)
+        report.result = value
+        report.error = None
+        self._note(run, "completed", now)
+        return Verdict(
+            outcome=Outcome.completed(
+                record, report.encode(final=True), retention=run.settings.remove_on_complete
+            ),
+            events=(_event(JobCompleted, record, now),),
+        )
+
+    def _signalled(self, run: Run, signal: Signal | None, now: datetime) -> Verdict:
+        record, report = run.record, run.report
+        match signal:
+            case Snooze(delay=delay):
+                self._note(run, "snoozed", now)
+                return Verdict(
+                    outcome=Outcome.snoozed(record, report.encode(), delay=delay),
+                    events=(_event(JobDelayed if delay else JobWaiting, record, now),),
+                )
+            case RateLimited(delay=delay):
+                self._note(run, "snoozed", now)
+                return Verdict(
+                    outcome=Outcome.snoozed(record, report.encode(), delay=_AT_ONCE),
+                    events=(
+                        _event(JobWaiting, record, now),
+                        QueuePaused(queue_name=record.queue, at=now, group=record.group),
+                    ),
+                    pause=(Pause(group=record.group), delay),
+                )
+            case Retry(delay=delay):
+                return self._failed(run, Failure.of(signal), now, delay=delay)
+            case Unrecoverable():
+                return self._failed(run, Failure.of(signal), now, final=True)
+            case _:
+                return self._failed(run, Failure.of(signal or RuntimeError()), now)
+
+    def _cancelled(self, run: Run, now: datetime) -> Verdict:
+        self._note(run, "cancelled", now)
+        return Verdict(
+            outcome=Outcome.cancelled(run.record, run.report.encode(final=True)),
+            events=(_event(JobCancelled, run.record, now),),
+        )
+
+    def _failed(
+        self,
+        run: Run,
+        failure: Failure,
+        now: datetime,
+        *,
+        outcome: str = "failed",
+        delay: timedelta | None = None,
+        final: bool = False,
+    ) -> Verdict:
+        record, report = run.record, run.report
+        report.failures += 1
+        report.error = failure
+        self._note(run, outcome, now, failure)
+        if final or report.discarded or report.failures >= run.settings.attempts:
+            return _gone(record, report, run.settings, failure, now)
+        if delay is None:
+            delay = self._backoff(run, report.failures)
+        event = _event(JobRetrying, record, now, reason=failure.message, attempts_made=report.failures)
+        return Verdict(
+            outcome=Outcome.retry(record, report.encode(), delay=delay),
+            events=(event, _event(JobDelayed if delay else JobWaiting, record, now)),
+        )
+
+    def _backoff(self, run: Run, failures: int) -> timedelta:
+        backoff = run.settings.backoff
+        if backoff is None:
+            return _AT_ONCE
+        try:
+            return backoff.wait(failures, self.random(), self.strategies)
+        except Exception as error:  # noqa: BLE001 - a strategy is the user's code: it may raise anything
+            _log.warning("job %s waits its plain delay: %s", run.record.id, error)
+            plain = Backoff("fixed", backoff.delay, backoff.max_delay, backoff.jitter)
+            return plain.wait(failures, self.random(), {})
+
+    def _note(self, run: Run, outcome: str, now: datetime, failure: Failure | None = None) -> None:
+        run.report.ended(outcome, worker=self.worker, started_at=run.started_at, ended_at=now, error=failure)
+
+
+def _gone(record: JobRecord, report: Report, options: JobOptions, failure: Failure, now: datetime) -> Verdict:
+    return Verdict(
+        outcome=Outcome.failed(record, report.encode(final=True), retention=options.remove_on_fail),
+        events=(_event(JobFailed, record, now, reason=failure.message),),
+    )
+
+
+def _event(kind: type[Event], record: JobRecord, at: datetime, **details: Any) -> Event:
+    return kind(queue_name=record.queue, job_id=record.id, at=at, **details)  # type: ignore[call-arg]

@@ -1,0 +1,611 @@
+"""Job: what `add` returns, and what a handler receives."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import math
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
+
+from conveyor.core import observing
+from conveyor.core.codec import MAX_BYTES, Payload
+from conveyor.core.durations import Duration, duration
+from conveyor.core.errors import (
+    InvalidJobStateError,
+    InvalidOptionError,
+    JobNotFoundError,
+    LeaseLostError,
+)
+from conveyor.core.events import (
+    CancelRequested,
+    JobCancelled,
+    JobDelayed,
+    JobProgress,
+    JobRemoved,
+    JobWaiting,
+)
+from conveyor.core.ids import new_token
+from conveyor.core.jobs import TERMINAL, JobState
+from conveyor.core.options import INT32, JobOptions, whole
+from conveyor.core.report import Report
+from conveyor.core.signals import Snooze, Unrecoverable
+from conveyor.core.store import Change, Claim, Outcome, Where
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+    from concurrent.futures import Future
+    from datetime import datetime
+
+    from conveyor.core.clock import Clock
+    from conveyor.core.events import Event
+    from conveyor.core.jobs import JobKey, JobRecord
+    from conveyor.core.report import Attempt
+    from conveyor.core.signals import Signal
+    from conveyor.core.store import Store
+
+T = TypeVar("T")
+R = TypeVar("R")
+P = ParamSpec("P")
+
+#: For how long a job is held by who edits or cancels it; the hold ends by itself if they die.
+_WHOLE = 100
+_MOMENT = timedelta(seconds=30)
+_ASIDE = frozenset({JobState.WAITING, JobState.DELAYED, JobState.WAITING_CHILDREN})
+
+
+class Hold(Protocol):
+    """The hold that a running handler has on its job, as its `Job` sees it."""
+
+    loop: asyncio.AbstractEventLoop
+    report: Report
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run is over, so that its Job is an ordinary one again."""
+        ...
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the handler is asked to stop."""
+        ...
+
+    async def write(self, payload: str | None = None) -> None:
+        """Store the report (and the payload) now; raises LeaseLostError if the lease is gone."""
+        ...
+
+    def write_soon(self) -> None:
+        """Store the report within a moment."""
+        ...
+
+    def decide(self, signal: Signal) -> None:
+        """Settle the job so, instead of as completed, when the handler returns."""
+        ...
+
+
+def from_threads(
+    method: Callable[Concatenate[Job[T], P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[Job[T], P], Awaitable[R]]:
+    """Let a handler that runs in a thread call a coroutine method as if it were a plain one.
+
+    There the call blocks until it is done and returns the result itself.
+    """
+
+    @functools.wraps(method)
+    def call(self: Job[T], /, *args: P.args, **kwargs: P.kwargs) -> Any:
+        made = method(self, *args, **kwargs)
+        hold = self._hold
+        if hold is None:
+            return made
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            return _elsewhere(made, hold.loop).result()
+        if running is hold.loop:
+            return made
+        return asyncio.wrap_future(_elsewhere(made, hold.loop))
+
+    return call
+
+
+def _elsewhere(made: Coroutine[Any, Any, R], loop: asyncio.AbstractEventLoop) -> Future[R]:
+    try:
+        return asyncio.run_coroutine_threadsafe(made, loop)
+    except RuntimeError:
+        made.close()  # that loop is closed: the worker is gone
+        raise
+
+
+class Job(Generic[T]):
+    """A job as it was when last read, and what can be done with it.
+
+    The properties are a snapshot: `refresh` reads the job again. Inside a handler that is a plain function,
+    and so runs in a thread, the methods block and return their results themselves.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        record: JobRecord,
+        payload: Payload[T],
+        clock: Clock,
+        *,
+        deduplicated: bool = False,
+        max_bytes: int = MAX_BYTES,
+        hold: Hold | None = None,
+    ) -> None:
+        """Made by queues and workers."""
+        self._store = store
+        self._record = record
+        self._payload = payload
+        self._clock = clock
+        self._max_bytes = max_bytes
+        self._hold = hold
+        self._data: T | None = None
+        self._decoded = False
+        self._snapshot: Report | None = None
+        #: Whether `add` found this job there already, by its id or by its deduplication key.
+        self.deduplicated = deduplicated
+
+    def __repr__(self) -> str:
+        """Never the data: it may be secret."""
+        return f"<Job {self.name!r} {self.id} {self.state} in {self.queue_name!r}>"
+
+    # ---------------------------------------------------------- what it is
+
+    @property
+    def id(self) -> str:
+        """The job's id, unique in its queue."""
+        return self._record.id
+
+    @property
+    def name(self) -> str:
+        """What kind of job it is."""
+        return self._record.name
+
+    @property
+    def queue_name(self) -> str:
+        """The queue it was added to."""
+        return self._record.queue
+
+    @property
+    def data(self) -> T:
+        """What it was added with, of the queue's payload type if that has one.
+
+        Raises PayloadError if what is stored does not fit the type.
+        """
+        if not self._decoded:
+            self._data = self._payload.decode(self._record.payload)
+            self._decoded = True
+        return self._data  # type: ignore[return-value]
+
+    @property
+    def options(self) -> JobOptions:
+        """Attempts, backoff, timeout and retention."""
+        return JobOptions.decode(self._record.options)
+
+    @property
+    def state(self) -> JobState:
+        """Where it was in its life when it was last read."""
+        return self._record.state
+
+    @property
+    def priority(self) -> int:
+        """Lower runs first."""
+        return self._record.priority
+
+    @property
+    def group_id(self) -> str | None:
+        """The group it belongs to."""
+        return self._record.group
+
+    @property
+    def parent_id(self) -> str | None:
+        """The job that waits for this one."""
+        return None if self._record.parent is None else self._record.parent.id
+
+    @property
+    def parent_queue_name(self) -> str | None:
+        """The queue of the job that waits for this one."""
+        return None if self._record.parent is None else self._record.parent.queue
+
+    @property
+    def created_at(self) -> datetime | None:
+        """When it was added, by the store's clock."""
+        return self._record.created_at
+
+    @property
+    def processed_at(self) -> datetime | None:
+        """When it was last claimed."""
+        return self._record.processed_at
+
+    @property
+    def delay_until(self) -> datetime | None:
+        """When it is due, while it is delayed."""
+        return self._record.run_at
+
+    @property
+    def completed_at(self) -> datetime | None:
+        """When it completed."""
+        return self._record.finished_at if self.state is JobState.COMPLETED else None
+
+    @property
+    def failed_at(self) -> datetime | None:
+        """When it failed for good."""
+        return self._record.finished_at if self.state is JobState.FAILED else None
+
+    @property
+    def cancelled_at(self) -> datetime | None:
+        """When it was cancelled."""
+        return self._record.finished_at if self.state is JobState.CANCELLED else None
+
+    @property
+    def stalled_count(self) -> int:
+        """How often a worker lost it: died, or was out of touch for longer than its lease."""
+        return self._record.stalled
+
+    @property
+    def cancelled(self) -> bool:
+        """In a handler: whether it should stop. Elsewhere: whether the job was cancelled."""
+        if self._hold is not None and not self._hold.ended:
+            return self._hold.cancelled
+        return self.state is JobState.CANCELLED
+
+    # -------------------------------------------------- what its runs left
+
+    @property
+    def progress(self) -> float:
+        """How far the handler said it is, from 0 to 100."""
+        return self._report.progress
+
+    @property
+    def return_value(self) -> Any:
+        """The result, once completed."""
+        return self._report.result if self.state is JobState.COMPLETED else None
+
+    @property
+    def failed_reason(self) -> str | None:
+        """The message of the last failure, also while it waits for a retry."""
+        return None if self._report.error is None else self._report.error.message
+
+    @property
+    def attempts_made(self) -> int:
+        """How many runs have failed."""
+        return self._report.failures
+
+    @property
+    def logs(self) -> list[str]:
+        """The lines logged so far, the last 1,000."""
+        return list(self._report.logs)
+
+    @property
+    def stacktrace(self) -> list[str]:
+        """The tracebacks of the failed runs in the history, oldest first."""
+        return [attempt.traceback for attempt in self._report.history if attempt.traceback]
+
+    @property
+    def attempt_history(self) -> list[Attempt]:
+        """The last 20 runs, oldest first."""
+        return list(self._report.history)
+
+    @property
+    def discarded(self) -> bool:
+        """Whether the next failure is final, whatever attempts are left."""
+        return self._report.discarded
+
+    @property
+    def _report(self) -> Report:
+        if self._hold is not None:
+            return self._hold.report
+        if self._snapshot is None:
+            try:
+                self._snapshot = Report.of(self._record)
+            except (ValueError, TypeError, LookupError):
+                # Nothing here may stop a reader: an unreadable report says nothing.
+                self._snapshot = Report()
+        return self._snapshot
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything above as a plain dictionary; the data as JSON has it."""
+        names = (
+            *("id", "name", "queue_name", "state", "priority", "group_id", "parent_id", "parent_queue_name"),
+            *("created_at", "processed_at", "delay_until", "completed_at", "failed_at", "cancelled_at"),
+            *("stalled_count", "progress", "return_value", "failed_reason", "attempts_made", "logs"),
+            *("stacktrace", "attempt_history", "discarded", "options"),
+        )
+        return {"data": Payload[Any]().decode(self._record.payload)} | {
+            name: getattr(self, name) for name in names
+        }
+
+    # ---------------------------------------------------- reading it again
+
+    @from_threads
+    async def refresh(self) -> Job[T]:
+        """Read the job again, and return it.
+
+        Raises JobNotFoundError if it has been removed.
+        """
+        self._took(await self._read())
+        return self
+
+    @from_threads
+    async def is_completed(self) -> bool:
+        """Whether it is completed now."""
+        return (await self._read()).state is JobState.COMPLETED
+
+    @from_threads
+    async def is_failed(self) -> bool:
+        """Whether it has failed for good now."""
+        return (await self._read()).state is JobState.FAILED
+
+    @from_threads
+    async def is_active(self) -> bool:
+        """Whether a worker holds it now."""
+        return (await self._read()).state is JobState.ACTIVE
+
+    @from_threads
+    async def wait_until_finished(self, timeout: Duration | None = None) -> Any:
+        """Wait until the job has finished, and return its result.
+
+        Raises JobFailedError, JobCancelledError, JobRemovedError (so a job that is to be removed when it
+        completes should be kept for a while, `remove_on_complete=Keep(age="1 minute")`), or TimeoutError;
+        the job then goes on.
+        """
+        limit = None if timeout is None else duration(timeout, "timeout")
+        return await observing.outcome(self._store, self._key, self._clock, limit)
+
+    def observe(self) -> AsyncIterator[Event]:
+        """This job's events, until it has finished or been removed."""
+        return observing.follow(self._store, self._key, self._clock, asyncio.Event())
+
+    # --------------------------------------------------- from its handler
+
+    @from_threads
+    async def update_progress(self, progress: float) -> None:
+        """Say how far the handler is, from 0 to 100; stored when this returns.
+
+        Raises LeaseLostError if the job is no longer this handler's, InvalidJobStateError if it runs
+        elsewhere or has finished.
+        """
+        if (
+            isinstance(progress, bool)
+            or not isinstance(progress, (int, float))
+            or not math.isfinite(progress)
+            or not 0 <= progress <= _WHOLE
+        ):
+            raise InvalidOptionError("progress", progress, "it is a number from 0 to 100")
+        await self._note(lambda report: setattr(report, "progress", progress))
+        await self._tell(JobProgress(**self._of_event(), progress=progress))
+
+    @from_threads
+    async def log(self, line: str) -> None:
+        """Keep a line with the job: stored within a moment, and in any case with the run's outcome.
+
+        Raises LeaseLostError if the job is known to be no longer this handler's, InvalidJobStateError if it
+        runs elsewhere or has finished.
+        """
+        if self._running is not None:
+            self._running.report.log(str(line))
+            self._running.write_soon()
+            return
+        await self._note(lambda report: report.log(str(line)))
+
+    @from_threads
+    async def clear_logs(self) -> None:
+        """Forget the lines logged so far."""
+        await self._note(lambda report: report.logs.clear())
+
+    @from_threads
+    async def discard(self) -> None:
+        """Make the next failure final. For the job's handler, and for jobs that are not running."""
+        await self._note(lambda report: setattr(report, "discarded", True))
+
+    @from_threads
+    async def move_to_delayed(self, delay: Duration) -> None:
+        """From the handler: when it returns, run the job again after `delay`; no attempt is used."""
+        self._decide("move_to_delayed", Snooze(delay))
+
+    @from_threads
+    async def move_to_failed(self, reason: str) -> None:
+        """From the handler: when it returns, fail the job for good."""
+        self._decide("move_to_failed", Unrecoverable(reason))
+
+    # ------------------------------------------------------- from outside
+
+    @from_threads
+    async def update_data(self, data: T) -> None:
+        """Replace what the job was added with.
+
+        Raises PayloadError for data that cannot be stored, InvalidJobStateError if the job has finished.
+        """
+        text = self._payload.encode(data, self._max_bytes)
+        if self._running is not None:
+            await self._running.write(text)
+        else:
+            await self._change(Change(payload=text), (*_ASIDE, JobState.ACTIVE))
+        self._record = replace(self._record, payload=text)
+        self._decoded = False
+
+    @from_threads
+    async def change_delay(self, delay: Duration) -> None:
+        """Let a delayed job be due that long from now.
+
+        Raises InvalidJobStateError unless it is delayed.
+        """
+        await self._change(Change(delay=duration(delay, "delay", zero=False)), (JobState.DELAYED,))
+        await self._tell(JobDelayed(**self._of_event()))
+
+    @from_threads
+    async def change_priority(self, priority: int) -> None:
+        """Give a waiting or delayed job another priority; it keeps its place within that.
+
+        Raises InvalidJobStateError if it is neither.
+        """
+        whole(priority, "priority", least=-INT32 - 1)
+        await self._change(Change(priority=priority), (JobState.WAITING, JobState.DELAYED))
+
+    @from_threads
+    async def promote(self) -> None:
+        """Let a delayed job run now.
+
+        Raises InvalidJobStateError unless it is delayed.
+        """
+        await self._change(Change(delay=timedelta(0)), (JobState.DELAYED,))
+        await self._tell(JobWaiting(**self._of_event()))
+
+    @from_threads
+    async def retry(self) -> None:
+        """Run a finished job again, with all its attempts; its logs and history are kept.
+
+        Raises InvalidJobStateError unless it is completed, failed or cancelled, and if another job
+        holds its deduplication key now.
+        """
+        await self._change(Change(retry=True), tuple(sorted(TERMINAL)))
+        await self._tell(JobWaiting(**self._of_event()))
+
+    @from_threads
+    async def remove(self) -> None:
+        """Remove the job; one that is not there is none any more, which is fine.
+
+        Raises InvalidJobStateError if it is active: cancel it first.
+        """
+        await remove(self._store, self._key, self._clock)
+
+    @from_threads
+    async def cancel(self) -> bool:
+        """Cancel the job, at once if it is not running; else its handler is cancelled within a second.
+
+        False if it has finished, or is not there any more.
+        """
+        return await cancel(self._store, self._key, self._clock)
+
+    # --------------------------------------------------------------- below
+
+    @property
+    def _key(self) -> JobKey:
+        return self._record.key
+
+    @property
+    def _running(self) -> Hold | None:
+        return self._hold if self._hold is not None and not self._hold.ended else None
+
+    def _of_event(self) -> dict[str, Any]:
+        return {"queue_name": self.queue_name, "job_id": self.id, "at": self._clock.now()}
+
+    async def _tell(self, *events: Event) -> None:
+        await self._store.bus.publish(events)
+
+    async def _read(self) -> JobRecord:
+        record = await observing.read(self._store, self._key)
+        if record is None:
+            raise JobNotFoundError(self.queue_name, self.id)
+        return record
+
+    def _took(self, record: JobRecord) -> None:
+        self._record = record
+        self._decoded = False
+        self._snapshot = None
+
+    def _decide(self, method: str, signal: Signal) -> None:
+        if self._running is None:
+            raise InvalidJobStateError(
+                self.id, self.state, ("active",), f"{method} is for the job's own handler"
+            )
+        self._running.decide(signal)
+
+    async def _note(self, edit: Callable[[Report], object]) -> None:
+        """Edit the report: under the handler's lease, or under a short one of our own."""
+        if self._running is not None:
+            edit(self._running.report)
+            await self._running.write()
+            return
+        record = await take(self._store, self._key)
+        if record is None:
+            found = await self._read()
+            raise InvalidJobStateError(
+                self.id, found.state, tuple(sorted(_ASIDE)), "while it runs, only its handler may do this"
+            )
+        report = Report.decode(record.report)
+        edit(report)
+        settled = await self._store.settle([Outcome.snoozed(record, report.encode())])
+        if record.lease not in settled.applied:
+            raise LeaseLostError(self.id)
+        self._took(await self._read())
+
+    async def _change(self, change: Change, states: tuple[JobState, ...]) -> None:
+        """Apply a change if the job is in one of these states."""
+        where = Where(queue=self.queue_name, ids=frozenset({self.id}), states=frozenset(states))
+        applied = await self._store.update(where, change)
+        found = await self._read()
+        if not applied:
+            hint = ""
+            if change.retry and found.state in states and found.unique_key is not None:
+                holders = await self._store.find(
+                    Where(queue=self.queue_name, unique_key=found.unique_key), limit=1
+                )
+                hint = f"its deduplication key is held by job {holders[0].id!r}" if holders else ""
+            raise InvalidJobStateError(self.id, found.state, tuple(str(state) for state in states), hint)
+        self._took(found)
+
+
+async def take(store: Store, key: JobKey) -> JobRecord | None:
+    """Hold a job that is not running, whatever is paused; None if it is running, finished or not there."""
+    claimed = await store.claim(
+        Claim(
+            queue=key.queue,
+            count=1,
+            token=new_token(),
+            lease=_MOMENT,
+            worker="",
+            ids=frozenset({key.id}),
+        )
+    )
+    return claimed.jobs[0] if claimed.jobs else None
+
+
+async def cancel(store: Store, key: JobKey, clock: Clock) -> bool:
+    """Cancel a job: at once if nobody holds it, else by asking who does."""
+    where = Where(queue=key.queue, ids=frozenset({key.id}), states=frozenset({JobState.ACTIVE}))
+    while True:
+        record = await take(store, key)
+        if record is not None:
+            settled = await store.settle([Outcome.cancelled(record, _last_report(record))])
+            if record.lease in settled.applied:
+                at = clock.now()
+                await store.bus.publish(
+                    [
+                        JobCancelled(queue_name=key.queue, job_id=key.id, at=at),
+                        *(JobWaiting(queue_name=p.queue, job_id=p.id, at=at) for p in settled.released),
+                    ]
+                )
+                return True
+        elif await store.update(where, Change(cancel=True)):
+            await store.bus.publish([CancelRequested(queue_name=key.queue, job_id=key.id, at=clock.now())])
+            return True
+        else:
+            found = await observing.read(store, key)
+            if found is None or found.state.terminal:
+                return False
+
+
+def _last_report(record: JobRecord) -> str:
+    try:
+        return Report.for_run(record).encode(final=True)
+    except (ValueError, TypeError, LookupError):
+        return record.report  # what cannot be read is kept as it is, and stops nobody
+
+
+async def remove(store: Store, key: JobKey, clock: Clock) -> bool:
+    """Remove a job that is not active, and say whether it was there.
+
+    Raises InvalidJobStateError if it is active.
+    """
+    ids = frozenset({key.id})
+    states = frozenset(JobState) - {JobState.ACTIVE}
+    if await store.delete(Where(queue=key.queue, ids=ids, states=states), limit=1):
+        await store.bus.publish([JobRemoved(queue_name=key.queue, job_id=key.id, at=clock.now())])
+        return True
+    if await observing.read(store, key) is None:
+        return False
+    raise InvalidJobStateError(key.id, JobState.ACTIVE, ("any other state",), "cancel it first")

@@ -1,0 +1,133 @@
+"""What a store keeps of a job: its state, its identity and its record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from datetime import datetime, timedelta
+
+
+class JobState(StrEnum):
+    """Where a job is in its life."""
+
+    WAITING = "waiting"
+    WAITING_CHILDREN = "waiting-children"
+    DELAYED = "delayed"
+    ACTIVE = "active"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the job is finished: nothing but an explicit retry leaves this state."""
+        return self in TERMINAL
+
+
+TERMINAL: Final = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED})
+
+
+class JobKey(NamedTuple):
+    """A job's identity: ids are unique within their queue."""
+
+    queue: str
+    id: str
+
+
+class Lease(NamedTuple):
+    """One claim's hold on one job; `token` is what fences every later write."""
+
+    queue: str
+    id: str
+    token: str
+
+    @property
+    def key(self) -> JobKey:
+        """The job that is held."""
+        return JobKey(self.queue, self.id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRecord:
+    """A job as a store keeps it.
+
+    The first block is what a caller gives to `insert`; the second is the store's own, and what a
+    caller puts there is ignored by `insert`. Instants are aware datetimes in UTC with microseconds.
+    """
+
+    queue: str
+    id: str
+    name: str
+    #: Three JSON documents, as text, that no store looks into: the user's data, core's settings
+    #: for the job, and what its runs left behind. They come back as equal JSON.
+    payload: str = "null"
+    options: str = "{}"
+    report: str = "{}"
+    #: Lower runs first; an int32.
+    priority: int = 0
+    #: Ahead of the FIFO jobs of the same rank, newest first.
+    lifo: bool = False
+    #: One step of priority is worth this much waiting; None: no ageing.
+    ageing: timedelta | None = None
+    #: Not before this long from now. At most one of `delay` and `run_at` is given. A store keeps
+    #: `delay` only while the job waits for its children (it counts from the last child's end);
+    #: in every other state it has become `run_at`, and is None.
+    delay: timedelta | None = None
+    run_at: datetime | None = None
+    group: str | None = None
+    #: `insert` refuses to let the group have more waiting and delayed jobs than this.
+    group_max_size: int | None = None
+    #: Held by at most one job of the queue: until it is finished, or for `unique_for` exactly.
+    unique_key: str | None = None
+    unique_for: timedelta | None = None
+    parent: JobKey | None = None
+
+    state: JobState = JobState.WAITING
+    #: Grows with every insert; the later of two jobs of a queue has the greater number.
+    seq: int = 0
+    #: `priority`, plus the insertion time in units of `ageing` where that is given.
+    rank: float = 0.0
+    #: Whether the job is the holder of its `unique_key`; with `unique_for`, until `unique_until`.
+    holds_key: bool = False
+    unique_until: datetime | None = None
+    #: Children that have not ended yet; a job with any waits for them.
+    pending: int = 0
+    #: Whether the job has released its parent (or never will, having been added too late).
+    released: bool = False
+    #: The claim that holds the job now; None unless it is active.
+    token: str | None = None
+    lease_until: datetime | None = None
+    locked_by: str | None = None
+    #: Claims so far, less those given back or snoozed. 0: has not run since it was added or retried.
+    attempt: int = 0
+    #: Leases that ran out so far.
+    stalled: int = 0
+    cancel_requested: bool = False
+    created_at: datetime | None = None
+    #: The latest claim.
+    processed_at: datetime | None = None
+    #: When it became terminal.
+    finished_at: datetime | None = None
+    #: When its retention by age is over; None: never by age.
+    expires_at: datetime | None = None
+    #: Retention by count: it goes when that many later ones have finished; None: never by count.
+    keep_count: int | None = None
+
+    @property
+    def key(self) -> JobKey:
+        """The job's identity."""
+        return JobKey(self.queue, self.id)
+
+    @property
+    def lease(self) -> Lease:
+        """The hold of the claim that returned this record.
+
+        Raises ValueError for a record that is not active.
+        """
+        if self.token is None:
+            msg = f"job {self.id!r} is {self.state}: nobody holds it"
+            raise ValueError(msg)
+        return Lease(self.queue, self.id, self.token)

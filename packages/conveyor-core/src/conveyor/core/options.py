@@ -1,0 +1,267 @@
+"""The options of `add`, checked where they are given, and what a worker reads of them later."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypedDict
+
+from pydantic_core import from_json, to_json
+
+from conveyor.core.durations import Duration, duration, instant
+from conveyor.core.errors import InvalidOptionError
+from conveyor.core.retry import Backoff
+from conveyor.core.store import Retention
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+INT32: Final = 2_147_483_647
+LONGEST_NAME: Final = 255
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Deduplication:
+    """At most one job for one key: while that is unfinished, or with `ttl` for that long from its add.
+
+    With mode `"replace"` a waiting or delayed holder takes the new data, and the new delay if one is given.
+    """
+
+    key: str | None
+    ttl: timedelta | None
+    mode: Literal["keep", "replace"]
+
+    def __init__(
+        self, key: str | None = None, ttl: Duration | None = None, mode: Literal["keep", "replace"] = "keep"
+    ) -> None:
+        if key is None:
+            raise InvalidOptionError("key", key, "give a key, or use Deduplication.by_payload()")
+        self._fill(key, ttl, mode)
+
+    @classmethod
+    def by_payload(cls, ttl: Duration | None = None, mode: Literal["keep", "replace"] = "keep") -> Self:
+        """Two jobs are the same when their names and their data are equal."""
+        made = cls.__new__(cls)
+        made._fill(None, ttl, mode)  # noqa: SLF001 - its own method
+        return made
+
+    def _fill(self, key: object, ttl: Duration | None, mode: object) -> None:
+        if key is not None and (not isinstance(key, str) or not key or "\x00" in key or not _encodable(key)):
+            raise InvalidOptionError("key", key, "it is a string of at least one character, without NUL")
+        if mode not in ("keep", "replace"):
+            raise InvalidOptionError("mode", mode, 'use "keep" or "replace"')
+        put = object.__setattr__
+        put(self, "key", key)
+        put(self, "ttl", None if ttl is None else duration(ttl, "ttl", zero=False))
+        put(self, "mode", mode)
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Group:
+    """The group a job belongs to; `max_size` refuses the job if as many wait there already."""
+
+    id: str
+    max_size: int | None
+
+    def __init__(self, id: str, max_size: int | None = None) -> None:
+        object.__setattr__(self, "id", checked_name(id, "group"))
+        object.__setattr__(
+            self, "max_size", None if max_size is None else whole(max_size, "max_size", least=1)
+        )
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Keep:
+    """How long finished jobs are kept: for `age`, and at most the latest `count` of their queue and state."""
+
+    age: timedelta | None
+    count: int | None
+
+    def __init__(self, age: Duration | None = None, count: int | None = None) -> None:
+        if age is None and count is None:
+            raise InvalidOptionError("age", None, "give an age, a count, or both; to keep for ever use False")
+        object.__setattr__(self, "age", None if age is None else duration(age, "age"))
+        object.__setattr__(self, "count", None if count is None else whole(count, "count", least=0))
+
+
+class AddOptions(TypedDict, total=False):
+    """The keywords of `add`, and of everything that adds a job."""
+
+    attempts: int
+    backoff: Backoff | str | float | timedelta | Sequence[Duration] | None
+    delay: Duration | None
+    run_at: datetime | None
+    priority: int
+    lifo: bool
+    timeout: Duration | None
+    job_id: str | None
+    deduplication: Deduplication | None
+    group: Group | str | None
+    remove_on_complete: bool | Duration | Keep
+    remove_on_fail: bool | Duration | Keep
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobOptions:
+    """What a job's options say about its runs and its end."""
+
+    attempts: int = 1
+    backoff: Backoff | None = None
+    timeout: timedelta | None = None
+    remove_on_complete: Retention | None = None
+    remove_on_fail: Retention | None = None
+
+    def encode(self) -> str:
+        """JSON text of what differs from the defaults."""
+        found: dict[str, Any] = {}
+        if self.attempts != 1:
+            found["attempts"] = self.attempts
+        if self.backoff is not None:
+            found["backoff"] = self.backoff.to_json()
+        if self.timeout is not None:
+            found["timeout"] = self.timeout.total_seconds()
+        for name in ("remove_on_complete", "remove_on_fail"):
+            kept: Retention | None = getattr(self, name)
+            if kept is not None:
+                age = None if kept.age is None else kept.age.total_seconds()
+                found[name] = {"age": age, "count": kept.count}
+        return to_json(found).decode() if found else "{}"
+
+    @staticmethod
+    @lru_cache(maxsize=1024)
+    def decode(text: str) -> JobOptions:
+        """What was stored by `encode`. Entries of a later release are passed over.
+
+        Raises ValueError, TypeError or LookupError for anything else.
+        """
+        if text == "{}":
+            return JobOptions()
+        found: Any = from_json(text)
+        if not isinstance(found, dict):
+            raise TypeError("a job's options are a JSON object")
+        backoff, timeout = found.get("backoff"), found.get("timeout")
+        return JobOptions(
+            attempts=int(found.get("attempts", 1)),
+            backoff=None if backoff is None else Backoff.from_json(backoff),
+            timeout=None if timeout is None else timedelta(seconds=timeout),
+            remove_on_complete=_retention(found.get("remove_on_complete")),
+            remove_on_fail=_retention(found.get("remove_on_fail")),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parsed:
+    """The options of one `add`, checked."""
+
+    settings: JobOptions
+    delay: timedelta | None
+    run_at: datetime | None
+    priority: int
+    lifo: bool
+    job_id: str | None
+    deduplication: Deduplication | None
+    group: Group | None
+
+
+def parse(given: Mapping[str, Any]) -> Parsed:
+    """Check the options of an `add`.
+
+    Raises InvalidOptionError, naming the option, the value and what is allowed.
+    """
+    unknown = given.keys() - AddOptions.__annotations__.keys()
+    if unknown:
+        name = min(unknown)
+        known = ", ".join(sorted(AddOptions.__annotations__))
+        raise InvalidOptionError(name, given[name], f"there is no such option; there are {known}")
+    delay, run_at = given.get("delay"), given.get("run_at")
+    if delay is not None and run_at is not None:
+        raise InvalidOptionError("run_at", run_at, "give a delay or a run_at, not both")
+    timeout, job_id, group = given.get("timeout"), given.get("job_id"), given.get("group")
+    deduplication = given.get("deduplication")
+    if deduplication is not None and not isinstance(deduplication, Deduplication):
+        raise InvalidOptionError(
+            "deduplication", deduplication, 'use Deduplication("key") or Deduplication.by_payload()'
+        )
+    if group is not None and not isinstance(group, Group):
+        group = Group(group)
+    return Parsed(
+        settings=JobOptions(
+            attempts=whole(given.get("attempts", 1), "attempts", least=1),
+            backoff=Backoff.of(given.get("backoff")),
+            timeout=None if timeout is None else duration(timeout, "timeout", zero=False),
+            remove_on_complete=_removal(given.get("remove_on_complete", False), "remove_on_complete"),
+            remove_on_fail=_removal(given.get("remove_on_fail", False), "remove_on_fail"),
+        ),
+        delay=None if delay is None else duration(delay, "delay"),
+        run_at=None if run_at is None else instant(run_at, "run_at"),
+        priority=whole(given.get("priority", 0), "priority", least=-INT32 - 1),
+        lifo=flag(given.get("lifo", False), "lifo"),
+        job_id=None if job_id is None else checked_name(job_id, "job_id"),
+        deduplication=deduplication,
+        group=group,
+    )
+
+
+def checked_name(value: object, option: str) -> str:
+    """A name of a queue, a job, a group or an id: 1 to 255 characters, none of them a control character.
+
+    Raises InvalidOptionError otherwise. Names are kept as they are: nothing is normalised.
+    """
+    allowed = f"it is a string of 1 to {LONGEST_NAME} characters, without control characters"
+    if not isinstance(value, str) or not 1 <= len(value) <= LONGEST_NAME:
+        raise InvalidOptionError(option, value, allowed)
+    if not value.isprintable() and (
+        not _encodable(value) or any(unicodedata.category(letter) == "Cc" for letter in value)
+    ):
+        raise InvalidOptionError(option, value, allowed)
+    return value
+
+
+def whole(value: object, option: str, *, least: int, most: int = INT32) -> int:
+    """A whole number within bounds; True and 1.0 are not whole numbers.
+
+    Raises InvalidOptionError otherwise.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise InvalidOptionError(option, value, f"it is a whole number from {least:,} to {most:,}")
+    return value
+
+
+def flag(value: object, option: str) -> bool:
+    """True or False.
+
+    Raises InvalidOptionError otherwise.
+    """
+    if not isinstance(value, bool):
+        raise InvalidOptionError(option, value, "it is True or False")
+    return value
+
+
+def _removal(value: object, option: str) -> Retention | None:
+    match value:
+        case True:
+            return Retention(age=timedelta(0))
+        case False:
+            return None
+        case Keep():
+            return Retention(age=value.age, count=value.count)
+        case timedelta() | int() | float() | str():
+            return Retention(age=duration(value, option))
+    raise InvalidOptionError(option, value, "use True, False, an age, or Keep(age=..., count=...)")
+
+
+def _retention(found: Mapping[str, Any] | None) -> Retention | None:
+    if found is None:
+        return None
+    age = found.get("age")
+    return Retention(age=None if age is None else timedelta(seconds=age), count=found.get("count"))
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

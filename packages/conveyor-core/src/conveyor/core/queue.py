@@ -1,0 +1,447 @@
+"""Queue: adding jobs, and looking after them."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack
+
+from conveyor.core import job as jobs
+from conveyor.core import observing
+from conveyor.core.clock import Clock, SystemClock
+from conveyor.core.codec import MAX_BYTES, Payload, canonical, fingerprint
+from conveyor.core.durations import Duration, duration
+from conveyor.core.errors import InvalidJobStateError, InvalidOptionError
+from conveyor.core.events import JobDelayed, JobWaiting, QueueDrained, QueuePaused, QueueResumed
+from conveyor.core.ids import new_job_id
+from conveyor.core.job import Job
+from conveyor.core.jobs import TERMINAL, JobKey, JobRecord, JobState
+from conveyor.core.options import LONGEST_NAME, AddOptions, Parsed, checked_name, flag, parse, whole
+from conveyor.core.store import Change, Inserted, Order, Pause, Where
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+    from types import TracebackType
+
+    from conveyor.core.events import Event
+    from conveyor.core.store import Store
+
+T = TypeVar("T")
+
+#: How many jobs one step of a sweep removes, so that no single step holds up the others for long.
+_SWEEP = 1_000
+_CLEANABLE = TERMINAL | {JobState.WAITING, JobState.DELAYED, JobState.WAITING_CHILDREN}
+
+
+@dataclass(frozen=True, init=False)
+class NewJob(Generic[T]):
+    """A job to be added by `add_bulk`: what `add` takes, as a value."""
+
+    name: str
+    data: T | None = None
+    options: AddOptions = field(default_factory=AddOptions)
+
+    def __init__(self, name: str, data: T | None = None, **options: Unpack[AddOptions]) -> None:
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "data", data)
+        object.__setattr__(self, "options", options)
+
+
+class Queue(Generic[T]):
+    """A named line of jobs in a store.
+
+    Queues are cheap and hold no connection: make as many as you like. `payload` is the type of the
+    jobs' data (a pydantic model, a dataclass, a TypedDict, …); without it any JSON is taken.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        store: Store,
+        *,
+        payload: type[T] | None = None,
+        default_job_options: AddOptions | None = None,
+        max_payload_bytes: int = MAX_BYTES,
+        clock: Clock | None = None,
+    ) -> None:
+        """Name a queue.
+
+        Raises InvalidOptionError for a name or a default that cannot be used. `clock` is for tests.
+        """
+        self.name = checked_name(name, "name")
+        self._store = store
+        self._payload: Payload[T] = Payload(payload)
+        self._defaults: dict[str, Any] = dict(default_job_options or {})
+        self._standard = parse(self._defaults)
+        self._max_bytes = whole(max_payload_bytes, "max_payload_bytes", least=1)
+        self._clock = clock or SystemClock()
+        self._closed = asyncio.Event()
+
+    def __repr__(self) -> str:
+        """The queue's name."""
+        return f"<Queue {self.name!r}>"
+
+    async def __aenter__(self) -> Self:
+        """Nothing to open: there for symmetry with `close`."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the queue."""
+        await self.close()
+
+    async def close(self) -> None:
+        """End this queue's observers. Jobs, workers and the store are not affected."""
+        self._closed.set()
+
+    # -------------------------------------------------------------- adding
+
+    async def add(self, name: str, data: T | None = None, **options: Unpack[AddOptions]) -> Job[T]:
+        """Add a job, and return it once it is stored.
+
+        Where a job with this `job_id` exists, or one holds the deduplication key, that job is
+        returned with `deduplicated` true, and is not changed (save by the mode `"replace"`).
+
+        Raises InvalidOptionError or PayloadError, having stored nothing; GroupFullError if the group is full.
+        """
+        [job] = await self._add([(name, data, options)])
+        return job
+
+    async def add_bulk(self, jobs: Iterable[NewJob[T]]) -> list[Job[T]]:
+        """Add jobs in one step: all of them, or, if an error is raised, none. Returned in order."""
+        return await self._add([(job.name, job.data, job.options) for job in jobs])
+
+    async def schedule(
+        self,
+        when: Duration | datetime,
+        name: str,
+        data: T | None = None,
+        **options: Unpack[AddOptions],
+    ) -> Job[T]:
+        """Add a job that runs at a time (an aware datetime) or after a while ("in 10 minutes", seconds)."""
+        timing: AddOptions = {"delay": None, "run_at": None}
+        if isinstance(when, datetime):
+            timing["run_at"] = when
+        elif isinstance(when, str):
+            timing["delay"] = duration(when.strip().removeprefix("in "), "when")
+        else:
+            timing["delay"] = duration(when, "when")
+        [job] = await self._add([(name, data, {**options, **timing})])
+        return job
+
+    async def now(self, name: str, data: T | None = None, **options: Unpack[AddOptions]) -> Job[T]:
+        """Add a job without a delay, whatever the queue's default options say."""
+        [job] = await self._add([(name, data, {**options, "delay": None, "run_at": None})])
+        return job
+
+    async def _add(self, given: Sequence[tuple[str, T | None, Mapping[str, Any]]]) -> list[Job[T]]:
+        parsed = [self._parsed(options) for _, _, options in given]
+        records = [
+            self._record(name, data, options) for (name, data, _), options in zip(given, parsed, strict=True)
+        ]
+        if not records:
+            return []
+        inserted = await self._store.insert(records)
+        await self._announce(inserted, records)
+        duplicates = [
+            (record, options, found)
+            for record, options, found in zip(records, parsed, inserted, strict=True)
+            if not found.created
+        ]
+        standing = await self._standing(duplicates)
+        return [
+            self._seen(_as_stored(record, found))
+            if found.created
+            # One that stood in the way and has been removed since: what is known of it is its identity.
+            else self._seen(
+                standing.get(found.key.id)
+                or replace(record, id=found.key.id, state=found.state, created_at=found.created_at),
+                deduplicated=True,
+            )
+            for record, found in zip(records, inserted, strict=True)
+        ]
+
+    def _parsed(self, options: Mapping[str, Any]) -> Parsed:
+        if not options:
+            return self._standard
+        merged = {**self._defaults, **options}
+        # Either kind of timing given here replaces the other kind given as a default.
+        for here, there in (("delay", "run_at"), ("run_at", "delay")):
+            if options.get(here) is not None and there not in options:
+                merged.pop(there, None)
+        return parse(merged)
+
+    def _record(self, name: str, data: T | None, options: Parsed) -> JobRecord:
+        checked_name(name, "name")
+        payload = self._payload.encode(data, self._max_bytes)
+        dedup, group = options.deduplication, options.group
+        key = None
+        if dedup is not None:
+            key = fingerprint(name, canonical(payload)) if dedup.key is None else _short(dedup.key)
+        return JobRecord(
+            queue=self.name,
+            id=options.job_id or new_job_id(),
+            name=name,
+            payload=payload,
+            options=options.settings.encode(),
+            priority=options.priority,
+            lifo=options.lifo,
+            delay=options.delay or None,
+            run_at=options.run_at,
+            group=None if group is None else group.id,
+            group_max_size=None if group is None else group.max_size,
+            unique_key=key,
+            unique_for=None if dedup is None else dedup.ttl,
+        )
+
+    async def _announce(self, inserted: Sequence[Inserted], records: Sequence[JobRecord]) -> None:
+        at = self._clock.now()
+        events: list[Event] = []
+        for found, record in zip(inserted, records, strict=True):
+            if found.created:
+                kind = JobDelayed if found.state is JobState.DELAYED else JobWaiting
+                events.append(kind(queue_name=record.queue, job_id=record.id, at=at))
+        if events:
+            await self._store.bus.publish(events)
+
+    async def _standing(
+        self, duplicates: Sequence[tuple[JobRecord, Parsed, Inserted]]
+    ) -> dict[str, JobRecord]:
+        """The jobs that were there before, by id, once they have taken what replaces their data."""
+        if not duplicates:
+            return {}
+        for record, options, found in duplicates:
+            dedup = options.deduplication
+            if dedup is not None and dedup.mode == "replace" and found.key.id != record.id:
+                await self._replace(found.key, record)
+        ids = frozenset(found.key.id for _, _, found in duplicates)
+        records = await self._store.find(Where(queue=self.name, ids=ids), limit=len(ids))
+        return {record.id: record for record in records}
+
+    async def _replace(self, holder: JobKey, record: JobRecord) -> None:
+        change = Change(payload=record.payload, delay=record.delay, run_at=record.run_at)
+        where = Where(
+            queue=holder.queue,
+            ids=frozenset({holder.id}),
+            states=frozenset({JobState.WAITING, JobState.DELAYED}),
+        )
+        if await self._store.update(where, change) and (record.delay or record.run_at):
+            event = JobDelayed(queue_name=holder.queue, job_id=holder.id, at=self._clock.now())
+            await self._store.bus.publish([event])
+
+    def _seen(self, record: JobRecord, *, deduplicated: bool = False) -> Job[T]:
+        return Job(
+            self._store,
+            record,
+            self._payload,
+            self._clock,
+            deduplicated=deduplicated,
+            max_bytes=self._max_bytes,
+        )
+
+    # ------------------------------------------------------------- reading
+
+    async def get_job(self, job_id: str) -> Job[T] | None:
+        """The job as it is now, or None if there is none."""
+        record = await observing.read(self._store, JobKey(self.name, job_id))
+        return None if record is None else self._seen(record)
+
+    async def get_jobs(
+        self,
+        *states: JobState | str,
+        limit: int = 100,
+        after: Job[T] | None = None,
+        order: Order | str = Order.ADDED,
+    ) -> list[Job[T]]:
+        """Jobs in these states (none named: in any), in order; the next page is behind `after`."""
+        found = await self._store.find(
+            Where(queue=self.name, states=_states(states)),
+            limit=whole(limit, "limit", least=1),
+            after=None if after is None else after._record,  # noqa: SLF001 - a job is its record, to us
+            order=_order(order),
+        )
+        return [self._seen(record) for record in found]
+
+    async def get_job_counts(self) -> dict[JobState, int]:
+        """How many jobs are in each state, exactly; every state is there."""
+        counts = await self._store.count(Where(queue=self.name))
+        return {state: counts.get((self.name, state), 0) for state in JobState}
+
+    async def count(self, *states: JobState | str) -> int:
+        """How many jobs are in these states (none named: in any), exactly."""
+        return sum((await self._store.count(Where(queue=self.name, states=_states(states)))).values())
+
+    def events(self) -> AsyncIterator[Event]:
+        """Every event of this queue, from every process, from the first step of the iteration on.
+
+        One that cannot keep up gets a `Gap` for what it missed. Ends when the queue or the store is closed.
+        """
+        return observing.all_of(self._store, self.name, self._closed)
+
+    def observe(self, job_id: str) -> AsyncIterator[Event]:
+        """One job's events, until it has finished or been removed; at least its end is told."""
+        return observing.follow(self._store, JobKey(self.name, job_id), self._clock, self._closed)
+
+    # ------------------------------------------------------------- pausing
+
+    async def pause(self, job_name: str | None = None, *, group: str | None = None) -> None:
+        """Let no worker start jobs of this queue (of this name, of this group); running ones finish."""
+        await self._store.pause(self.name, _pause(job_name, group))
+        await self._store.bus.publish(
+            [QueuePaused(queue_name=self.name, at=self._clock.now(), job_name=job_name, group=group)]
+        )
+
+    async def resume(self, job_name: str | None = None, *, group: str | None = None) -> None:
+        """Undo exactly this pause: resuming the queue leaves the names that were paused singly."""
+        await self._store.resume(self.name, _pause(job_name, group))
+        await self._store.bus.publish(
+            [QueueResumed(queue_name=self.name, at=self._clock.now(), job_name=job_name, group=group)]
+        )
+
+    async def get_paused(self) -> Mapping[Pause, datetime | None]:
+        """What is paused now, and until when (None: until resumed)."""
+        return await self._store.paused(self.name)
+
+    # ------------------------------------------------------ sets of jobs
+
+    async def drain(self, *, delayed: bool = True) -> int:
+        """Remove the jobs that wait, with `delayed` those to come too, and return how many."""
+        states = {JobState.WAITING, JobState.WAITING_CHILDREN}
+        if flag(delayed, "delayed"):
+            states.add(JobState.DELAYED)
+        where = Where(queue=self.name, states=frozenset(states))
+        removed = 0
+        while step := await self._store.delete(where, limit=_SWEEP):
+            removed += step
+        await self._store.bus.publish([QueueDrained(queue_name=self.name, at=self._clock.now())])
+        return removed
+
+    async def clean(self, state: JobState | str, grace: Duration = 0, limit: int = 1_000) -> int:
+        """Remove up to `limit` jobs in `state` that are at least `grace` old, and return how many.
+
+        The age counts from a job's end, or from its add if it has not finished. Active jobs are not to be
+        cleaned.
+        """
+        wanted = _state(state)
+        if wanted not in _CLEANABLE:
+            raise InvalidOptionError("state", state, f"one of {', '.join(sorted(_CLEANABLE))}")
+        age = duration(grace, "grace")
+        where = Where(queue=self.name, states=frozenset({wanted}), older_than=age)
+        removed, left = 0, whole(limit, "limit", least=1)
+        while left > 0 and (step := await self._store.delete(where, limit=min(left, _SWEEP))):
+            removed, left = removed + step, left - step
+        return removed
+
+    async def obliterate(self, *, force: bool = False) -> None:
+        """Remove every trace of the queue: jobs, pauses, turns, rate windows.
+
+        Raises InvalidJobStateError if a job is active, unless `force`; then whoever runs it loses its lease.
+        """
+        whole_queue = Pause()
+        was_paused = whole_queue in await self._store.paused(self.name)
+        if not flag(force, "force"):
+            # Paused first: between the look and the removal nobody can start a job.
+            await self._store.pause(self.name, whole_queue)
+            try:
+                await self._refuse_active()
+            except BaseException:
+                if not was_paused:
+                    await self.resume()
+                raise
+        await self._store.forget(self.name)
+
+    async def _refuse_active(self) -> None:
+        active = Where(queue=self.name, states=frozenset({JobState.ACTIVE}))
+        for job in await self._store.find(active, limit=1):
+            hint = "obliterate(force=True) removes active jobs too"
+            raise InvalidJobStateError(job.id, JobState.ACTIVE, ("finished",), hint)
+
+    async def retry_jobs(self, state: JobState | str = JobState.FAILED) -> int:
+        """Run all failed (completed, cancelled) jobs again, with all their attempts, and return how many."""
+        wanted = _state(state)
+        if wanted not in TERMINAL:
+            raise InvalidOptionError("state", state, f"one of {', '.join(sorted(TERMINAL))}")
+        return await self._wake(wanted, Change(retry=True))
+
+    async def promote_jobs(self) -> int:
+        """Let all delayed jobs run now, and return how many."""
+        return await self._wake(JobState.DELAYED, Change(delay=timedelta(0)))
+
+    async def cancel(self, job_id: str) -> bool:
+        """Cancel a job, at once if it is not running; else its handler is cancelled within a second.
+
+        False if it has finished, or there is none.
+        """
+        return await jobs.cancel(self._store, JobKey(self.name, job_id), self._clock)
+
+    async def remove(self, job_id: str) -> bool:
+        """Remove a job, and say whether it was there.
+
+        Raises InvalidJobStateError if it is active: cancel it first.
+        """
+        return await jobs.remove(self._store, JobKey(self.name, job_id), self._clock)
+
+    async def remove_deduplication_key(self, key: str) -> bool:
+        """Let the next add with this key add a job, and say whether a job held it."""
+        return bool(
+            await self._store.update(Where(queue=self.name, unique_key=_short(key)), Change(release_key=True))
+        )
+
+    async def _wake(self, state: JobState, change: Change) -> int:
+        applied = await self._store.update(Where(queue=self.name, states=frozenset({state})), change)
+        at = self._clock.now()
+        await self._store.bus.publish(
+            [JobWaiting(queue_name=key.queue, job_id=key.id, at=at) for key in sorted(applied)]
+        )
+        return len(applied)
+
+
+def _as_stored(record: JobRecord, found: Inserted) -> JobRecord:
+    """A record as the store has it now that it is added."""
+    run_at = record.run_at if record.delay is None else found.created_at + record.delay
+    return replace(
+        record,
+        state=found.state,
+        created_at=found.created_at,
+        delay=None,
+        run_at=run_at if found.state is JobState.DELAYED else None,
+        holds_key=record.unique_key is not None,
+    )
+
+
+def _states(given: Iterable[JobState | str]) -> frozenset[JobState] | None:
+    return frozenset(_state(state) for state in given) or None
+
+
+def _state(given: JobState | str) -> JobState:
+    try:
+        return JobState(given)
+    except ValueError:
+        raise InvalidOptionError("state", given, f"one of {', '.join(JobState)}") from None
+
+
+def _order(given: Order | str) -> Order:
+    try:
+        return Order(given)
+    except ValueError:
+        raise InvalidOptionError("order", given, f"one of {', '.join(Order)}") from None
+
+
+def _pause(job_name: str | None, group: str | None) -> Pause:
+    if job_name is not None and group is not None:
+        raise InvalidOptionError("group", group, "pause a job name or a group, not both at once")
+    if job_name is not None:
+        checked_name(job_name, "job_name")
+    if group is not None:
+        checked_name(group, "group")
+    return Pause(name=job_name, group=group)
+
+
+def _short(key: str) -> str:
+    """A key that every store can index: a long one is replaced by its fingerprint."""
+    return key if len(key.encode()) <= LONGEST_NAME else fingerprint(key)

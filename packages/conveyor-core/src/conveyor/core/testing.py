@@ -1,0 +1,341 @@
+"""For tests of programs that use Conveyor: time by hand, jobs in any state, a store that fails on order.
+
+clock = ManualClock()
+store = ClockedStore(MemoryStore(), clock)     # the store lives by the clock, too
+queue = Queue("emails", store, clock=clock)
+await queue.add("welcome", {"to": "ada"}, delay="1h")
+await clock.advance("1h")
+await run_until_idle(Worker("emails", send, store, clock=clock))
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections import deque
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from conveyor.core.codec import encode
+from conveyor.core.durations import Duration, duration
+from conveyor.core.ids import new_job_id, new_token
+from conveyor.core.jobs import JobKey, JobRecord, JobState
+from conveyor.core.report import Failure, Report
+from conveyor.core.store import Claim, Outcome, Where
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+    from types import TracebackType
+
+    from conveyor.core.events import Bus
+    from conveyor.core.store import (
+        Advanced,
+        Beat,
+        Change,
+        Claimed,
+        Feature,
+        Inserted,
+        Order,
+        Pause,
+        Renewed,
+        Settled,
+        Store,
+    )
+    from conveyor.core.worker import Worker
+
+__all__ = [
+    "ClockedStore",
+    "FaultyStore",
+    "ManualClock",
+    "WrappedStore",
+    "make_job",
+    "make_record",
+    "run_until_idle",
+]
+
+T = TypeVar("T")
+
+#: Where a ManualClock stands when it is made.
+START: Final = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class ManualClock:
+    """A clock that stands still until it is turned."""
+
+    def __init__(self, start: datetime = START) -> None:
+        """Stand at `start`."""
+        self._start = start
+        self._passed = timedelta(0)
+        self._timers: list[tuple[timedelta, int, _Timer]] = []
+        self._number = itertools.count()
+
+    def now(self) -> datetime:
+        """Where the clock stands."""
+        return self._start + self._passed
+
+    def monotonic(self) -> float:
+        """Seconds since the clock was made."""
+        return self._passed.total_seconds()
+
+    def call_later(self, seconds: float, call: Callable[[], object]) -> _Timer:
+        """Make a call when the clock has been turned that far."""
+        timer = _Timer(call)
+        due = self._passed + timedelta(seconds=max(0.0, seconds))
+        heapq.heappush(self._timers, (due, next(self._number), timer))
+        return timer
+
+    async def advance(self, by: Duration) -> None:
+        """Turn the clock on: every timer on the way goes off at its time, and what it wakes runs."""
+        goal = self._passed + duration(by, "by")
+        await self.settle()
+        while self._timers and self._timers[0][0] <= goal:
+            due, _, timer = heapq.heappop(self._timers)
+            if timer.cancelled:
+                continue
+            self._passed = max(self._passed, due)
+            timer.call()
+            await self.settle()
+        self._passed = goal
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Let everything run that can run without time passing."""
+        for _ in range(50):
+            await asyncio.sleep(0)
+
+
+class _Timer:
+    def __init__(self, call: Callable[[], object]) -> None:
+        self.call = call
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class WrappedStore:
+    """A store that passes every call on to another one: the base of stores that change one thing."""
+
+    def __init__(self, store: Store) -> None:
+        """Wrap a store."""
+        self.wrapped = store
+
+    @property
+    def features(self) -> frozenset[Feature]:
+        """The wrapped store's."""
+        return self.wrapped.features
+
+    @property
+    def bus(self) -> Bus:
+        """The wrapped store's."""
+        return self.wrapped.bus
+
+    async def _pass_on(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        return await getattr(self.wrapped, method)(*args, **kwargs)
+
+    async def open(self) -> None:
+        """As the contract has it."""
+        await self._pass_on("open")
+
+    async def close(self) -> None:
+        """As the contract has it."""
+        await self._pass_on("close")
+
+    async def insert(
+        self, jobs: Sequence[JobRecord], *, new_only: bool = False, now: datetime | None = None
+    ) -> Sequence[Inserted]:
+        """As the contract has it."""
+        found: Sequence[Inserted] = await self._pass_on("insert", jobs, new_only=new_only, now=now)
+        return found
+
+    async def claim(self, request: Claim, *, now: datetime | None = None) -> Claimed:
+        """As the contract has it."""
+        found: Claimed = await self._pass_on("claim", request, now=now)
+        return found
+
+    async def renew(self, beats: Sequence[Beat], lease: timedelta, *, now: datetime | None = None) -> Renewed:
+        """As the contract has it."""
+        found: Renewed = await self._pass_on("renew", beats, lease, now=now)
+        return found
+
+    async def settle(self, outcomes: Sequence[Outcome], *, now: datetime | None = None) -> Settled:
+        """As the contract has it."""
+        found: Settled = await self._pass_on("settle", outcomes, now=now)
+        return found
+
+    async def advance(
+        self, queues: Collection[str], *, limit: int = 1000, now: datetime | None = None
+    ) -> Advanced:
+        """As the contract has it."""
+        found: Advanced = await self._pass_on("advance", queues, limit=limit, now=now)
+        return found
+
+    async def find(
+        self,
+        where: Where,
+        *,
+        limit: int,
+        after: JobRecord | None = None,
+        order: Order | None = None,
+        now: datetime | None = None,
+    ) -> Sequence[JobRecord]:
+        """As the contract has it."""
+        more = {} if order is None else {"order": order}
+        found: Sequence[JobRecord] = await self._pass_on(
+            "find", where, limit=limit, after=after, now=now, **more
+        )
+        return found
+
+    async def count(
+        self, where: Where, *, by_group: bool = False, now: datetime | None = None
+    ) -> Mapping[tuple[str | None, JobState], int]:
+        """As the contract has it."""
+        found: Mapping[tuple[str | None, JobState], int] = await self._pass_on(
+            "count", where, by_group=by_group, now=now
+        )
+        return found
+
+    async def update(self, where: Where, change: Change, *, now: datetime | None = None) -> frozenset[JobKey]:
+        """As the contract has it."""
+        found: frozenset[JobKey] = await self._pass_on("update", where, change, now=now)
+        return found
+
+    async def delete(self, where: Where, *, limit: int, now: datetime | None = None) -> int:
+        """As the contract has it."""
+        found: int = await self._pass_on("delete", where, limit=limit, now=now)
+        return found
+
+    async def pause(
+        self, queue: str, what: Pause, for_: timedelta | None = None, *, now: datetime | None = None
+    ) -> None:
+        """As the contract has it."""
+        await self._pass_on("pause", queue, what, for_, now=now)
+
+    async def resume(self, queue: str, what: Pause, *, now: datetime | None = None) -> None:
+        """As the contract has it."""
+        await self._pass_on("resume", queue, what, now=now)
+
+    async def paused(self, queue: str, *, now: datetime | None = None) -> Mapping[Pause, datetime | None]:
+        """As the contract has it."""
+        found: Mapping[Pause, datetime | None] = await self._pass_on("paused", queue, now=now)
+        return found
+
+    async def forget(self, queue: str, *, now: datetime | None = None) -> None:
+        """As the contract has it."""
+        await self._pass_on("forget", queue, now=now)
+
+    async def __aenter__(self) -> Any:
+        """Open the store."""
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the store."""
+        await self.close()
+
+
+class ClockedStore(WrappedStore):
+    """A store whose time is a clock's: it passes `now` where its caller does not."""
+
+    def __init__(self, store: Store, clock: ManualClock) -> None:
+        """Let `store` live by `clock`."""
+        super().__init__(store)
+        self._clock = clock
+
+    async def _pass_on(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        if "now" in kwargs and kwargs["now"] is None:
+            kwargs["now"] = self._clock.now()
+        return await super()._pass_on(method, *args, **kwargs)
+
+
+class FaultyStore(WrappedStore):
+    """A store that fails on order.
+
+    `faulty.fail("settle", StoreUnavailableError("gone"), times=2)` fails the next two calls before they do
+    anything; with `after=True` they do their work first, as when the line is cut before the answer comes.
+    """
+
+    def __init__(self, store: Store) -> None:
+        """Wrap a store that works."""
+        super().__init__(store)
+        self._faults: dict[str, deque[tuple[BaseException, bool]]] = {}
+        #: The methods called so far, in order.
+        self.calls: list[str] = []
+
+    def fail(self, method: str, error: BaseException, *, times: int = 1, after: bool = False) -> None:
+        """Let the next calls of a method raise."""
+        self._faults.setdefault(method, deque()).extend([(error, after)] * times)
+
+    async def _pass_on(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        self.calls.append(method)
+        faults = self._faults.get(method)
+        if not faults:
+            return await super()._pass_on(method, *args, **kwargs)
+        error, after = faults.popleft()
+        if after:
+            await super()._pass_on(method, *args, **kwargs)
+        raise error
+
+
+async def run_until_idle(worker: Worker[Any]) -> None:
+    """Run every job that a worker (not started) can run now, then return."""
+    await worker.run_until_idle()
+
+
+def make_record(queue: str = "q", name: str = "job", data: object = None, **fields: Any) -> JobRecord:
+    """A record to insert, with whatever of it matters to the test."""
+    return JobRecord(**{"queue": queue, "id": new_job_id(), "name": name, "payload": encode(data)} | fields)
+
+
+async def make_job(
+    store: Store,
+    state: JobState = JobState.WAITING,
+    *,
+    queue: str = "q",
+    name: str = "job",
+    data: object = None,
+    result: object = None,
+    error: BaseException | None = None,
+    now: datetime | None = None,
+    **fields: Any,
+) -> JobRecord:
+    """A job that is stored, and in this state, by the way that jobs get there."""
+    if state is JobState.DELAYED:
+        fields.setdefault("delay", timedelta(hours=1))
+    record = make_record(queue, name, data, **fields)
+    records = [record]
+    if state is JobState.WAITING_CHILDREN:
+        records.insert(0, make_record(queue, "child", parent=record.key))
+    await store.insert(records, now=now)
+    if state is JobState.ACTIVE or state.terminal:
+        claimed = await store.claim(
+            Claim(
+                queue=queue,
+                count=1,
+                token=new_token(),
+                lease=timedelta(seconds=30),
+                worker="make_job",
+                ids=frozenset({record.id}),
+            ),
+            now=now,
+        )
+        [held] = claimed.jobs
+        failure = Failure.of(error or RuntimeError("made to fail"))
+        match state:
+            case JobState.COMPLETED:
+                await store.settle(
+                    [Outcome.completed(held, Report(result=result).encode(final=True))], now=now
+                )
+            case JobState.FAILED:
+                report = Report(error=failure, failures=1)
+                await store.settle([Outcome.failed(held, report.encode(final=True))], now=now)
+            case JobState.CANCELLED:
+                await store.settle([Outcome.cancelled(held, Report().encode(final=True))], now=now)
+    [found] = await store.find(Where(queue=queue, ids=frozenset({record.id})), limit=1, now=now)
+    return found

@@ -1,0 +1,513 @@
+"""Worker: runs the jobs of a queue."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import socket
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
+from uuid import uuid4
+
+from conveyor.core import clock as time
+from conveyor.core import events as told
+from conveyor.core._engine.announcer import Announcer
+from conveyor.core._engine.executor import Executor
+from conveyor.core._engine.handlers import annotated_payload, checked_handler
+from conveyor.core._engine.heartbeat import Heartbeat
+from conveyor.core._engine.maintenance import Maintenance
+from conveyor.core._engine.outage import Outage
+from conveyor.core._engine.poller import Poller, Rules
+from conveyor.core._engine.run import Run, Stop
+from conveyor.core._engine.settler import Settler, Verdict
+from conveyor.core._engine.stopping import told_by_signals
+from conveyor.core._engine.verdict import Judge
+from conveyor.core.clock import Clock, SystemClock
+from conveyor.core.codec import Payload
+from conveyor.core.durations import Duration, duration
+from conveyor.core.errors import InvalidOptionError, StoreError, UnsupportedFeatureError
+from conveyor.core.ids import new_token
+from conveyor.core.job import Job
+from conveyor.core.limits import GroupLimit, RateLimit
+from conveyor.core.options import checked_name, flag, whole
+from conveyor.core.store import Claim, Feature, Limit, Pause
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from conveyor.core.events import Event
+    from conveyor.core.store import Store
+
+T = TypeVar("T")
+_log: Final = logging.getLogger("conveyor.worker")
+
+#: After this long, handlers that ignore their cancellation are left behind.
+_CANCEL_GRACE: Final = 2.0
+_WAKING: Final = frozenset(
+    {
+        told.JobWaiting,
+        told.JobDelayed,
+        told.CancelRequested,
+        told.QueuePaused,
+        told.QueueResumed,
+        told.Gap,
+    }
+)
+_SHORT_LEASE: Final = timedelta(seconds=10)
+_EVENTS: Final[dict[str, type[Event]]] = {
+    "waiting": told.JobWaiting,
+    "delayed": told.JobDelayed,
+    "active": told.JobActive,
+    "completed": told.JobCompleted,
+    "retrying": told.JobRetrying,
+    "failed": told.JobFailed,
+    "stalled": told.JobStalled,
+    "cancelled": told.JobCancelled,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStats:
+    """What a worker is doing now, and has done since it started."""
+
+    running: int
+    ready: int
+    free_slots: int
+    unwritten: int
+    settled: int
+
+
+class Worker(Generic[T]):
+    """Runs the jobs of a queue with a handler.
+
+    The handler is an async function, or a plain one, which runs in a thread; or a mapping of such by job
+    name: then only jobs of these names are claimed. `async with` starts the worker and closes it; `run()`
+    does so until the process is told to stop.
+
+    A handler may run again after a crash; of its outcomes exactly one is accepted.
+    """
+
+    def __init__(
+        self,
+        queue_name: str,
+        handler: Callable[[Job[T]], object] | Mapping[str, Callable[[Job[T]], object]],
+        store: Store,
+        *,
+        concurrency: int = 1,
+        max_global_concurrency: int | None = None,
+        limiter: RateLimit | None = None,
+        group: GroupLimit | None = None,
+        lifo: bool = False,
+        lock_duration: Duration = "30s",
+        max_stalled: int = 3,
+        stalled_interval: Duration = "30s",
+        poll_interval: Duration = "1s",
+        maintenance_interval: Duration = "30s",
+        prefetch: int | None = None,
+        backoff_strategies: Mapping[str, Callable[[int], Duration]] | None = None,
+        payload: type[T] | None = None,
+        name: str | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """Make a worker; nothing runs yet.
+
+        Raises InvalidOptionError for an option that cannot be used, UnsupportedFeatureError if the store
+        does not offer what the options need. `clock` is for tests.
+        """
+        self.queue_name = checked_name(queue_name, "queue_name")
+        self._handler = checked_handler(handler)
+        self._store = store
+        self._clock = clock or SystemClock()
+        #: Unique to this worker, in this process, this time.
+        self.id = f"{_host()}:{os.getpid()}:{uuid4().hex[:8]}"
+        self.name = self.id if name is None else checked_name(name, "name")
+        self._concurrency = whole(concurrency, "concurrency", least=1, most=10_000)
+        lease = duration(lock_duration, "lock_duration", zero=False)
+        if lease < _SHORT_LEASE:
+            warnings.warn(
+                f"lock_duration={lock_duration!r} is short: what blocks the loop for that long loses its job",
+                stacklevel=2,
+            )
+        limit = _limit(max_global_concurrency, limiter, "max_global_concurrency")
+        group_limit = None if group is None else _limit(group.concurrency, group.limiter, "group")
+        _offered(store, limit, group_limit)
+        if prefetch is not None:
+            whole(prefetch, "prefetch", least=0, most=10_000)
+        limited = limit is not None or group_limit is not None
+        if limited and prefetch:
+            raise InvalidOptionError("prefetch", prefetch, "with a limit it is 0: a claim is a start")
+        self._payload: Payload[T] = Payload(
+            payload if payload is not None else annotated_payload(self._handler)
+        )
+        self._lease = lease
+        self._rules = Rules(
+            claim=Claim(
+                queue=self.queue_name,
+                count=1,
+                token=new_token(),
+                lease=lease,
+                worker=self.name,
+                newest_first=flag(lifo, "lifo"),
+                names=None if callable(self._handler) else frozenset(self._handler),
+                limit=limit,
+                group_limit=group_limit,
+            ),
+            max_stalled=whole(max_stalled, "max_stalled", least=0),
+            stalled_interval=duration(stalled_interval, "stalled_interval", zero=False).total_seconds(),
+            poll_interval=duration(poll_interval, "poll_interval", zero=False).total_seconds(),
+            prefetch=0 if limited else prefetch,
+        )
+        self._maintenance_interval = duration(
+            maintenance_interval, "maintenance_interval", zero=False
+        ).total_seconds()
+        self._strategies = _checked_strategies(backoff_strategies)
+        self._limited = limited
+        self._settled = 0
+        self._tasks: list[asyncio.Task[None]] = []
+        self._closing: asyncio.Task[None] | None = None
+        self._hurry = False
+        self._changed = asyncio.Event()
+        self._state = "new"
+        self._wire()
+
+    def _wire(self) -> None:
+        """Make the engine: poller → executor → settler, with the heartbeat beside them."""
+        store, clock = self._store, self._clock
+        rand = random.Random()
+
+        def outage(what: str) -> Outage:
+            return Outage(f"{what} for queue {self.queue_name!r}", clock, rand.random)
+
+        judge = Judge(worker=self.name, strategies=self._strategies, random=rand.random)
+        self._announcer = Announcer(store)
+        self._heartbeat = Heartbeat(store, self._lease, clock, outage("renewing leases"))
+        self._settler = Settler(
+            store=store,
+            heartbeat=self._heartbeat,
+            announcer=self._announcer,
+            outage=outage("writing outcomes"),
+            clock=clock,
+            applied=self._applied,
+        )
+        self._executor = Executor(
+            handler=self._handler,
+            job_of=self._job_of,
+            concurrency=self._concurrency,
+            judge=judge,
+            settler=self._settler,
+            announcer=self._announcer,
+            clock=clock,
+            freed=self._freed,
+        )
+        self._poller = Poller(
+            store=store,
+            rules=self._rules,
+            payload=self._payload,
+            executor=self._executor,
+            settler=self._settler,
+            heartbeat=self._heartbeat,
+            announcer=self._announcer,
+            judge=judge,
+            clock=clock,
+            outage=outage("claiming jobs"),
+        )
+        self._maintenance = Maintenance(
+            store=store,
+            queue=self.queue_name,
+            names=self._rules.claim.names,
+            interval=self._maintenance_interval,
+            clock=clock,
+            outage=outage("removing old jobs"),
+        )
+
+    def __repr__(self) -> str:
+        """The worker's queue and name."""
+        return f"<Worker {self.name!r} of {self.queue_name!r}>"
+
+    # ----------------------------------------------------------- lifecycle
+
+    async def __aenter__(self) -> Self:
+        """Start the worker."""
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the worker."""
+        await self.close()
+
+    async def start(self) -> None:
+        """Start to claim and run jobs. A second call does nothing.
+
+        Raises InvalidOptionError after `close`: make a new worker.
+        """
+        if self._state == "closed":
+            raise InvalidOptionError("worker", self.name, "it is closed; make a new one")
+        if self._state == "running":
+            return
+        self._state = "running"
+        listening = asyncio.Event()
+        self._tasks = [
+            asyncio.create_task(self._listen(listening)),
+            asyncio.create_task(self._heartbeat.loop()),
+            asyncio.create_task(self._maintenance.loop()),
+        ]
+        # Heard before looked for: a job that is added in between is not missed.
+        try:
+            await listening.wait()
+        except BaseException:
+            await self.close(0)
+            raise
+        self._tasks.append(asyncio.create_task(self._poller.loop()))
+
+    async def run(self) -> None:
+        """Run until SIGINT or SIGTERM, then let running handlers finish; a second signal means now."""
+        told_to_stop = asyncio.Event()
+
+        def stop() -> None:
+            if told_to_stop.is_set():
+                _log.warning("%s: told to stop again: stopping now", self.name)
+                self._hurry_up()
+            else:
+                _log.info("%s: told to stop: running handlers may finish", self.name)
+                self._poller.stop()
+                told_to_stop.set()
+
+        with told_by_signals(stop):
+            await self.start()
+            try:
+                await told_to_stop.wait()
+            finally:
+                await self.close()
+
+    async def run_until_idle(self) -> None:
+        """Run every job that can run now, those included that this makes runnable; then return.
+
+        For a worker that is not started: a batch run, or a test. Delayed jobs are left until they are due.
+
+        Raises whatever the store raises.
+        """
+        while True:
+            self._poller.wake_for_time()
+            self._poller.wake()
+            await self._poller.tick()
+            running = [run.task for run in self._executor.running if run.task is not None]
+            if running:
+                await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            elif not self._poller.ready and not self._settler.backlog:
+                break
+            await self._settler.flush()
+        await self._announcer.flush()
+        self._executor.close()
+
+    async def close(self, timeout: Duration = 30) -> None:
+        """Stop: claim no more, give back what has not started, let running handlers finish for `timeout`.
+
+        Then they are cancelled, and their jobs given back. It takes `timeout` and a few seconds at most. If
+        the call itself is cancelled, everything stops at once, in order, before the cancellation goes on.
+        """
+        limit = duration(timeout, "timeout").total_seconds()
+        if self._state == "new":
+            self._state = "closed"
+            self._executor.close()
+            self._poller.stop()
+        if self._closing is None:
+            if self._state == "closed":
+                return
+            self._state = "closed"
+            self._closing = asyncio.create_task(self._close(limit))
+        elif limit == 0:
+            self._hurry_up()
+        cancelled = False
+        while not self._closing.done():
+            try:
+                await asyncio.wait([self._closing])
+            except asyncio.CancelledError:
+                cancelled = True
+                self._hurry_up()
+        self._closing.result()
+        if cancelled:
+            raise asyncio.CancelledError
+
+    async def pause(self) -> None:
+        """Let this worker claim no more; what it runs goes on, what it has not started is given back."""
+        self._poller.paused = True
+        self._poller.give_back()
+        await self._settler.flush()
+
+    async def resume(self) -> None:
+        """Claim again."""
+        self._poller.paused = False
+        self._poller.wake()
+
+    def on(self, event: str, callback: Callable[[Any], object]) -> None:
+        """Call back, with the event, when a job of this worker is "active", "completed", "failed", and so on.
+
+        The callback may be async. What it raises is logged, and reaches nobody.
+        """
+        kind = _EVENTS.get(event)
+        if kind is None:
+            raise InvalidOptionError("event", event, f"one of {', '.join(sorted(_EVENTS))}")
+        if not callable(callback):
+            raise InvalidOptionError("callback", callback, "it is called with the event")
+        self._announcer.on(kind, callback)
+
+    def stats(self) -> WorkerStats:
+        """What the worker is doing now."""
+        return WorkerStats(
+            running=len(self._executor.running),
+            ready=self._poller.ready,
+            free_slots=self._executor.free,
+            unwritten=self._settler.backlog,
+            settled=self._settled,
+        )
+
+    # --------------------------------------------------------------- below
+
+    def _job_of(self, run: Run) -> Job[T]:
+        job: Job[T] = Job(self._store, run.record, self._payload, self._clock, hold=run)
+        job._data, job._decoded = run.data, True  # noqa: SLF001 - decoded once, by the poller
+        return job
+
+    def _applied(self, _: Verdict) -> None:
+        self._settled += 1
+        self._changed.set()
+        if self._limited:
+            self._poller.wake()
+
+    async def _listen(self, listening: asyncio.Event) -> None:
+        """Wake the poller by what is heard. Without events, polling finds everything."""
+        try:
+            async with self._store.bus.subscribe({self.queue_name}, kinds=_WAKING) as events:
+                listening.set()
+                async for event in events:
+                    self._heard(event)
+        except StoreError as error:
+            _log.warning("%s: no events are heard (%s); polling goes on", self.name, error)
+        finally:
+            listening.set()
+
+    def _heard(self, event: Event) -> None:
+        match event:
+            case told.JobDelayed():
+                self._poller.wake_for_time()
+            case told.CancelRequested(job_id=job_id):
+                run = self._heartbeat.find(job_id)
+                if run is not None:
+                    run.halt(Stop.CANCELLED)
+            case told.QueuePaused(job_name=job_name, group=group):
+                self._poller.heard_pause(Pause(name=job_name, group=group))
+            case _:
+                self._poller.wake()
+
+    async def _close(self, limit: float) -> None:
+        poller, executor, settler = self._poller, self._executor, self._settler
+        listen, beat, maintain, *poll = self._tasks
+        poller.stop()
+        self._maintenance.stop()
+        give_up = self._clock.monotonic() + limit
+        # A claim on its way is waited for: its jobs go back like all that has not started.
+        await self._ended([*poll, maintain], give_up)
+        poller.give_back()
+        await self._until(lambda: not executor.running, give_up)
+        for run in list(executor.running):
+            run.halt(Stop.SHUTDOWN)
+        grace = self._clock.monotonic() + _CANCEL_GRACE
+        await self._until(lambda: not executor.running, grace, hurried=False)
+        for run in list(executor.running):
+            _log.warning(
+                "job %s (%s) ignored its cancellation: left behind, it runs again when its lease is over",
+                run.record.id,
+                run.record.name,
+            )
+        telling = asyncio.create_task(self._told())
+        await self._ended([telling], give_up)
+        await self._ended([telling], max(grace, self._clock.monotonic() + _CANCEL_GRACE / 2), hurried=False)
+        settler.abandon()
+        self._announcer.abandon()
+        self._heartbeat.stop()
+        executor.close()
+        parts = [listen, beat, maintain, *poll, telling]
+        for task in parts:
+            task.cancel()
+        await self._ended(parts, self._clock.monotonic() + _CANCEL_GRACE / 2, hurried=False)
+        for task in parts:
+            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+                _log.error("%s: a part of the worker had failed", self.name, exc_info=error)
+
+    async def _told(self) -> None:
+        """Return when every outcome is written and every event told."""
+        await self._settler.flush()
+        await self._announcer.flush()
+
+    async def _ended(
+        self, tasks: Sequence[asyncio.Task[None]], deadline: float, *, hurried: bool = True
+    ) -> None:
+        for task in tasks:
+            task.add_done_callback(lambda _: self._changed.set())
+        await self._until(lambda: all(task.done() for task in tasks), deadline, hurried=hurried)
+
+    async def _until(self, done: Callable[[], bool], deadline: float, *, hurried: bool = True) -> None:
+        """Wait until `done`, the deadline, or (if `hurried`) the order to hurry."""
+        while not done() and not (hurried and self._hurry):
+            self._changed.clear()
+            if not await time.wait(self._clock, self._changed, deadline - self._clock.monotonic()):
+                return
+
+    def _freed(self, verdict: Verdict | None) -> None:
+        self._changed.set()
+        if verdict is not None and verdict.pause is not None:
+            # Heard of at once: what this worker has ready must not run into the same limit.
+            self._poller.heard_pause(verdict.pause[0])
+        self._poller.freed()
+
+    def _hurry_up(self) -> None:
+        self._hurry = True
+        self._changed.set()
+
+
+def _checked_strategies(
+    given: Mapping[str, Callable[[int], Duration]] | None,
+) -> dict[str, Callable[[int], Duration]]:
+    for name, strategy in (given or {}).items():
+        if not callable(strategy):
+            raise InvalidOptionError(
+                "backoff_strategies", {name: strategy}, "each is a function of the failures so far"
+            )
+    return dict(given or {})
+
+
+def _limit(active: int | None, rate: RateLimit | None, option: str) -> Limit | None:
+    if active is not None:
+        whole(active, option, least=1)
+    if rate is not None and not isinstance(rate, RateLimit):
+        raise InvalidOptionError("limiter", rate, 'use RateLimit(100, per="1 minute")')
+    if active is None and rate is None:
+        return None
+    return Limit(active=active, rate=None if rate is None else rate.as_rate())
+
+
+def _offered(store: Store, limit: Limit | None, group_limit: Limit | None) -> None:
+    needed = set()
+    for one in (limit, group_limit):
+        if one is not None and one.active is not None:
+            needed.add(Feature.ACTIVE_LIMITS)
+        if one is not None and one.rate is not None:
+            needed.add(Feature.RATE_LIMITS)
+    if group_limit is not None:
+        needed.add(Feature.GROUPS)
+    for feature in sorted(needed - store.features):
+        raise UnsupportedFeatureError(type(store).__name__, feature)
+
+
+def _host() -> str:
+    return socket.gethostname().partition(".")[0] or "host"
