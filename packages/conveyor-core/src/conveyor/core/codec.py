@@ -12,7 +12,7 @@ import math
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
+from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from pydantic_core import from_json, to_json
 
 from conveyor.core.errors import InvalidOptionError, PayloadError
@@ -74,8 +74,8 @@ class Payload(Generic[T]):
         """
         try:
             self._adapter: TypeAdapter[T] | None = None if kind is None else TypeAdapter(kind)
-        except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation) as error:
-            allowed = "use a type that pydantic can validate: a model, a dataclass, a TypedDict"
+        except (PydanticUserError, PydanticUndefinedAnnotation) as error:
+            allowed = f"use a model, a dataclass, a TypedDict or another type that pydantic takes: {error.message}"
             raise InvalidOptionError("payload", kind, allowed) from error
 
     def encode(self, data: object, max_bytes: int) -> str:

@@ -62,7 +62,7 @@ def open_store(url: str, **options: Any) -> Store:
         )
     scheme = match[1].lower()
     store = _loaded(_only(scheme, [entry for entry in _entries() if entry.name.lower() == scheme]))
-    return cast("Store", store.from_url(url, **options))
+    return cast("Store", store.from_url(scheme + url[match.end(1) :], **options))
 
 
 def _entries() -> Iterable[EntryPoint]:

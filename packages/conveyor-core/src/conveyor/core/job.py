@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import math
 from dataclasses import replace
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from conveyor.core import observing
+from conveyor.core import acting, observing
+from conveyor.core.acting import ASIDE
 from conveyor.core.codec import MAX_BYTES, Payload
-from conveyor.core.durations import Duration, duration
+from conveyor.core.durations import Duration, duration, instant
 from conveyor.core.errors import (
     InvalidJobStateError,
     InvalidOptionError,
@@ -19,102 +19,32 @@ from conveyor.core.errors import (
     LeaseLostError,
 )
 from conveyor.core.events import (
-    CancelRequested,
-    JobCancelled,
     JobDelayed,
     JobProgress,
-    JobRemoved,
     JobWaiting,
 )
-from conveyor.core.ids import new_token
+from conveyor.core.hold import from_threads
 from conveyor.core.jobs import TERMINAL, JobState
 from conveyor.core.options import INT32, JobOptions, whole
 from conveyor.core.report import Report
 from conveyor.core.signals import Snooze, Unrecoverable
-from conveyor.core.store import Change, Claim, Outcome, Where
+from conveyor.core.store import Change, Outcome, Where
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-    from concurrent.futures import Future
-    from datetime import datetime
+    from collections.abc import AsyncIterator, Callable
 
     from conveyor.core.clock import Clock
     from conveyor.core.events import Event
+    from conveyor.core.hold import Hold
     from conveyor.core.jobs import JobKey, JobRecord
     from conveyor.core.report import Attempt
     from conveyor.core.signals import Signal
     from conveyor.core.store import Store
 
 T = TypeVar("T")
-R = TypeVar("R")
-P = ParamSpec("P")
 
-#: For how long a job is held by who edits or cancels it; the hold ends by itself if they die.
 _WHOLE = 100
-_MOMENT = timedelta(seconds=30)
-_ASIDE = frozenset({JobState.WAITING, JobState.DELAYED, JobState.WAITING_CHILDREN})
-
-
-class Hold(Protocol):
-    """The hold that a running handler has on its job, as its `Job` sees it."""
-
-    loop: asyncio.AbstractEventLoop
-    report: Report
-
-    @property
-    def ended(self) -> bool:
-        """Whether the run is over, so that its Job is an ordinary one again."""
-        ...
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether the handler is asked to stop."""
-        ...
-
-    async def write(self, payload: str | None = None) -> None:
-        """Store the report (and the payload) now; raises LeaseLostError if the lease is gone."""
-        ...
-
-    def write_soon(self) -> None:
-        """Store the report within a moment."""
-        ...
-
-    def decide(self, signal: Signal) -> None:
-        """Settle the job so, instead of as completed, when the handler returns."""
-        ...
-
-
-def from_threads(
-    method: Callable[Concatenate[Job[T], P], Coroutine[Any, Any, R]],
-) -> Callable[Concatenate[Job[T], P], Awaitable[R]]:
-    """Let a handler that runs in a thread call a coroutine method as if it were a plain one.
-
-    There the call blocks until it is done and returns the result itself.
-    """
-
-    @functools.wraps(method)
-    def call(self: Job[T], /, *args: P.args, **kwargs: P.kwargs) -> Any:
-        made = method(self, *args, **kwargs)
-        hold = self._hold
-        if hold is None:
-            return made
-        try:
-            running = asyncio.get_running_loop()
-        except RuntimeError:
-            return _elsewhere(made, hold.loop).result()
-        if running is hold.loop:
-            return made
-        return asyncio.wrap_future(_elsewhere(made, hold.loop))
-
-    return call
-
-
-def _elsewhere(made: Coroutine[Any, Any, R], loop: asyncio.AbstractEventLoop) -> Future[R]:
-    try:
-        return asyncio.run_coroutine_threadsafe(made, loop)
-    except RuntimeError:
-        made.close()  # that loop is closed: the worker is gone
-        raise
+_PAGE = 1_000
 
 
 class Job(Generic[T]):
@@ -147,6 +77,11 @@ class Job(Generic[T]):
         self._snapshot: Report | None = None
         #: Whether `add` found this job there already, by its id or by its deduplication key.
         self.deduplicated = deduplicated
+
+    @property
+    def hold(self) -> Hold | None:
+        """The hold of the handler that this was given to. Not for users."""
+        return self._hold
 
     def __repr__(self) -> str:
         """Never the data: it may be secret."""
@@ -359,6 +294,27 @@ class Job(Generic[T]):
         """This job's events, until it has finished or been removed."""
         return observing.follow(self._store, self._key, self._clock, asyncio.Event())
 
+    # ----------------------------------------------------------- relatives
+
+    @from_threads
+    async def get_parent(self) -> Job[Any] | None:
+        """The job that waits for this one, as it is now; None without one, or if it has been removed."""
+        if self._record.parent is None:
+            return None
+        record = await observing.read(self._store, self._record.parent)
+        return None if record is None else self._relative(record)
+
+    @from_threads
+    async def get_dependencies(self) -> list[Job[Any]]:
+        """The jobs that this one waits for, or waited for, those that have been removed left out."""
+        return await self._relatives()
+
+    @from_threads
+    async def get_children_values(self) -> dict[str, Any]:
+        """The results of this job's completed children, by their ids."""
+        children = await self._relatives()
+        return {child.id: child.return_value for child in children if child.state is JobState.COMPLETED}
+
     # --------------------------------------------------- from its handler
 
     @from_threads
@@ -402,9 +358,11 @@ class Job(Generic[T]):
         await self._note(lambda report: setattr(report, "discarded", True))
 
     @from_threads
-    async def move_to_delayed(self, delay: Duration) -> None:
-        """From the handler: when it returns, run the job again after `delay`; no attempt is used."""
-        self._decide("move_to_delayed", Snooze(delay))
+    async def move_to_delayed(self, when: Duration | datetime) -> None:
+        """From the handler: when it returns, run the job again at or after `when`; no attempt is used."""
+        if isinstance(when, datetime):
+            when = max(instant(when, "when") - self._clock.now(), timedelta(0))
+        self._decide("move_to_delayed", Snooze(when))
 
     @from_threads
     async def move_to_failed(self, reason: str) -> None:
@@ -423,7 +381,7 @@ class Job(Generic[T]):
         if self._running is not None:
             await self._running.write(text)
         else:
-            await self._change(Change(payload=text), (*_ASIDE, JobState.ACTIVE))
+            await self._change(Change(payload=text), (*ASIDE, JobState.ACTIVE))
         self._record = replace(self._record, payload=text)
         self._decoded = False
 
@@ -470,7 +428,7 @@ class Job(Generic[T]):
 
         Raises InvalidJobStateError if it is active: cancel it first.
         """
-        await remove(self._store, self._key, self._clock)
+        await acting.remove(self._store, self._key, self._clock)
 
     @from_threads
     async def cancel(self) -> bool:
@@ -478,7 +436,7 @@ class Job(Generic[T]):
 
         False if it has finished, or is not there any more.
         """
-        return await cancel(self._store, self._key, self._clock)
+        return await acting.cancel(self._store, self._key, self._clock)
 
     # --------------------------------------------------------------- below
 
@@ -492,6 +450,16 @@ class Job(Generic[T]):
 
     def _of_event(self) -> dict[str, Any]:
         return {"queue_name": self.queue_name, "job_id": self.id, "at": self._clock.now()}
+
+    def _relative(self, record: JobRecord) -> Job[Any]:
+        return Job(self._store, record, Payload[Any](), self._clock, max_bytes=self._max_bytes)
+
+    async def _relatives(self) -> list[Job[Any]]:
+        found: list[JobRecord] = []
+        children = Where(parent=self._key)
+        while page := await self._store.find(children, limit=_PAGE, after=found[-1] if found else None):
+            found += page
+        return [self._relative(record) for record in found]
 
     async def _tell(self, *events: Event) -> None:
         await self._store.bus.publish(events)
@@ -510,7 +478,7 @@ class Job(Generic[T]):
     def _decide(self, method: str, signal: Signal) -> None:
         if self._running is None:
             raise InvalidJobStateError(
-                self.id, self.state, ("active",), f"{method} is for the job's own handler"
+                self.id, self.state, ("run by the caller",), f"{method} is for the job's own handler"
             )
         self._running.decide(signal)
 
@@ -520,11 +488,11 @@ class Job(Generic[T]):
             edit(self._running.report)
             await self._running.write()
             return
-        record = await take(self._store, self._key)
+        record = await acting.take(self._store, self._key)
         if record is None:
             found = await self._read()
             raise InvalidJobStateError(
-                self.id, found.state, tuple(sorted(_ASIDE)), "while it runs, only its handler may do this"
+                self.id, found.state, tuple(sorted(ASIDE)), "while it runs, only its handler may do this"
             )
         report = Report.decode(record.report)
         edit(report)
@@ -547,65 +515,3 @@ class Job(Generic[T]):
                 hint = f"its deduplication key is held by job {holders[0].id!r}" if holders else ""
             raise InvalidJobStateError(self.id, found.state, tuple(str(state) for state in states), hint)
         self._took(found)
-
-
-async def take(store: Store, key: JobKey) -> JobRecord | None:
-    """Hold a job that is not running, whatever is paused; None if it is running, finished or not there."""
-    claimed = await store.claim(
-        Claim(
-            queue=key.queue,
-            count=1,
-            token=new_token(),
-            lease=_MOMENT,
-            worker="",
-            ids=frozenset({key.id}),
-        )
-    )
-    return claimed.jobs[0] if claimed.jobs else None
-
-
-async def cancel(store: Store, key: JobKey, clock: Clock) -> bool:
-    """Cancel a job: at once if nobody holds it, else by asking who does."""
-    where = Where(queue=key.queue, ids=frozenset({key.id}), states=frozenset({JobState.ACTIVE}))
-    while True:
-        record = await take(store, key)
-        if record is not None:
-            settled = await store.settle([Outcome.cancelled(record, _last_report(record))])
-            if record.lease in settled.applied:
-                at = clock.now()
-                await store.bus.publish(
-                    [
-                        JobCancelled(queue_name=key.queue, job_id=key.id, at=at),
-                        *(JobWaiting(queue_name=p.queue, job_id=p.id, at=at) for p in settled.released),
-                    ]
-                )
-                return True
-        elif await store.update(where, Change(cancel=True)):
-            await store.bus.publish([CancelRequested(queue_name=key.queue, job_id=key.id, at=clock.now())])
-            return True
-        else:
-            found = await observing.read(store, key)
-            if found is None or found.state.terminal:
-                return False
-
-
-def _last_report(record: JobRecord) -> str:
-    try:
-        return Report.for_run(record).encode(final=True)
-    except (ValueError, TypeError, LookupError):
-        return record.report  # what cannot be read is kept as it is, and stops nobody
-
-
-async def remove(store: Store, key: JobKey, clock: Clock) -> bool:
-    """Remove a job that is not active, and say whether it was there.
-
-    Raises InvalidJobStateError if it is active.
-    """
-    ids = frozenset({key.id})
-    states = frozenset(JobState) - {JobState.ACTIVE}
-    if await store.delete(Where(queue=key.queue, ids=ids, states=states), limit=1):
-        await store.bus.publish([JobRemoved(queue_name=key.queue, job_id=key.id, at=clock.now())])
-        return True
-    if await observing.read(store, key) is None:
-        return False
-    raise InvalidJobStateError(key.id, JobState.ACTIVE, ("any other state",), "cancel it first")

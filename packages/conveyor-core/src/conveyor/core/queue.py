@@ -7,8 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack
 
-from conveyor.core import job as jobs
-from conveyor.core import observing
+from conveyor.core import acting, observing
 from conveyor.core.clock import Clock, SystemClock
 from conveyor.core.codec import MAX_BYTES, Payload, canonical, fingerprint
 from conveyor.core.durations import Duration, duration
@@ -342,9 +341,9 @@ class Queue(Generic[T]):
 
         Raises InvalidJobStateError if a job is active, unless `force`; then whoever runs it loses its lease.
         """
-        whole_queue = Pause()
-        was_paused = whole_queue in await self._store.paused(self.name)
         if not flag(force, "force"):
+            whole_queue = Pause()
+            was_paused = whole_queue in await self._store.paused(self.name)
             # Paused first: between the look and the removal nobody can start a job.
             await self._store.pause(self.name, whole_queue)
             try:
@@ -377,14 +376,14 @@ class Queue(Generic[T]):
 
         False if it has finished, or there is none.
         """
-        return await jobs.cancel(self._store, JobKey(self.name, job_id), self._clock)
+        return await acting.cancel(self._store, JobKey(self.name, job_id), self._clock)
 
     async def remove(self, job_id: str) -> bool:
         """Remove a job, and say whether it was there.
 
         Raises InvalidJobStateError if it is active: cancel it first.
         """
-        return await jobs.remove(self._store, JobKey(self.name, job_id), self._clock)
+        return await acting.remove(self._store, JobKey(self.name, job_id), self._clock)
 
     async def remove_deduplication_key(self, key: str) -> bool:
         """Let the next add with this key add a job, and say whether a job held it."""

@@ -81,7 +81,11 @@ class ManualClock:
     def call_later(self, seconds: float, call: Callable[[], object]) -> _Timer:
         """Make a call when the clock has been turned that far."""
         timer = _Timer(call)
-        due = self._passed + timedelta(seconds=max(0.0, seconds))
+        wait = timedelta(seconds=max(0.0, seconds))
+        if seconds > 0:
+            # What is left of a sum of floats must pass, too, or a caller that waits for it never gets on.
+            wait = max(wait, timedelta.resolution)
+        due = self._passed + wait
         heapq.heappush(self._timers, (due, next(self._number), timer))
         return timer
 

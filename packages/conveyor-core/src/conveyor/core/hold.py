@@ -1,0 +1,91 @@
+"""A running handler's hold on its job, and its job's methods in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+    from concurrent.futures import Future
+
+    from conveyor.core.report import Report
+    from conveyor.core.signals import Signal
+
+R = TypeVar("R")
+P = ParamSpec("P")
+
+
+class Hold(Protocol):
+    """The hold that a running handler has on its job, as its `Job` sees it."""
+
+    loop: asyncio.AbstractEventLoop
+    report: Report
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run is over, so that its Job is an ordinary one again."""
+        ...
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the handler is asked to stop."""
+        ...
+
+    async def write(self, payload: str | None = None) -> None:
+        """Store the report (and the payload) now; raises LeaseLostError if the lease is gone."""
+        ...
+
+    def write_soon(self) -> None:
+        """Store the report within a moment."""
+        ...
+
+    def decide(self, signal: Signal) -> None:
+        """Settle the job so, instead of as completed, when the handler returns."""
+        ...
+
+
+class Held(Protocol):
+    """Something with methods that a handler calls, and with the handler's hold, if it has one."""
+
+    @property
+    def hold(self) -> Hold | None:
+        """The hold of the handler that it was given to."""
+        ...
+
+
+S = TypeVar("S", bound=Held)
+
+
+def from_threads(
+    method: Callable[Concatenate[S, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[S, P], Awaitable[R]]:
+    """Let a handler that runs in a thread call a coroutine method as if it were a plain one.
+
+    There the call blocks until it is done and returns the result itself.
+    """
+
+    @functools.wraps(method)
+    def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> Any:
+        made = method(self, *args, **kwargs)
+        hold = self.hold
+        if hold is None:
+            return made
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            return _elsewhere(made, hold.loop).result()
+        if running is hold.loop:
+            return made
+        return asyncio.wrap_future(_elsewhere(made, hold.loop))
+
+    return call
+
+
+def _elsewhere(made: Coroutine[Any, Any, R], loop: asyncio.AbstractEventLoop) -> Future[R]:
+    try:
+        return asyncio.run_coroutine_threadsafe(made, loop)
+    except RuntimeError:
+        made.close()  # that loop is closed: the worker is gone
+        raise
