@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from conveyor.core.jobs import JobKey, JobRecord
     from conveyor.core.store import Store
 
+#: Cancellations under way: the event loop itself keeps no task alive.
+_under_way: Final[set[asyncio.Future[bool]]] = set()
 #: For how long a job is held by who edits or cancels it; the hold ends by itself if they die.
 _MOMENT: Final = timedelta(seconds=30)
 #: The states in which a job can be held so.
@@ -40,7 +43,20 @@ async def take(store: Store, key: JobKey) -> JobRecord | None:
 
 
 async def cancel(store: Store, key: JobKey, clock: Clock) -> bool:
-    """Cancel a job: at once if nobody holds it, else by asking who does."""
+    """Cancel a job: at once if nobody holds it, else by asking who does.
+
+    A call that is itself cancelled has happened, or goes on to happen: the job is not left held.
+    """
+    return await asyncio.shield(_kept(asyncio.ensure_future(_cancel(store, key, clock))))
+
+
+def _kept(task: asyncio.Future[bool]) -> asyncio.Future[bool]:
+    _under_way.add(task)
+    task.add_done_callback(_under_way.discard)
+    return task
+
+
+async def _cancel(store: Store, key: JobKey, clock: Clock) -> bool:
     where = Where(queue=key.queue, ids=frozenset({key.id}), states=frozenset({JobState.ACTIVE}))
     while True:
         record = await take(store, key)

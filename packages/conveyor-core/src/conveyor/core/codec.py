@@ -75,7 +75,9 @@ class Payload(Generic[T]):
         try:
             self._adapter: TypeAdapter[T] | None = None if kind is None else TypeAdapter(kind)
         except (PydanticUserError, PydanticUndefinedAnnotation) as error:
-            allowed = f"use a model, a dataclass, a TypedDict or another type that pydantic takes: {error.message}"
+            allowed = (
+                f"use a model, a dataclass, a TypedDict or another type that pydantic takes: {error.message}"
+            )
             raise InvalidOptionError("payload", kind, allowed) from error
 
     def encode(self, data: object, max_bytes: int) -> str:

@@ -226,6 +226,7 @@ class LocalBus:
                     remaining.remove(subscriber)
                 if not remaining:
                     self._subscribers.pop(queue, None)
+            subscriber.end()
 
     def close(self) -> None:
         """End every subscription, those to come included."""

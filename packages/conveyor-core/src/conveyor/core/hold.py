@@ -60,7 +60,7 @@ S = TypeVar("S", bound=Held)
 
 def from_threads(
     method: Callable[Concatenate[S, P], Coroutine[Any, Any, R]],
-) -> Callable[Concatenate[S, P], Awaitable[R]]:
+) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
     """Let a handler that runs in a thread call a coroutine method as if it were a plain one.
 
     There the call blocks until it is done and returns the result itself.
@@ -81,6 +81,16 @@ def from_threads(
         return asyncio.wrap_future(_elsewhere(made, hold.loop))
 
     return call
+
+
+def statement_from_threads(
+    method: Callable[Concatenate[S, P], Coroutine[Any, Any, None]],
+) -> Callable[Concatenate[S, P], Awaitable[None]]:
+    """The same for a method that a plain handler calls as a statement.
+
+    Type checkers take a coroutine that is not awaited for a mistake; an awaitable may be left alone.
+    """
+    return from_threads(method)
 
 
 def _elsewhere(made: Coroutine[Any, Any, R], loop: asyncio.AbstractEventLoop) -> Future[R]:

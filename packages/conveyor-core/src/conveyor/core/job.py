@@ -23,7 +23,7 @@ from conveyor.core.events import (
     JobProgress,
     JobWaiting,
 )
-from conveyor.core.hold import from_threads
+from conveyor.core.hold import from_threads, statement_from_threads
 from conveyor.core.jobs import TERMINAL, JobState
 from conveyor.core.options import INT32, JobOptions, whole
 from conveyor.core.report import Report
@@ -317,7 +317,7 @@ class Job(Generic[T]):
 
     # --------------------------------------------------- from its handler
 
-    @from_threads
+    @statement_from_threads
     async def update_progress(self, progress: float) -> None:
         """Say how far the handler is, from 0 to 100; stored when this returns.
 
@@ -334,7 +334,7 @@ class Job(Generic[T]):
         await self._note(lambda report: setattr(report, "progress", progress))
         await self._tell(JobProgress(**self._of_event(), progress=progress))
 
-    @from_threads
+    @statement_from_threads
     async def log(self, line: str) -> None:
         """Keep a line with the job: stored within a moment, and in any case with the run's outcome.
 
@@ -347,31 +347,31 @@ class Job(Generic[T]):
             return
         await self._note(lambda report: report.log(str(line)))
 
-    @from_threads
+    @statement_from_threads
     async def clear_logs(self) -> None:
         """Forget the lines logged so far."""
         await self._note(lambda report: report.logs.clear())
 
-    @from_threads
+    @statement_from_threads
     async def discard(self) -> None:
         """Make the next failure final. For the job's handler, and for jobs that are not running."""
         await self._note(lambda report: setattr(report, "discarded", True))
 
-    @from_threads
+    @statement_from_threads
     async def move_to_delayed(self, when: Duration | datetime) -> None:
         """From the handler: when it returns, run the job again at or after `when`; no attempt is used."""
         if isinstance(when, datetime):
             when = max(instant(when, "when") - self._clock.now(), timedelta(0))
         self._decide("move_to_delayed", Snooze(when))
 
-    @from_threads
+    @statement_from_threads
     async def move_to_failed(self, reason: str) -> None:
         """From the handler: when it returns, fail the job for good."""
         self._decide("move_to_failed", Unrecoverable(reason))
 
     # ------------------------------------------------------- from outside
 
-    @from_threads
+    @statement_from_threads
     async def update_data(self, data: T) -> None:
         """Replace what the job was added with.
 
@@ -385,7 +385,7 @@ class Job(Generic[T]):
         self._record = replace(self._record, payload=text)
         self._decoded = False
 
-    @from_threads
+    @statement_from_threads
     async def change_delay(self, delay: Duration) -> None:
         """Let a delayed job be due that long from now.
 
@@ -394,7 +394,7 @@ class Job(Generic[T]):
         await self._change(Change(delay=duration(delay, "delay", zero=False)), (JobState.DELAYED,))
         await self._tell(JobDelayed(**self._of_event()))
 
-    @from_threads
+    @statement_from_threads
     async def change_priority(self, priority: int) -> None:
         """Give a waiting or delayed job another priority; it keeps its place within that.
 
@@ -403,7 +403,7 @@ class Job(Generic[T]):
         whole(priority, "priority", least=-INT32 - 1)
         await self._change(Change(priority=priority), (JobState.WAITING, JobState.DELAYED))
 
-    @from_threads
+    @statement_from_threads
     async def promote(self) -> None:
         """Let a delayed job run now.
 
@@ -412,7 +412,7 @@ class Job(Generic[T]):
         await self._change(Change(delay=timedelta(0)), (JobState.DELAYED,))
         await self._tell(JobWaiting(**self._of_event()))
 
-    @from_threads
+    @statement_from_threads
     async def retry(self) -> None:
         """Run a finished job again, with all its attempts; its logs and history are kept.
 
@@ -422,7 +422,7 @@ class Job(Generic[T]):
         await self._change(Change(retry=True), tuple(sorted(TERMINAL)))
         await self._tell(JobWaiting(**self._of_event()))
 
-    @from_threads
+    @statement_from_threads
     async def remove(self) -> None:
         """Remove the job; one that is not there is none any more, which is fine.
 
@@ -434,7 +434,8 @@ class Job(Generic[T]):
     async def cancel(self) -> bool:
         """Cancel the job, at once if it is not running; else its handler is cancelled within a second.
 
-        False if it has finished, or is not there any more.
+        False if it has finished, or is not there any more. A handler that ends before it hears of this
+        ends as it does: `wait_until_finished` tells.
         """
         return await acting.cancel(self._store, self._key, self._clock)
 

@@ -26,7 +26,7 @@ from conveyor.core.report import Failure, Report
 from conveyor.core.store import Where
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from datetime import timedelta
 
     from conveyor.core.clock import Clock
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 #: How often a job is read again while nothing is heard of it.
 REREAD: Final = 2.0
+#: Events taken off a subscription ahead of who wants them.
+_ROOM: Final = 100
 _ENDS: Final = frozenset({JobCompleted, JobFailed, JobCancelled, JobRemoved})
 
 
@@ -97,6 +99,7 @@ class _Listening:
         self._events = events
         self._heard: list[Event] = []
         self._news = asyncio.Event()
+        self._taken = asyncio.Event()
         self.ended = False
 
     async def __aenter__(self) -> Self:
@@ -114,13 +117,17 @@ class _Listening:
             async for event in self._events:
                 self._heard.append(event)
                 self._news.set()
+                # The rest is left to the subscription, which has a bound and tells of a gap.
+                while len(self._heard) >= _ROOM:
+                    self._taken.clear()
+                    await self._taken.wait()
         finally:
             self.ended = True
             self._news.set()
 
     def taken(self, job_id: str | None) -> list[Event]:
         """What was heard (of one job) since it was last asked."""
-        heard, self._heard = self._heard, []
+        heard = self._empty()
         if job_id is None:
             return heard
         return [e for e in heard if isinstance(e, Gap) or (isinstance(e, JobEvent) and e.job_id == job_id)]
@@ -133,9 +140,9 @@ class _Listening:
         while True:
             if any(isinstance(e, Gap) or getattr(e, "job_id", None) == job_id for e in self._heard):
                 if closed is None:
-                    self._heard.clear()
+                    self._empty()
                 return
-            self._heard = []
+            self._empty()
             self._news.clear()
             left = limit - clock.monotonic()
             if left <= 0 or (closed is not None and closed.is_set()):
@@ -146,6 +153,11 @@ class _Listening:
             with _also(closed, self._news):
                 await time.wait(clock, self._news, left)
 
+    def _empty(self) -> list[Event]:
+        heard, self._heard = self._heard, []
+        self._taken.set()
+        return heard
+
     async def any(self, closed: asyncio.Event) -> None:
         """Wait for any news."""
         if not self._heard and not self.ended:
@@ -155,7 +167,7 @@ class _Listening:
 
 
 @contextlib.contextmanager
-def _also(first: asyncio.Event | None, then: asyncio.Event):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _also(first: asyncio.Event | None, then: asyncio.Event) -> Iterator[None]:
     """While inside, setting the first event sets the second."""
     if first is None:
         yield

@@ -374,7 +374,8 @@ class Queue(Generic[T]):
     async def cancel(self, job_id: str) -> bool:
         """Cancel a job, at once if it is not running; else its handler is cancelled within a second.
 
-        False if it has finished, or there is none.
+        False if it has finished, or there is none. A handler that ends before it hears of this ends as
+        it does: `wait_until_finished` tells.
         """
         return await acting.cancel(self._store, JobKey(self.name, job_id), self._clock)
 

@@ -34,7 +34,7 @@ class Failure:
     def of(cls, error: BaseException) -> Failure:
         """What is kept of an exception, whatever it is: nothing it does can fail this."""
         return cls(
-            type=_clean(type(error).__name__, 255),
+            type=_clean(_name(error), 255),
             message=_clean(_message(error), LONGEST_MESSAGE),
             traceback=_clean(_traceback(error), LONGEST_TRACEBACK, keep_end=True),
         )
@@ -202,9 +202,15 @@ def _entry(attempt: Attempt) -> dict[str, Any]:
     return entry
 
 
+def _name(error: BaseException) -> str:
+    # Not `type(error).__name__`: a metaclass may have its own idea of that.
+    return "".join([type.__dict__["__name__"].__get__(type(error))])
+
+
 def _message(error: BaseException) -> str:
     try:
-        return str(error)
+        # Joined, the text of a subclass of str becomes plain text.
+        return "".join(["", str(error)])
     except BaseException:  # noqa: BLE001 - a hostile __str__ may raise anything
         return f"<{type(error).__name__} whose text cannot be made>"
 

@@ -557,10 +557,10 @@ class Store(Protocol):
 
         A terminal job has `finished_at` now, no lease, and gives up its unique key unless `unique_for`
         keeps it; it releases its parent if it has not yet. A parent left with nothing to wait for becomes
-        waiting, or delayed by its own `delay` or `run_at`. Releasing a parent that is not waiting for
-        children does nothing. A `Retention` of age zero removes the job at once, unless it still holds its
-        key: then it goes when that lapses. A job that waits again keeps its place, its `pending` and a
-        `cancel_requested`.
+        waiting, or delayed by its own `delay` or `run_at`. A parent that somebody holds (by a claim by ids)
+        has one child fewer all the same, and goes on as it is; releasing any other parent does nothing. A
+        `Retention` of age zero removes the job at once, unless it still holds its key: then it goes when
+        that lapses. A job that waits again keeps its place, its `pending` and a `cancel_requested`.
 
         A lease whose outcome was applied, given again with the same resulting state, is reported as applied
         and changes nothing, the job having been removed since or not; that is promised for at least ten

@@ -294,7 +294,8 @@ async def run_until_idle(worker: Worker[Any]) -> None:
 
 def make_record(queue: str = "q", name: str = "job", data: object = None, **fields: Any) -> JobRecord:
     """A record to insert, with whatever of it matters to the test."""
-    return JobRecord(**{"queue": queue, "id": new_job_id(), "name": name, "payload": encode(data)} | fields)
+    given: dict[str, Any] = {"queue": queue, "id": new_job_id(), "name": name, "payload": encode(data)}
+    return JobRecord(**given | fields)
 
 
 async def make_job(

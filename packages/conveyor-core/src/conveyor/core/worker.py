@@ -294,7 +294,8 @@ class Worker(Generic[T]):
 
         For a worker that is not started: a batch run, or a test. Delayed jobs are left until they are due.
 
-        Raises whatever the store raises.
+        Raises what the store raises when jobs are claimed. Outcomes are written until they are accepted,
+        as long as that takes.
         """
         while True:
             self._poller.wake_for_time()
@@ -422,7 +423,10 @@ class Worker(Generic[T]):
         for run in list(executor.running):
             run.halt(Stop.SHUTDOWN)
         grace = self._clock.monotonic() + _CANCEL_GRACE
-        await self._until(lambda: not executor.running, grace, hurried=False)
+        # A claim that was cut short by the hurry is given as long: what it brings goes back by itself.
+        await self._until(
+            lambda: not executor.running and all(task.done() for task in poll), grace, hurried=False
+        )
         for run in list(executor.running):
             _log.warning(
                 "job %s (%s) ignored its cancellation: left behind, it runs again when its lease is over",

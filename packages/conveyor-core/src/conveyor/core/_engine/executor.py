@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, Final
 
 from conveyor.core._engine.run import Stop
 from conveyor.core._engine.threads import Threads
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from conveyor.core.job import Job
 
 Handler = "Callable[[Job[Any]], object]"
+
+
+_log: Final = logging.getLogger("conveyor.worker")
 
 
 class Executor:
@@ -50,7 +55,8 @@ class Executor:
         self._announcer = announcer
         self._clock = clock
         self._freed = freed
-        self.running: set[Run] = set()
+        #: Oldest first.
+        self.running: dict[Run, None] = {}
         #: Seconds that a handler takes, as a moving average; None until one has ended.
         self.typical: float | None = None
         self._threads = Threads()
@@ -60,9 +66,15 @@ class Executor:
         """How many more handlers may start."""
         return self.concurrency - len(self.running)
 
+    def busy_for(self, seconds: float) -> int:
+        """How many handlers have been running for longer than that."""
+        before = self._clock.monotonic() - seconds
+        return sum(1 for _ in takewhile(lambda run: run.began < before, self.running))
+
     def start(self, run: Run) -> None:
         """Run the handler of a held job."""
-        self.running.add(run)
+        self.running[run] = None
+        run.began = self._clock.monotonic()
         run.task = asyncio.get_running_loop().create_task(self._execute(run))
 
     def close(self) -> None:
@@ -73,7 +85,6 @@ class Executor:
         run.started = True
         run.started_at = self._clock.now()
         record = run.record
-        began = self._clock.monotonic()
         timer = None
         try:
             if run.stop is not None:
@@ -102,9 +113,13 @@ class Executor:
             if timer is not None:
                 timer.cancel()
             run.ended = True
-            self.running.discard(run)
-        self._measure(self._clock.monotonic() - began)
-        verdict = self._judge.verdict(run, ending, self._clock.now())
+            self.running.pop(run, None)
+        self._measure(self._clock.monotonic() - run.began)
+        verdict: Verdict | None = None
+        try:
+            verdict = self._judge.verdict(run, ending, self._clock.now())
+        except BaseException:  # noqa: BLE001 - what a handler left may be hostile: then the job stalls
+            _log.exception("what becomes of job %s cannot be told; its lease is let go", record.id)
         if verdict is not None:
             self._settler.put(verdict)
         else:

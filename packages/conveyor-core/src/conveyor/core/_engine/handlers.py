@@ -49,9 +49,10 @@ def _payload_of(handler: Any) -> Any:
     function = handler if inspect.isroutine(handler) else getattr(handler, "__call__", handler)  # noqa: B004
     try:
         hints = typing.get_type_hints(function)
-    except Exception:  # noqa: BLE001 - an annotation that cannot be resolved says nothing
+        parameters = inspect.signature(handler).parameters
+    except Exception:  # noqa: BLE001 - an annotation that cannot be resolved, or is not there, says nothing
         return None
-    for parameter in inspect.signature(handler).parameters:
+    for parameter in parameters:
         hint = hints.get(parameter)
         if typing.get_origin(hint) is Job:
             [kind] = typing.get_args(hint)

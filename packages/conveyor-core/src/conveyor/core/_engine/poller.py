@@ -82,6 +82,8 @@ class Poller:
         self._clock = clock
         self._outage = outage
         self._ready: deque[Run] = deque()
+        #: Of those claimed last, the ones that have stalled before.
+        self._suspects: list[Run] = []
         self._news = asyncio.Event()
         self._claim_at = 0.0
         self._advance_at = 0.0
@@ -137,6 +139,7 @@ class Poller:
         if now >= self._advance_at:
             await self._advance()
         self._start()
+        self._return_hoarded()
         wanted = self._wanted()
         if wanted > 0 and self._clock.monotonic() >= self._claim_at:
             await self._claim(wanted)
@@ -144,13 +147,15 @@ class Poller:
             wanted = self._wanted()
         now = self._clock.monotonic()
         until_claim = self._claim_at - now if wanted > 0 else self._rules.poll_interval
-        return max(0.0, min(until_claim, self._advance_at - now))
+        until_look = _AHEAD if self._ready else self._rules.poll_interval
+        return max(0.0, min(until_claim, until_look, self._advance_at - now))
 
     def give_back(self, runs: Iterable[Run] | None = None) -> None:
         """Return what has not started (or these of it) to the store, as if never claimed."""
-        given = list(self._ready) if runs is None else list(runs)
-        for run in given:
-            self._ready.remove(run)
+        given = set(self._ready if runs is None else runs)
+        leaving = [run for run in self._ready if run in given]
+        self._ready = deque(run for run in self._ready if run not in given)
+        for run in leaving:
             run.ended = True
             event = JobWaiting(queue_name=run.record.queue, job_id=run.record.id, at=self._clock.now())
             self._settler.put(Verdict(outcome=Outcome.given_back(run.record), events=(event,)))
@@ -182,7 +187,8 @@ class Poller:
             return self._rules.prefetch
         if self._executor.typical is None:
             return 0
-        slots = self._executor.concurrency
+        # A slot whose handler has been running for longer than that will not need another job soon.
+        slots = self._executor.concurrency - self._executor.busy_for(_AHEAD)
         return min(_MOST_AHEAD, int(_AHEAD * slots / max(self._executor.typical, 1e-6)))
 
     async def _claim(self, wanted: int) -> None:
@@ -207,13 +213,26 @@ class Poller:
         runs = [run for record in claimed.jobs if (run := self._opened(record)) is not None]
         self._heartbeat.hold(runs)
         self._ready.extend(runs)
-        if self.paused:
-            # Paused while the claim was on its way.
+        if self.paused or self._stopping:
+            # Told so while the claim was on its way.
             self.give_back()
-        suspect = next((run for run in self._ready if run.record.stalled), None)
-        if suspect is not None:
+            return
+        suspects = [run for run in self._ready if run.record.stalled]
+        if suspects:
             # A job that has cost a worker its life runs by itself, so that its neighbours are not charged.
-            self.give_back([run for run in self._ready if run is not suspect])
+            # After a crash many are suspect, of whom most had only been claimed: so they are kept, within
+            # reason, and run one after another.
+            self._suspects = suspects[: max(1, self._ahead())]
+            kept = set(self._suspects)
+            self.give_back([run for run in self._ready if run not in kept])
+
+    def _return_hoarded(self) -> None:
+        """Give back what was claimed ahead of handlers that turn out to take long: others may be idle."""
+        if self._rules.prefetch is not None or not self._ready:
+            return
+        keep = self._executor.free + self._ahead()
+        if len(self._ready) > 2 * keep:
+            self.give_back(list(self._ready)[keep:])
 
     def _opened(self, record: JobRecord) -> Run | None:
         """The run of a claimed job; None if it is settled without one."""
@@ -246,9 +265,7 @@ class Poller:
     @property
     def _alone(self) -> bool:
         """Whether a job that has stalled before waits for its turn alone, or has it."""
-        return any(run.record.stalled for run in self._ready) or any(
-            run.record.stalled for run in self._executor.running
-        )
+        return any(not run.ended for run in self._suspects)
 
     def _start(self) -> None:
         while self._ready and self._executor.free > 0 and not self._stopping:

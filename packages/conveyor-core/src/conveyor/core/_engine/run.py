@@ -29,12 +29,14 @@ class Run:
     """A held job: what its handler's `Job` writes through, and what the engine knows of it."""
 
     __slots__ = (
+        "began",
         "data",
         "decision",
         "ended",
         "heartbeat",
         "in_thread",
         "loop",
+        "noticed",
         "record",
         "report",
         "settings",
@@ -64,13 +66,18 @@ class Run:
         self.decision: Signal | None = None
         self.task: asyncio.Task[None] | None = None
         self.started_at: datetime | None = None
+        #: By the worker's clock, in seconds.
+        self.began = 0.0
         self.started = False
         self.in_thread = False
+        #: Whether the handler has seen that it is asked to stop.
+        self.noticed = False
         self.ended = False
 
     @property
     def cancelled(self) -> bool:
-        """Whether the handler is asked to stop."""
+        """Whether the handler is asked to stop. One that has seen so and returns has not done its work."""
+        self.noticed = self.noticed or self.stop is not None
         return self.stop is not None
 
     def halt(self, why: Stop) -> None:

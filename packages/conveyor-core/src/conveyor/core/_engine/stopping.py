@@ -36,30 +36,36 @@ def told_by_signals(call: Callable[[], None]) -> Iterator[None]:
 
 
 class _Told:
-    """Who is to be called, and what was there before."""
+    """Who is to be called, and what was there before.
+
+    What another `loop.add_signal_handler` had put there cannot be given back: a loop does not tell.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.calls: list[Callable[[], None]] = []
         self._loop = loop
-        self._before: dict[int, Any] = {}
+        self._before: dict[signal.Signals, Any] = {}
         for kind in _KINDS:
-            try:
-                loop.add_signal_handler(kind, self._tell)
-            except (NotImplementedError, RuntimeError, ValueError):
-                # No such thing on this platform (or in this thread): the plain way, where it can be had.
-                with contextlib.suppress(ValueError):
-                    self._before[kind] = signal.signal(
-                        kind, lambda *_: self._loop.call_soon_threadsafe(self._tell)
-                    )
+            # Outside the main thread neither way works, and the signals are not ours to take.
+            with contextlib.suppress(ValueError):
+                self._take(kind)
+
+    def _take(self, kind: signal.Signals) -> None:
+        before = signal.getsignal(kind)
+        try:
+            self._loop.add_signal_handler(kind, self._tell)
+        except (NotImplementedError, RuntimeError):
+            # No such thing on this platform, or in this thread: the plain way, where it can be had.
+            signal.signal(kind, lambda *_: self._loop.call_soon_threadsafe(self._tell))
+        self._before[kind] = before
 
     def _tell(self) -> None:
         for call in list(self.calls):
             call()
 
     def give_back(self) -> None:
-        for kind in _KINDS:
-            if kind in self._before:
-                signal.signal(kind, self._before[kind])
-            else:
-                with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-                    self._loop.remove_signal_handler(kind)
+        for kind, before in self._before.items():
+            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+                self._loop.remove_signal_handler(kind)
+            if before is not None:
+                signal.signal(kind, before)

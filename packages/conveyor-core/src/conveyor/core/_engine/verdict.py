@@ -80,10 +80,9 @@ class Judge:
                 )
                 return self._failed(run, Failure.of(error), now, outcome="timed-out")
             case (Stop.SHUTDOWN, Raised(asyncio.CancelledError())) | (None, Raised(outside=True)):
-                return Verdict(
-                    outcome=Outcome.snoozed(run.record, run.report.encode()),
-                    events=(_event(JobWaiting, run.record, now),),
-                )
+                return self._unfinished(run, now)
+            case Stop.SHUTDOWN, Returned() if run.noticed and run.decision is None:
+                return self._unfinished(run, now)
             case _, Returned(value) if run.decision is None:
                 return self._completed(run, value, now)
             case _, Returned():
@@ -94,6 +93,13 @@ class Judge:
                 return self._failed(run, Failure.of(error), now)
             case _:  # pragma: no cover - the cases above are all there are
                 raise AssertionError(ending)
+
+    def _unfinished(self, run: Run, now: datetime) -> Verdict:
+        """The run was broken off, which is not the job's fault: it goes back, with what it has logged."""
+        return Verdict(
+            outcome=Outcome.snoozed(run.record, run.report.encode()),
+            events=(_event(JobWaiting, run.record, now),),
+        )
 
     def stalled(self, record: JobRecord, report: Report, options: JobOptions, now: datetime) -> Verdict:
         """The job has lost its worker too often: fail it without running it."""
@@ -128,7 +134,7 @@ class Judge:
         record, report = run.record, run.report
         try:
             encode(value, root="result")
-        except Exception as error:  # noqa: BLE001 - a value of the user's own class may raise anything
+        except BaseException as error:  # noqa: BLE001 - a value of the user's own class may raise anything
             text = f"the handler's result cannot be stored: {Failure.of(error).message}"
             failure = Failure.of(UnserialisableResultError(text))
             self._note(run, "failed", now, failure)
