@@ -1,0 +1,79 @@
+"""Leasing jobs: by urgency within turns, pauses and limits, or by id regardless of them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from conveyor.core.store import Claim, Claimed
+from conveyor.store.memory.queues import Queue
+from conveyor.store.memory.rows import ACTIVE, DELAYED, FOREVER, WAITING, WAITING_CHILDREN, Row, place, record
+
+
+def claim_by_id(queue: Queue, request: Claim, now: datetime) -> Claimed:
+    """Lease those of the jobs with these ids that wait for anything."""
+    found = (queue.rows.get(key) for key in request.ids or ())
+    rows = sorted(
+        (row for row in found if row is not None and row.state in _CLAIMABLE),
+        key=lambda row: (row.rank, place(row)),
+    )[: request.count]
+    for row in rows:
+        queue.steps += 1
+        _lease(queue, row, request, now)
+    return Claimed(jobs=tuple(record(row, now) for row in rows), now=now)
+
+
+def claim_next(queue: Queue, request: Claim, now: datetime) -> Claimed:
+    """Lease the most urgent jobs that may be given now."""
+    limit, group_limit = request.limit, request.group_limit
+    rate = limit.rate if limit is not None else None
+    group_rate = group_limit.rate if group_limit is not None else None
+    if rate is not None:
+        queue.starts.carry(rate, now)
+    if group_rate is not None:
+        queue.group_starts.carry(group_rate, now)
+    view = queue.view(request, now)
+    rows: list[Row] = []
+    while len(rows) < request.count and _free_at(queue, request, now) <= now:
+        row = view.first(now)
+        if row is None:
+            break
+        queue.steps += 1
+        _lease(queue, row, request, now)
+        queue.serve(row.group)
+        if rate is not None:
+            queue.starts.add(None, now)
+        if group_rate is not None and row.group is not None:
+            queue.group_starts.add(row.group, now)
+        rows.append(row)
+    jobs = tuple(record(row, now) for row in rows)
+    if len(jobs) >= request.count:
+        return Claimed(jobs=jobs, now=now)
+    first, free = view.next_at(now), _free_at(queue, request, now)
+    wait = None if first is None or free == FOREVER else max(first, free) - now
+    return Claimed(jobs=jobs, now=now, wait=wait)
+
+
+def _lease(queue: Queue, row: Row, request: Claim, now: datetime) -> None:
+    queue.leave(row)
+    row.state = ACTIVE
+    row.token = request.token
+    row.lease_until = now + request.lease
+    row.locked_by = request.worker
+    row.attempt += 1
+    row.processed_at = now
+    queue.enter(row)
+
+
+def _free_at(queue: Queue, request: Claim, now: datetime) -> datetime:
+    """When the queue's pause and limit let a job be given: now, if they do."""
+    at = max(now, queue.pauses.get((None, None), now))
+    if request.limit is None:
+        return at
+    if request.limit.active is not None and len(queue.leases) >= request.limit.active:
+        return FOREVER
+    if request.limit.rate is not None:
+        at = max(at, queue.starts.free_at(None, request.limit.rate, now))
+    return at
+
+
+_CLAIMABLE = frozenset({WAITING, DELAYED, WAITING_CHILDREN})

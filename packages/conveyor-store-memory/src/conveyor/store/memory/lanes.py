@@ -1,0 +1,73 @@
+"""Where the jobs of a queue stand in line: a lane for each name in each group."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from itertools import count
+from typing import Any, Final, Generic, TypeVar
+
+from sortedcontainers import SortedList
+
+from conveyor.store.memory.rows import Row
+from conveyor.store.memory.timeline import Timeline
+
+Item = TypeVar("Item", bound=Hashable)
+_numbers: Final = count()
+
+
+class Group:
+    """The live jobs of one group, or of no group: what turns and limits are about."""
+
+    __slots__ = ("active", "lanes", "name", "size", "waiting")
+
+    def __init__(self, name: str | None) -> None:
+        self.name = name
+        #: The lanes that have jobs, by name.
+        self.lanes: dict[str, Lane] = {}
+        #: How many jobs are active, how many are waiting, and how many are waiting or delayed.
+        self.active = 0
+        self.waiting = 0
+        self.size = 0
+
+
+class Lane:
+    """The waiting and the delayed jobs of one name in one group, each in order."""
+
+    __slots__ = ("delayed", "group", "name", "number", "waiting")
+
+    def __init__(self, group: Group, name: str) -> None:
+        self.group = group
+        self.name = name
+        #: Decides between lanes that are equal otherwise.
+        self.number = next(_numbers)
+        #: By rank and place.
+        self.waiting: SortedList[Any] = SortedList()
+        self.delayed = Timeline()
+
+    def head(self, *, newest_first: bool) -> Row:
+        """The most urgent waiting job."""
+        rank, _, first = self.waiting[0]
+        if not newest_first:
+            return first  # type: ignore[no-any-return]
+        # Within a rank the newest job is the first one (`lifo`) or the last one.
+        *_, last = self.waiting[self.waiting.bisect_right((rank, float("inf"))) - 1]
+        return max(first, last, key=lambda row: row.seq)  # type: ignore[no-any-return]
+
+
+class Slots(Generic[Item]):
+    """Items that each stand in at most one of several sorted lists."""
+
+    def __init__(self) -> None:
+        self._slots: dict[Item, tuple[SortedList[Any], tuple[Any, ...]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def put(self, item: Item, where: SortedList[Any] | None, entry: tuple[Any, ...] = ()) -> None:
+        """Move the item to that place, from wherever it stood."""
+        old = self._slots.pop(item, None)
+        if old is not None:
+            old[0].remove(old[1])
+        if where is not None:
+            where.add(entry)
+            self._slots[item] = (where, entry)

@@ -1,0 +1,62 @@
+"""Which rows a `Where` means, and the orders they may be asked for in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from typing import Any, Final
+
+from conveyor.core.jobs import JobRecord, JobState
+from conveyor.core.store import Order, Where
+from conveyor.store.memory.queues import Queue
+from conveyor.store.memory.rows import EPOCH, Row, place
+
+
+def matching(where: Where, rows: Iterable[Row], now: datetime) -> Iterator[Row]:
+    """Those of the rows that match everything in `where` but `expired`."""
+    for row in rows:
+        if where.queue is not None and row.queue != where.queue:
+            continue
+        if where.ids is not None and row.id not in where.ids:
+            continue
+        if where.states is not None and row.state not in where.states:
+            continue
+        if where.names is not None and row.name not in where.names:
+            continue
+        if where.group is not None and row.group != where.group:
+            continue
+        if where.parent is not None and row.parent != where.parent:
+            continue
+        if where.unique_key is not None and not (row.unique_key == where.unique_key and row.holds(now)):
+            continue
+        if where.older_than is not None and now - (row.finished_at or row.created_at) < where.older_than:
+            continue
+        yield row
+
+
+def expired(queue: Queue, now: datetime) -> set[Row]:
+    """The jobs of a queue whose retention, by age or by count, is over."""
+    found = set[Row]()
+    counted: dict[JobState, list[tuple[datetime, int, Row]]] = {}
+    for row in queue.rows.values():
+        if row.finished_at is None:
+            continue
+        if row.expires_at is not None and row.expires_at <= now:
+            found.add(row)
+        if row.keep_count is not None:
+            counted.setdefault(row.state, []).append((row.finished_at, row.seq, row))
+    for latest in counted.values():
+        latest.sort(reverse=True)
+        found.update(row for later, (_, _, row) in enumerate(latest) if later >= (row.keep_count or 0))
+    return found
+
+
+#: What `find` sorts by; the same of a row and of a record that was found before.
+ORDERS: Final[dict[Order, Callable[[Row | JobRecord], tuple[Any, ...]]]] = {
+    Order.ADDED: lambda job: (job.seq,),
+    Order.NEWEST: lambda job: (-job.seq,),
+    Order.FINISHED: lambda job: (
+        (0, EPOCH - job.finished_at, -job.seq) if job.finished_at else (1, None, -job.seq)
+    ),
+    Order.CLAIM: lambda job: (job.rank, place(job)),
+}

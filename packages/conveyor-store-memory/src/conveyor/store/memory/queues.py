@@ -1,0 +1,236 @@
+"""One queue: its rows, and everything by which they are found without looking at all of them."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Final
+
+from conveyor.core.jobs import JobState
+from conveyor.core.store import Claim, Limit, Pause
+from conveyor.store.memory.lanes import Group, Lane
+from conveyor.store.memory.rows import ACTIVE, DELAYED, FOREVER, WAITING, Row, place
+from conveyor.store.memory.starts import Starts
+from conveyor.store.memory.timeline import Timeline
+from conveyor.store.memory.turns import Turns
+from conveyor.store.memory.views import Shape, View
+
+#: More shapes of claims than the workers of a queue have; the one used longest ago goes.
+MOST_VIEWS: Final = 32
+#: How long a repeated settle of a job that is gone is known.
+REMEMBERED: Final = timedelta(minutes=10)
+
+
+class Queue:
+    """The rows of one queue, in the order they were added.
+
+    What an index knows of a row (its state, rank and instants) is changed between `leave` and `enter`.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.rows: dict[str, Row] = {}
+        self.counts: Counter[JobState] = Counter()
+        #: Those that have live jobs; None is the group of the jobs without one.
+        self.groups: dict[str | None, Group] = {}
+        self.turns = Turns(self.groups)
+        self.delayed = Timeline()
+        self.leases = Timeline()
+        #: By (name, None), (None, group), and (None, None) for the whole queue.
+        self.pauses: dict[tuple[str | None, str | None], datetime] = {}
+        self.starts = Starts()
+        self.group_starts = Starts()
+        #: Outcomes of jobs that are gone, by id and token: the state asked for, and when the job went.
+        self.tombstones: OrderedDict[tuple[str, str], tuple[JobState, datetime]] = OrderedDict()
+        #: How many lanes and jobs claims have looked at so far.
+        self.steps = 0
+        self._holders: dict[str | None, Row] = {}
+        self._views: dict[Shape, View] = {}
+
+    def add(self, row: Row) -> None:
+        """Take a new row in."""
+        self.rows[row.id] = row
+        if row.group is not None:
+            self.turns.meet(row.group)
+        if row.holds_key:
+            self.take_key(row)
+        self.enter(row)
+
+    def remove(self, row: Row, now: datetime) -> None:
+        """Let a row go, and remember its last outcome if that is recent."""
+        self.leave(row)
+        self.drop_key(row)
+        del self.rows[row.id]
+        if row.settled is not None and row.settled[2] >= now - REMEMBERED:
+            token, state, _ = row.settled
+            self.tombstones[row.id, token] = (state, now)
+
+    def enter(self, row: Row) -> None:
+        """Put the row where its state says."""
+        self.counts[row.state] += 1
+        if row.state is WAITING:
+            lane = self._lane(row)
+            lane.waiting.add((row.rank, place(row), row))
+            lane.group.waiting += 1
+            lane.group.size += 1
+            self._changed(lane)
+        elif row.state is DELAYED:
+            lane = self._lane(row)
+            lane.delayed.add(row.run_at, row)
+            self.delayed.add(row.run_at, row)
+            lane.group.size += 1
+            self._changed(lane)
+        elif row.state is ACTIVE:
+            self.leases.add(row.lease_until, row)
+            group = self._group(row.group)
+            group.active += 1
+            self._busy(group)
+
+    def leave(self, row: Row) -> None:
+        """Take the row from where its state said."""
+        self.counts[row.state] -= 1
+        if row.state is WAITING:
+            lane = self._lane(row)
+            lane.waiting.remove((row.rank, place(row), row))
+            lane.group.waiting -= 1
+            lane.group.size -= 1
+            self._changed(lane)
+        elif row.state is DELAYED:
+            lane = self._lane(row)
+            lane.delayed.remove(row.run_at, row)
+            self.delayed.remove(row.run_at, row)
+            lane.group.size -= 1
+            self._changed(lane)
+        elif row.state is ACTIVE:
+            self.leases.remove(row.lease_until, row)
+            group = self._group(row.group)
+            group.active -= 1
+            self._busy(group)
+
+    def holder(self, key: str, now: datetime) -> Row | None:
+        """The job that holds the key now."""
+        row = self._holders.get(key)
+        return row if row is not None and row.holds(now) else None
+
+    def take_key(self, row: Row) -> None:
+        """Make the row the holder of its key, which nobody holds now."""
+        self.drop_key(self._holders.get(row.unique_key))
+        row.holds_key = True
+        self._holders[row.unique_key] = row
+
+    def drop_key(self, row: Row | None) -> None:
+        """Have the row hold no key."""
+        if row is not None and row.holds_key:
+            row.holds_key = False
+            del self._holders[row.unique_key]
+
+    @property
+    def lanes(self) -> Iterator[Lane]:
+        """Every lane that has jobs."""
+        return (lane for group in self.groups.values() for lane in group.lanes.values())
+
+    def size(self, group: str | None) -> int:
+        """How many waiting and delayed jobs a group has."""
+        return self.groups[group].size if group in self.groups else 0
+
+    def view(self, request: Claim, now: datetime) -> View:
+        """The lanes such a claim may take from."""
+        shape = Shape(request.newest_first, request.names, request.group_limit)
+        view = self._views.pop(shape, None) or View(self, shape, now)
+        self._views[shape] = view
+        if len(self._views) > MOST_VIEWS:
+            del self._views[next(iter(self._views))]
+        return view
+
+    def free_at(self, lane: Lane, limit: Limit | None, now: datetime) -> datetime:
+        """When pauses and the group limit let a job of the lane be given: now, if they do."""
+        group = lane.group
+        at = max(now, self.pauses.get((lane.name, None), now))
+        if group.name is None:
+            return at
+        at = max(at, self.pauses.get((None, group.name), now))
+        if limit is not None and limit.active is not None and group.active >= limit.active:
+            return FOREVER
+        if limit is not None and limit.rate is not None:
+            at = max(at, self.group_starts.free_at(group.name, limit.rate, now))
+        return at
+
+    def serve(self, name: str | None) -> None:
+        """Give the group its turn, if there are turns."""
+        if self.turns.known:
+            self.turns.serve(name)
+            self._all_changed(self._group(name))
+
+    def pause(self, what: Pause, until: datetime) -> None:
+        """Let claims pass over what is paused, until then at least."""
+        key = (what.name, what.group)
+        self.pauses[key] = max(until, self.pauses.get(key, until))
+        self._paused(what)
+
+    def resume(self, what: Pause) -> None:
+        """End a pause."""
+        self.pauses.pop((what.name, what.group), None)
+        self._paused(what)
+
+    def tidy(self, now: datetime) -> None:
+        """Forget what need not be remembered."""
+        if self.turns.forget():
+            self.turns = Turns(self.groups)
+            for group in self.groups.values():
+                self._all_changed(group)
+        self.starts.forget(now)
+        self.group_starts.forget(now)
+        for what in [what for what, until in self.pauses.items() if until <= now]:
+            del self.pauses[what]
+        for shape in [shape for shape, view in self._views.items() if view.outdated]:
+            del self._views[shape]
+        while self.tombstones:
+            oldest = next(iter(self.tombstones))
+            if self.tombstones[oldest][1] >= now - REMEMBERED:
+                break
+            del self.tombstones[oldest]
+
+    def _group(self, name: str | None) -> Group:
+        group = self.groups.get(name)
+        if group is None:
+            group = self.groups[name] = Group(name)
+        return group
+
+    def _lane(self, row: Row) -> Lane:
+        group = self._group(row.group)
+        lane = group.lanes.get(row.name)
+        if lane is None:
+            lane = group.lanes[row.name] = Lane(group, row.name)
+        return lane
+
+    def _changed(self, lane: Lane) -> None:
+        if not lane.waiting and not lane.delayed:
+            del lane.group.lanes[lane.name]
+        self._note(lane)
+        self._live(lane.group)
+
+    def _busy(self, group: Group) -> None:
+        if group.name is not None:
+            self._all_changed(group)
+        self._live(group)
+
+    def _live(self, group: Group) -> None:
+        if not group.size and not group.active:
+            del self.groups[group.name]
+        self.turns.change(group.name)
+
+    def _paused(self, what: Pause) -> None:
+        if what.group in self.groups and what.group is not None:
+            self._all_changed(self.groups[what.group])
+        for lane in self.lanes if what.name is not None else ():
+            if lane.name == what.name:
+                self._note(lane)
+
+    def _all_changed(self, group: Group) -> None:
+        for lane in group.lanes.values():
+            self._note(lane)
+
+    def _note(self, lane: Lane) -> None:
+        for view in self._views.values():
+            view.changed.add(lane)

@@ -1,0 +1,96 @@
+"""A job as this store keeps it: a record that can be written to, and one column of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime, timedelta
+from operator import attrgetter
+from typing import Final
+
+from conveyor.core.jobs import JobKey, JobRecord, JobState
+
+# An attribute of an enum costs more than a look-up in a dictionary, and these are asked for all the time.
+WAITING: Final = JobState.WAITING
+WAITING_CHILDREN: Final = JobState.WAITING_CHILDREN
+DELAYED: Final = JobState.DELAYED
+ACTIVE: Final = JobState.ACTIVE
+#: Ageing counts from here.
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+#: The end of what does not end by itself.
+FOREVER: Final = datetime.max.replace(tzinfo=UTC)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Row:
+    """The columns of a `JobRecord`, under the same names, and what was settled last."""
+
+    queue: str
+    id: str
+    name: str
+    payload: str
+    options: str
+    report: str
+    priority: int
+    lifo: bool
+    ageing: timedelta | None
+    delay: timedelta | None
+    run_at: datetime | None
+    group: str | None
+    group_max_size: int | None
+    unique_key: str | None
+    unique_for: timedelta | None
+    parent: JobKey | None
+    state: JobState
+    seq: int
+    rank: float
+    holds_key: bool
+    unique_until: datetime | None
+    pending: int
+    released: bool
+    created_at: datetime
+    token: str | None = None
+    lease_until: datetime | None = None
+    locked_by: str | None = None
+    attempt: int = 0
+    stalled: int = 0
+    cancel_requested: bool = False
+    processed_at: datetime | None = None
+    finished_at: datetime | None = None
+    expires_at: datetime | None = None
+    keep_count: int | None = None
+    #: The last outcome that was applied: its token, the state it asked for, and when.
+    settled: tuple[str, JobState, datetime] | None = None
+
+    @property
+    def key(self) -> JobKey:
+        """The job's identity."""
+        return JobKey(self.queue, self.id)
+
+    def holds(self, now: datetime) -> bool:
+        """Whether the job is the holder of its unique key at that moment."""
+        return self.holds_key and (self.unique_until is None or self.unique_until > now)
+
+    def let_go(self) -> None:
+        """End the lease, if there is one."""
+        self.token = self.lease_until = self.locked_by = None
+
+
+def record(row: Row, now: datetime) -> JobRecord:
+    """The row as others may see it: a value of its own, as of now."""
+    # Straight into the slots: the constructor of a frozen class takes three times as long.
+    made = object.__new__(JobRecord)
+    for put, value in zip(_PUT, _values(row), strict=True):
+        put(made, value)
+    if row.holds_key and not row.holds(now):
+        return replace(made, holds_key=False)
+    return made
+
+
+def place(job: Row | JobRecord) -> int:
+    """Where the job stands among those of its rank: `lifo` ones first, newest first."""
+    return -job.seq if job.lifo else job.seq
+
+
+_NAMES: Final = tuple(f.name for f in fields(JobRecord))
+_PUT: Final = tuple(JobRecord.__dict__[name].__set__ for name in _NAMES)
+_values: Final = attrgetter(*_NAMES)

@@ -1,0 +1,108 @@
+"""Applying what the holders of leases decided, and what they want changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from conveyor.core.jobs import TERMINAL, JobKey, Lease
+from conveyor.core.store import Change, Inserted, Outcome, Settled
+from conveyor.store.memory.data import Data, retain
+from conveyor.store.memory.inserting import insert
+from conveyor.store.memory.rows import ACTIVE, DELAYED, WAITING, WAITING_CHILDREN, Row
+
+
+@dataclass(slots=True)
+class _Effects:
+    applied: set[Lease] = field(default_factory=set)
+    released: list[JobKey] = field(default_factory=list)
+    spawned: list[Inserted] = field(default_factory=list)
+
+
+def settle(data: Data, outcomes: Sequence[Outcome], now: datetime) -> Settled:
+    """Apply the outcomes whose leases are held, in order."""
+    effects = _Effects()
+    for outcome in outcomes:
+        row = held(data, outcome.lease)
+        if row is not None:
+            effects.applied.add(outcome.lease)
+            _apply(data, row, outcome, effects, now)
+        elif _applied_before(data, outcome):
+            effects.applied.add(outcome.lease)
+    return Settled(
+        applied=frozenset(effects.applied),
+        released=tuple(effects.released),
+        spawned=tuple(effects.spawned),
+    )
+
+
+def held(data: Data, lease: Lease) -> Row | None:
+    """The job that is active under this lease."""
+    row = data.row(lease.queue, lease.id)
+    active = row is not None and row.state is ACTIVE and row.token == lease.token
+    return row if active else None
+
+
+def _applied_before(data: Data, outcome: Outcome) -> bool:
+    queue, job_id, token = outcome.lease
+    row = data.row(queue, job_id)
+    if row is not None and row.settled is not None and row.settled[:2] == (token, outcome.state):
+        return True
+    if queue not in data.queues:
+        return False
+    state, _ = data.queues[queue].tombstones.get((job_id, token), (None, None))
+    return state is outcome.state
+
+
+def _apply(data: Data, row: Row, outcome: Outcome, effects: _Effects, now: datetime) -> None:
+    row.attempt = outcome.attempt
+    row.settled = (outcome.lease.token, outcome.state, now)
+    if outcome.report is not None:
+        row.report = outcome.report
+    if outcome.state in TERMINAL:
+        parent = data.end(row, outcome, now)
+        if parent is not None:
+            effects.released.append(parent)
+    elif outcome.state is WAITING_CHILDREN:
+        data.wait_for_children(row, 0)
+    elif row.pending or (outcome.delay is None and outcome.run_at is None):
+        data.go_back(row, now)
+    else:
+        data.wait(row, now, outcome.run_at if outcome.delay is None else now + outcome.delay)
+    if outcome.spawn:
+        effects.spawned += insert(data, outcome.spawn, now, group_limits=False)
+    if row.state is WAITING_CHILDREN and not row.pending:
+        data.wait(row, now)
+
+
+def alter(data: Data, row: Row, change: Change, now: datetime) -> bool:
+    """Do to a job what applies to it, and say whether anything did."""
+    queue = data.queues[row.queue]
+    applied = change.retry and data.retry(row, now)
+    if row.state not in TERMINAL:
+        if change.payload is not None:
+            row.payload = change.payload
+            applied = True
+        if change.priority is not None:
+            queue.leave(row)
+            row.rank += change.priority - row.priority
+            row.priority = change.priority
+            queue.enter(row)
+            applied = True
+    if row.state in _IN_LINE and (change.delay is not None or change.run_at is not None):
+        data.wait(row, now, change.run_at if change.delay is None else now + change.delay)
+        applied = True
+    if row.state is ACTIVE and change.cancel:
+        row.cancel_requested = True
+        applied = True
+    if row.state in TERMINAL and change.retention is not None:
+        retain(row, change.retention, now)
+        applied = True
+    if change.release_key and row.holds(now):
+        queue.drop_key(row)
+        applied = True
+    return applied
+
+
+_IN_LINE = frozenset({WAITING, DELAYED})
