@@ -1,0 +1,87 @@
+"""What the race tests run in processes of their own.
+
+    python -m conveyor.conformance.runner URL ROLE ARGUMENT
+
+Each process opens the store by its URL, says so, waits for a line on its standard input so that all
+begin at once, plays its role, and prints what it got as JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from conveyor.conformance.make import LEASE, at, claim, completed, job
+from conveyor.core.discovery import open_store
+from conveyor.core.store import JobState, Limit, Store, Where
+
+
+async def claim_all(store: Store, _: str) -> list[str]:
+    """Claim jobs until there are none, and tell their ids."""
+    found: list[str] = []
+    while jobs := (await store.claim(claim(3, lease=LEASE * 100), now=at(0))).jobs:
+        found += [held.id for held in jobs]
+    return found
+
+
+async def add_keys(store: Store, who: str) -> list[bool]:
+    """Add jobs for the same keys as everybody, and tell which were created."""
+    created: list[bool] = []
+    for n in range(20):
+        (answer,) = await store.insert([job(f"{who}-{n}", unique_key=f"k{n}")], now=at(0))
+        created.append(answer.created)
+    return created
+
+
+async def work(store: Store, _: str) -> list[int]:
+    """Work jobs off, two at a time in all processes together, and tell how many were active each time."""
+    seen: list[int] = []
+    idle = 0
+    while idle < 20:
+        jobs = (await store.claim(claim(5, limit=Limit(active=2)), now=at(0))).jobs
+        counts = await store.count(Where(queue="q"), now=at(0))
+        seen.append(counts.get(("q", JobState.ACTIVE), 0))
+        await store.settle([completed(held) for held in jobs], now=at(1))
+        idle = 0 if jobs or counts.get(("q", JobState.WAITING), 0) else idle + 1
+    return seen
+
+
+async def end_children(store: Store, _: str) -> list[str]:
+    """Complete children until there are none, and tell which parents that released."""
+    released: list[str] = []
+    while jobs := (await store.claim(claim(1, queue="kids", lease=LEASE * 100), now=at(0))).jobs:
+        settled = await store.settle([completed(held) for held in jobs], now=at(1))
+        released += [key.id for key in settled.released]
+    return released
+
+
+async def append(store: Store, who: str) -> list[str]:
+    """Add jobs one by one, and tell their ids."""
+    mine = [f"{who}-{n}" for n in range(30)]
+    for one in mine:
+        await store.insert([job(one)], now=at(0))
+    return mine
+
+
+ROLES: dict[str, Callable[[Store, str], Awaitable[Sequence[Any]]]] = {
+    "claim_all": claim_all,
+    "add_keys": add_keys,
+    "work": work,
+    "end_children": end_children,
+    "append": append,
+}
+
+
+async def main(url: str, role: str, argument: str) -> None:
+    """Play one role."""
+    async with open_store(url) as store:
+        print("ready", flush=True)  # noqa: T201 - this is how it talks
+        await asyncio.to_thread(sys.stdin.readline)
+        print(json.dumps(list(await ROLES[role](store, argument))), flush=True)  # noqa: T201 - likewise
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

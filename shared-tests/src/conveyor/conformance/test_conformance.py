@@ -1,0 +1,7 @@
+"""What `pytest --pyargs conveyor.conformance --conveyor-store SCHEME` runs."""
+
+from conveyor.conformance.contract import StoreContract
+
+
+class TestConformance(StoreContract):
+    """The whole contract, on each store that the command line names."""

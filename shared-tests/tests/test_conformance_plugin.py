@@ -1,0 +1,354 @@
+"""The plugin, from outside: what a store's author types, and what the run tells."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+import sys
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from conveyor.conformance import StoreContract
+from conveyor.conformance.plugin import AREAS
+
+pytest_plugins = ["pytester"]
+
+#: A small and quick part of the suite, that has tests of several areas.
+PART = "inserting_nothing or settling_nothing or renewing_nothing or data_survives or async_with"
+
+RUN = ("--pyargs", "conveyor.conformance", "-p", "no:cacheprovider", "-W", "error")
+
+#: A store that a stranger wrote: MemoryStore without some of its features.
+MINE = """
+import pytest
+from conveyor.conformance import StoreContract
+from conveyor.core.errors import UnsupportedFeatureError
+from conveyor.core.store import Feature
+from conveyor.store.memory import MemoryStore
+
+class Mine(MemoryStore):
+    @property
+    def features(self):
+        return super().features - {LEFT_OUT}
+
+    async def insert(self, jobs, **options):
+        if {BUG}:
+            jobs = list(reversed(jobs))
+        if any(job.group for job in jobs) and Feature.GROUPS not in self.features:
+            raise UnsupportedFeatureError(type(self).__name__, Feature.GROUPS)
+        return await super().insert(jobs, **options)
+
+    async def settle(self, outcomes, **options):
+        spawned = [job for outcome in outcomes for job in outcome.spawn]
+        if any(job.group for job in spawned) and Feature.GROUPS not in self.features:
+            raise UnsupportedFeatureError(type(self).__name__, Feature.GROUPS)
+        return await super().settle(outcomes, **options)
+
+    async def pause(self, queue, what, for_=None, **options):
+        if what.group is not None and Feature.GROUPS not in self.features:
+            raise UnsupportedFeatureError(type(self).__name__, Feature.GROUPS)
+        await super().pause(queue, what, for_, **options)
+
+class TestMine(StoreContract):
+    @pytest.fixture
+    async def store(self):
+        async with Mine() as store:
+            yield store
+"""
+
+
+def mine(pytester: pytest.Pytester, *, left_out: str = "set()", bug: bool = False) -> None:
+    """A test file of a stranger's store, in a project that has no settings for pytest-asyncio."""
+    pytester.makepyfile(test_mine=MINE.replace("{LEFT_OUT}", left_out).replace("{BUG}", str(bug)))
+
+
+def run(pytester: pytest.Pytester, *options: str) -> pytest.RunResult:
+    """Run pytest in a process of its own."""
+    return pytester.runpytest_subprocess("-p", "no:cacheprovider", *options)
+
+
+def run_here(pytester: pytest.Pytester, *options: str) -> pytest.RunResult:
+    """Run pytest in this process, which has imported the suite already."""
+    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function")
+    return pytester.runpytest_inprocess("-p", "no:cacheprovider", *options)
+
+
+def report(pytester: pytest.Pytester, store: str) -> dict[str, Any]:
+    """What a run said of a store."""
+    found: dict[str, Any] = json.loads((pytester.path / "report.json").read_text())
+    told: dict[str, Any] = found[store]
+    return told
+
+
+@pytest.mark.slow
+def test_a_store_is_tested_by_its_scheme(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest_inprocess(
+        *RUN, "--conveyor-store", "memory", "--conveyor-report", "report.json", "--conveyor-steps", "5"
+    )
+
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        [
+            "*conveyor store conformance*",
+            "*memory*",
+            "inserting *ok *",
+            "claiming *ok *",
+            "memory (conveyor-store-memory *): CONFORMS",
+            "memory does not offer: durable, multi-process",
+        ]
+    )
+    found = report(pytester, "memory")
+    assert found["verdict"] == "CONFORMS"
+    assert found["not offered"] == ["durable", "multi-process"]
+    assert found["areas"]["inserting"]["passed"] > 20
+
+
+@pytest.mark.slow
+def test_a_run_in_parallel_tells_the_same(pytester: pytest.Pytester) -> None:
+    options = (*RUN, "--conveyor-store", "memory", "--conveyor-report", "report.json")
+    part = ("-k", "timed_pause or opening_twice or two_handles_see")
+    assert pytester.runpytest_inprocess(*options, *part).ret == 0
+    alone = report(pytester, "memory")
+
+    assert pytester.runpytest_subprocess(*options, *part, "-n", "2").ret == 0
+
+    assert report(pytester, "memory") == alone
+    assert alone["areas"]["pausing"]["passed"] > 1
+    assert alone["areas"]["lifecycle"] == {"passed": 1, "not offered": 1}
+
+
+@pytest.mark.slow
+def test_several_stores_stand_side_by_side(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest_inprocess(
+        *RUN, "--conveyor-store", "memory", "--conveyor-store", "sqlite", "-k", PART
+    )
+
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        ["* memory *sqlite", "lifecycle *ok *ok *", "memory (*part that ran", "sqlite (*part that ran"]
+    )
+
+
+@pytest.mark.slow
+def test_all_is_every_installed_store(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest_inprocess(*RUN, "--conveyor-store", "all", "-k", "inserting_nothing")
+
+    result.stdout.fnmatch_lines(["memory (*): *", "sqlite (*): *"])
+
+
+@pytest.mark.slow
+def test_a_url_template_says_where_the_stores_are(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest_inprocess(
+        *RUN, "--conveyor-store", "sqlite", "--conveyor-url", "sqlite:///{tmp}/{worker}-{n}.db", "-k", PART
+    )
+
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["sqlite (*): passes the part that ran"])
+
+
+@pytest.mark.slow
+def test_an_unknown_store_cannot_be_tested(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest_inprocess(
+        *RUN, "--conveyor-store", "nope", "--conveyor-url", "nope://", "-k", PART
+    )
+
+    assert result.ret != 0
+    result.stdout.fnmatch_lines(["*UnknownStoreError*nope*"])
+    result.stdout.fnmatch_lines(["nope: COULD NOT BE TESTED"])
+
+
+@pytest.mark.slow
+def test_a_part_is_not_conformance(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest_inprocess(*RUN, "--conveyor-store", "memory", "-k", PART)
+
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["memory (*): passes the part that ran"])
+
+
+@pytest.mark.slow
+def test_no_store_is_an_error_of_usage(pytester: pytest.Pytester) -> None:
+    result = run_here(pytester, "--pyargs", "conveyor.conformance")
+
+    assert result.ret != 0
+    assert "CONFORMS" not in result.stdout.str()
+    assert "--conveyor-store SCHEME" in result.stdout.str() + result.stderr.str()
+
+
+@pytest.mark.slow
+def test_a_store_that_nobody_provides_needs_a_url(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest_subprocess(*RUN, "--conveyor-store", "nope")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*how to make a store of 'nope'*--conveyor-url*"])
+
+
+@pytest.mark.slow
+def test_the_users_own_packages_are_not_shadowed(pytester: pytest.Pytester) -> None:
+    package = pytester.mkpydir("core")
+    (package / "own.py").write_text("mine = True")
+    pytester.makepyfile(test_own="import core.own\n\ndef test_own():\n    assert core.own.mine\n")
+    pytester.makeini("[pytest]\npythonpath = .\nasyncio_default_fixture_loop_scope = function")
+
+    result = run(
+        pytester, *RUN[:2], "test_own.py", "--conveyor-store", "memory", "-k", "test_own or inserting_nothing"
+    )
+
+    assert result.ret == 0
+    assert result.parseoutcomes()["passed"] == 2
+
+
+# ------------------------------------------------------------- a class of one's own
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["strict", "auto"])
+def test_a_class_of_ones_own_needs_no_settings(pytester: pytest.Pytester, mode: str) -> None:
+    mine(pytester)
+
+    result = run_here(pytester, f"--asyncio-mode={mode}", "-k", PART)
+
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*TestMine", "inserting *ok 1", "TestMine: passes the part that ran"])
+
+
+@pytest.mark.slow
+def test_what_a_store_does_not_declare_is_a_row_of_its_own(pytester: pytest.Pytester) -> None:
+    mine(pytester, left_out="{Feature.GROUPS}")
+
+    result = run_here(pytester, "-k", "groups or honesty or refused", "--conveyor-report", "report.json")
+
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["groups *not offered", "honesty *ok *", "TestMine does not offer: *groups*"])
+    assert "groups" in report(pytester, "TestMine")["not offered"]
+
+
+@pytest.mark.slow
+def test_a_bug_fails_its_row_and_the_verdict(pytester: pytest.Pytester) -> None:
+    mine(pytester, bug=True)
+
+    result = run_here(pytester, "-k", "many_jobs_are_inserted or inserting_nothing or settling_nothing")
+
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*assert*", "inserting *FAIL 1/2", "TestMine: DOES NOT CONFORM"])
+    result.stdout.fnmatch_lines(["settling *ok 1"])
+
+
+@pytest.mark.slow
+def test_a_store_that_cannot_be_made_cannot_be_tested(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+        from conveyor.conformance import StoreContract
+
+        class TestMine(StoreContract):
+            @pytest.fixture
+            async def store(self):
+                raise ConnectionError("no server")
+        """
+    )
+
+    result = run_here(pytester, "-k", PART)
+
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["inserting *ERROR 1", "TestMine: COULD NOT BE TESTED"])
+
+
+@pytest.mark.slow
+def test_a_declared_feature_that_could_not_be_tested_is_not_conformance(pytester: pytest.Pytester) -> None:
+    mine(pytester, left_out="set()")
+    text = (pytester.path / "test_mine.py").read_text()
+    (pytester.path / "test_mine.py").write_text(text.replace("- set()", "| {Feature.MULTI_PROCESS}"))
+
+    result = run_here(pytester, "-k", "two_handles_see or inserting_nothing", "-rs")
+
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        ["lifecycle *skipped", "TestMine: passes the part that ran", "*`peer` fixture*"]
+    )
+
+
+@pytest.mark.slow
+def test_a_class_may_name_an_installed_store(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        from conveyor.conformance import StoreContract
+
+        class TestIt(StoreContract):
+            store_scheme = "sqlite"
+        """
+    )
+
+    result = run_here(pytester, "-k", PART + " or two_handles_see")
+
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["lifecycle *ok 3", "sqlite (*part that ran"])
+
+
+@pytest.mark.slow
+def test_a_class_may_bring_a_second_handle_of_its_own(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+        from conveyor.conformance import StoreContract
+        from conveyor.store.sqlite import SqliteStore
+
+        class TestMine(StoreContract):
+            @pytest.fixture
+            def place(self, tmp_path):
+                return f"sqlite:///{tmp_path}/jobs.db"
+
+            @pytest.fixture
+            async def store(self, place):
+                async with SqliteStore.from_url(place) as store:
+                    yield store
+
+            @pytest.fixture
+            async def peer(self, store, place):
+                async with SqliteStore.from_url(place) as peer:
+                    yield peer
+        """
+    )
+
+    result = run_here(pytester, "-k", "two_handles_see or one_of_many_claimers_gets_the_job")
+
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["lifecycle *ok 1", "races *ok 2"])
+
+
+def test_every_test_of_the_contract_has_an_area_and_runs_in_every_mode() -> None:
+    tests = {name: getattr(StoreContract, name) for name in dir(StoreContract) if name.startswith("test_")}
+
+    assert len(tests) > 400
+    for name, test in tests.items():
+        assert test.conveyor_area.replace(" ", "_") in AREAS, name
+        marks = {mark.name for mark in getattr(test, "pytestmark", [])}
+        assert "asyncio" in marks or not inspect.iscoroutinefunction(test), name
+
+
+def test_no_test_of_the_contract_hides_another() -> None:
+    parts = [part for part in StoreContract.__mro__ if any(name.startswith("test_") for name in vars(part))]
+    names = Counter(name for part in parts for name in vars(part) if name.startswith("test_"))
+
+    assert [name for name, number in names.items() if number > 1] == []
+
+
+def test_pytest_is_not_slowed_down_by_the_plugin() -> None:
+    code = (
+        "import sys, conveyor.conformance.plugin;"
+        "print([name for name in sys.modules if name.startswith('conveyor.') and 'conformance' not in name])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+def test_the_help_names_the_options(pytester: pytest.Pytester) -> None:
+    result = run(pytester, "--help")
+
+    result.stdout.fnmatch_lines(
+        ["*--conveyor-store=SCHEME*", "*--conveyor-url=TEMPLATE*", "*--conveyor-report=FILE*"]
+    )
