@@ -1,0 +1,225 @@
+"""Runs every Python example of the README files and of these pages, and checks their links.
+
+A block that calls `asyncio.run` is a program, and runs in a process of its own. The other blocks of a page
+are one session, from top to bottom, with `await` allowed anywhere, as in `python -m asyncio`. What a
+`print` shows is checked where a comment behind it says what that is (`…` stands for anything). A block
+below `<!-- not run: the reason -->` is left out.
+"""
+
+# ruff: noqa: S101 - tests assert
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import fnmatch
+import inspect
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
+
+import pytest
+
+import conveyor.core
+from conveyor.core import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+PAGES: Final = sorted((ROOT / "docs").glob("*.md"))
+README: Final = ROOT / "README.md"
+#: Pages whose Python is meant to run. The others show parts of files that have tests of their own.
+RUN: Final = [
+    README,
+    *sorted(ROOT.glob("packages/*/README.md")),
+    ROOT / "shared-tests" / "README.md",
+    *(page for page in PAGES if page.name != "writing-a-store.md"),
+]
+
+_BLOCK: Final = re.compile(
+    r"(?:^<!-- (?P<note>.*) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+)
+_EXPECTED: Final = re.compile(r"^\s*print\(.*\)  # (?P<shown>.+)$", re.MULTILINE)
+_LINK: Final = re.compile(r"(?<!\!)\[[^\]]*\]\((?P<target>[^)\s]+)\)")
+_HEADING: Final = re.compile(r"^#+ (?P<title>.+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    page: Path
+    line: int
+    language: str
+    note: str
+    code: str
+
+    @property
+    def program(self) -> bool:
+        return "asyncio.run(" in self.code
+
+    @property
+    def run(self) -> bool:
+        return self.language == "python" and not self.note.startswith("not run:")
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    text = page.read_text(encoding="utf-8")
+    for found in _BLOCK.finditer(text):
+        line = text.count("\n", 0, found.start("code")) + 1
+        yield Block(page, line, found["language"], found["note"] or "", found["code"])
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def shown_by(block: Block) -> list[str]:
+    return [found["shown"] for found in _EXPECTED.finditer(block.code)]
+
+
+def check(output: str, expected: list[str]) -> None:
+    """Each expected line is there, in this order."""
+    lines = iter(output.splitlines())
+    for wanted in expected:
+        pattern = re.sub(r"([\[\]?*])", r"[\1]", wanted).replace("…", "*")
+        assert any(fnmatch.fnmatchcase(line, pattern) for line in lines), (
+            f"{wanted!r} was not shown:\n{output}"
+        )
+
+
+async def session(page: Path, namespace: dict[str, Any]) -> None:
+    """Run the blocks of a page that are no programs, in order, in one event loop."""
+    try:
+        for block in blocks(page):
+            if block.run and not block.program:
+                # The line numbers of a traceback are those of the page.
+                source = "\n" * (block.line - 1) + block.code
+                code = compile(source, str(page), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+                step = eval(code, namespace)  # noqa: S307 - our own documentation
+                if inspect.isawaitable(step):
+                    await step
+    finally:
+        if "store" in namespace:
+            await namespace["store"].close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", RUN, ids=name_of)
+def test_the_examples_of_a_page_run(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    asyncio.run(asyncio.wait_for(session(page, {"__name__": "__main__"}), 60))
+
+    expected = [line for block in blocks(page) if block.run and not block.program for line in shown_by(block)]
+    check(capsys.readouterr().out, expected)
+
+
+PROGRAMS: Final = [block for page in RUN for block in blocks(page) if block.run and block.program]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", PROGRAMS, ids=lambda block: f"{name_of(block.page)}:{block.line}")
+def test_a_program_of_a_page_runs(block: Block, tmp_path: Path) -> None:
+    done = subprocess.run(  # noqa: S603 - our own documentation
+        [sys.executable, "-W", "error", "-c", block.code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    check(done.stdout, shown_by(block))
+
+
+def test_every_page_has_an_example_that_is_run() -> None:
+    without = [name_of(page) for page in RUN if not any(block.run for block in blocks(page))]
+
+    assert without == []
+
+
+def test_a_block_that_is_not_run_says_why() -> None:
+    silent = [
+        f"{name_of(b.page)}:{b.line}" for page in RUN for b in blocks(page) if b.note.strip() == "not run:"
+    ]
+
+    assert silent == []
+
+
+def slug(title: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", sorted({*RUN, *PAGES}), ids=name_of)
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    broken = []
+    prose = _BLOCK.sub("", page.read_text(encoding="utf-8"))
+    for found in _LINK.finditer(prose):
+        target, _, anchor = unquote(found["target"]).partition("#")
+        if re.match(r"[a-z]+:", target):
+            continue
+        file = (page.parent / target).resolve() if target else page
+        if not file.exists():
+            broken.append(found["target"])
+        elif anchor:
+            headings = _HEADING.finditer(_BLOCK.sub("", file.read_text(encoding="utf-8")))
+            if anchor not in {slug(heading["title"]) for heading in headings}:
+                broken.append(found["target"])
+
+    assert broken == []
+
+
+def test_the_readme_starts_with_exactly_two_commands() -> None:
+    text = README.read_text(encoding="utf-8")
+    start = text.index("\n## Start\n")
+    end = text.index("\n## ", start + 1)
+    lines = [text.count("\n", 0, at) + 1 for at in (start, end)]
+
+    commands = [b for b in blocks(README) if b.language == "sh" and lines[0] < b.line < lines[1]]
+
+    assert [b.code for b in commands] == ["pip install hatch && hatch run demo\n", "hatch test\n"]
+
+
+def test_the_readme_makes_the_promise_and_no_other() -> None:
+    text = README.read_text(encoding="utf-8").lower()
+
+    assert "at-least-once execution, exactly-once accepted settlement" in text
+    assert "exactly-once delivery" not in text
+
+
+def test_the_errors_page_draws_the_tree_that_there_is() -> None:
+    page = ROOT / "docs" / "errors.md"
+
+    [tree] = [block.code for block in blocks(page) if "ConveyorError\n" in block.code and not block.run]
+
+    assert tree.strip() in (errors.__doc__ or "")
+
+
+def test_every_public_name_is_in_the_docs() -> None:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in [README, *PAGES])
+
+    missing = [name for name in conveyor.core.__all__ if not re.search(rf"\b{name}\b", text)]
+
+    assert missing == []
+
+
+def test_the_table_of_names_names_what_there_is() -> None:
+    """Each Python name of the page, `Class.name`, is one that exists."""
+    text = (ROOT / "docs" / "typescript-names.md").read_text(encoding="utf-8")
+    pairs = re.findall(r"`(Queue|Job|Worker)\.(\w+)", text)
+
+    missing = [f"{owner}.{name}" for owner, name in pairs if not hasattr(getattr(conveyor.core, owner), name)]
+
+    assert pairs
+    assert missing == []

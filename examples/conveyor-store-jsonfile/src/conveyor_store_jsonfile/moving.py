@@ -1,0 +1,207 @@
+"""How jobs move: insert, claim, renew, settle and advance, as plain functions on the data."""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from conveyor.core.jobs import TERMINAL, JobRecord, JobState, Lease
+from conveyor.core.store import (
+    Advanced,
+    Beat,
+    Claim,
+    Claimed,
+    Inserted,
+    Outcome,
+    Renewed,
+    Retention,
+    Settled,
+)
+from conveyor_store_jsonfile.data import REMEMBERED, Applied, Data
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+IN_LINE = (JobState.WAITING, JobState.DELAYED)
+NOBODY: dict[str, Any] = {"token": None, "lease_until": None, "locked_by": None}
+#: What the caller of `insert` says of a job; all else is the store's to say.
+GIVEN = ("queue", "id", "name", "payload", "options", "report", "priority", "lifo", "ageing", "unique_key")
+
+
+def insert(data: Data, jobs: Sequence[JobRecord], now: datetime, *, new_only: bool = False) -> list[Inserted]:
+    """Add jobs, and tell which job stands for each."""
+    keys = [job.key for job in jobs]
+    refused = new_only and (len(set(keys)) < len(keys) or any(key in data.jobs for key in keys))
+    told = []
+    for job in jobs:
+        standing = data.jobs.get(job.key)
+        if standing is None and not refused and job.unique_key is not None:
+            standing = data.holder(job.queue, job.unique_key)
+        created = standing is None and not refused
+        if standing is None:
+            standing = _begun(job, data.next_seq, now)
+        if created:
+            data.put(standing)
+            data.next_seq += 1
+        at = standing.created_at or now
+        told.append(Inserted(key=standing.key, created=created, state=standing.state, created_at=at))
+    return told
+
+
+def claim(data: Data, request: Claim, now: datetime) -> Claimed:
+    """Lease jobs, most urgent first."""
+    jobs = [job for job in data.jobs.values() if job.queue == request.queue]
+    line = [job for job in jobs if job.state in IN_LINE]
+    room, newest_first = request.count, request.newest_first
+    if request.ids is not None:
+        free, newest_first = [job for job in line if job.id in request.ids], False
+    else:
+        free = [
+            job for job in line if job.state is JobState.WAITING and _free_at(data, job, request, now) == now
+        ]
+        if request.limit is not None and request.limit.active is not None:
+            active = sum(job.state is JobState.ACTIVE for job in jobs)
+            room = min(room, max(0, request.limit.active - active))
+    free.sort(key=lambda job: (job.rank, -job.seq if newest_first or job.lifo else job.seq))
+    leased = [
+        data.put(
+            job,
+            state=JobState.ACTIVE,
+            token=request.token,
+            lease_until=now + request.lease,
+            locked_by=request.worker,
+            attempt=job.attempt + 1,
+            processed_at=now,
+        )
+        for job in free[:room]
+    ]
+    wait = None
+    if request.ids is None and len(leased) < room:  # so all that were free are taken: look at the others
+        times = [_free_at(data, job, request, now) for job in line if job not in free]
+        wait = min((at - now for at in times if at is not None), default=None)
+    return Claimed(jobs=leased, now=now, wait=wait)
+
+
+def renew(data: Data, beats: Sequence[Beat], lease: timedelta, now: datetime) -> Renewed:
+    """Let leases last on, and write what the beats carry."""
+    held, lost, cancelled = set[Lease](), set[Lease](), set[Lease]()
+    for beat in beats:
+        job = _held(data, beat.lease)
+        if job is None:
+            lost.add(beat.lease)
+            continue
+        held.add(beat.lease)
+        if job.cancel_requested:
+            cancelled.add(beat.lease)
+        report = job.report if beat.report is None else beat.report
+        payload = job.payload if beat.payload is None else beat.payload
+        data.put(job, report=report, payload=payload, lease_until=now + lease)
+    return Renewed(held=frozenset(held), lost=frozenset(lost), cancelled=frozenset(cancelled))
+
+
+def settle(data: Data, outcomes: Sequence[Outcome], now: datetime) -> Settled:
+    """Apply the outcomes whose leases are held, in order."""
+    applied, spawned = set[Lease](), list[Inserted]()
+    for outcome in outcomes:
+        lease = outcome.lease
+        job = _held(data, lease)
+        if job is not None:
+            applied.add(lease)
+            data.applied[job.key] = Applied(lease.token, outcome.state, now)
+            report = job.report if outcome.report is None else outcome.report
+            _apply(data, data.put(job, attempt=outcome.attempt, report=report, **NOBODY), outcome, now)
+            spawned += insert(data, outcome.spawn, now)
+        else:
+            known = (data.applied.get(lease.key), data.gone.get(lease))
+            if any(one is not None and one[:2] == (lease.token, outcome.state) for one in known):
+                applied.add(lease)
+    return Settled(applied=frozenset(applied), spawned=tuple(spawned))
+
+
+def advance(data: Data, queues: Collection[str], limit: int, now: datetime) -> Advanced:
+    """Make due jobs waiting, take back the leases that ran out, and forget."""
+    due = [job for at, _, job in _timed(data, queues, JobState.DELAYED) if at <= now][:limit]
+    stalled = [job for at, _, job in _timed(data, queues, JobState.ACTIVE) if at <= now][:limit]
+    for job in due:
+        wait(data, job, None, now)
+    for job in stalled:
+        wait(data, data.put(job, stalled=job.stalled + 1, **NOBODY), job.run_at, now)
+    data.gone = {lease: known for lease, known in data.gone.items() if known.at >= now - REMEMBERED}
+    data.pauses = {what: until for what, until in data.pauses.items() if until is None or until > now}
+    to_come = [*_timed(data, queues, JobState.DELAYED), *_timed(data, queues, JobState.ACTIVE)]
+    pause = min((max(at - now, timedelta(0)) for at, _, _ in to_come), default=None)
+    if max(len(due), len(stalled)) >= limit:
+        pause = timedelta(0)
+    return Advanced(due=[job.key for job in due], stalled=[job.key for job in stalled], wait=pause)
+
+
+def wait(data: Data, job: JobRecord, due: datetime | None, now: datetime) -> None:
+    """Have a job run when it is due, at once if it is."""
+    later = due is not None and due > now
+    state = JobState.DELAYED if later else JobState.WAITING
+    data.put(job, state=state, run_at=due if later else None)
+
+
+def retained(job: JobRecord, retention: Retention) -> JobRecord:
+    """A finished job with the word on how long it is kept: at least while it holds its key."""
+    expires_at = None
+    if retention.age is not None and job.finished_at is not None:
+        expires_at = job.finished_at + retention.age
+        if job.holds_key and job.unique_until is not None:
+            expires_at = max(expires_at, job.unique_until)
+    return replace(job, expires_at=expires_at, keep_count=retention.count)
+
+
+def _begun(job: JobRecord, seq: int, now: datetime) -> JobRecord:
+    due = job.run_at if job.delay is None else now + job.delay
+    later = due is not None and due > now
+    return JobRecord(
+        **{name: getattr(job, name) for name in GIVEN},
+        state=JobState.DELAYED if later else JobState.WAITING,
+        run_at=due if later else None,
+        seq=seq,
+        rank=job.priority + (0.0 if job.ageing is None else (now - EPOCH) / job.ageing),
+        holds_key=job.unique_key is not None,
+        unique_for=job.unique_for,
+        unique_until=None if job.unique_for is None else now + job.unique_for,
+        created_at=now,
+    )
+
+
+def _free_at(data: Data, job: JobRecord, request: Claim, now: datetime) -> datetime | None:
+    """When a job in line may be given to such a claim, if time alone brings that about."""
+    ends = [data.pauses[what] for what in ((job.queue, None), (job.queue, job.name)) if what in data.pauses]
+    if None in ends or (request.names is not None and job.name not in request.names):
+        return None
+    return max(now, job.run_at or now, *(end for end in ends if end is not None))
+
+
+def _held(data: Data, lease: Lease) -> JobRecord | None:
+    """The job that is active under this lease."""
+    job = data.jobs.get(lease.key)
+    return job if job is not None and job.state is JobState.ACTIVE and job.token == lease.token else None
+
+
+def _apply(data: Data, job: JobRecord, outcome: Outcome, now: datetime) -> None:
+    if outcome.state not in TERMINAL:
+        back = outcome.delay is None and outcome.run_at is None
+        due = outcome.run_at if outcome.delay is None else now + outcome.delay
+        wait(data, job, job.run_at if back else due, now)
+        return
+    ended = data.put(
+        job,
+        state=outcome.state,
+        finished_at=now,
+        run_at=None,
+        cancel_requested=False,
+        holds_key=job.holds_key and job.unique_for is not None,
+    )
+    if outcome.retention is not None:
+        ended = data.put(retained(ended, outcome.retention))
+        if ended.expires_at is not None and ended.expires_at <= now:
+            data.remove(ended, now)
+
+
+def _timed(data: Data, queues: Collection[str], state: JobState) -> Iterator[tuple[datetime, int, JobRecord]]:
+    """The delayed or the active jobs of these queues, by when they are due or their leases run out."""
+    jobs = [job for job in data.jobs.values() if job.queue in queues and job.state is state]
+    times = [(job.run_at if state is JobState.DELAYED else job.lease_until, job.seq, job) for job in jobs]
+    return iter(sorted((at, seq, job) for at, seq, job in times if at is not None))

@@ -1,0 +1,93 @@
+"""Sets of jobs: find them, and change them."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from conveyor.core.jobs import TERMINAL, JobKey, JobRecord, JobState
+from conveyor.core.store import Change, Order, Where
+from conveyor_store_jsonfile.data import Data
+from conveyor_store_jsonfile.moving import EPOCH, IN_LINE, retained, wait
+
+#: What `find` sorts by. A job that has not finished comes after all that have.
+ORDERS: dict[Order, Callable[[JobRecord], tuple[Any, ...]]] = {
+    Order.ADDED: lambda job: (job.seq,),
+    Order.NEWEST: lambda job: (-job.seq,),
+    Order.FINISHED: lambda job: (EPOCH - (job.finished_at or EPOCH), -job.seq),
+    Order.CLAIM: lambda job: (job.rank, -job.seq if job.lifo else job.seq),
+}
+
+
+def matching(data: Data, where: Where, now: datetime) -> Iterator[JobRecord]:
+    """The jobs of a set, in the order they were added."""
+    expired = _expired(data, now)
+    for job in list(data.jobs.values()):
+        age = now - (job.finished_at or job.created_at or now)
+        if (
+            (where.queue is None or job.queue == where.queue)
+            and (where.ids is None or job.id in where.ids)
+            and (where.states is None or job.state in where.states)
+            and (where.names is None or job.name in where.names)
+            and (where.group is None or job.group == where.group)
+            and (where.parent is None or job.parent == where.parent)
+            and (where.unique_key is None or (job.holds_key and job.unique_key == where.unique_key))
+            and (where.older_than is None or age >= where.older_than)
+            and (not where.expired or job.key in expired)
+        ):
+            yield job
+
+
+def alter(data: Data, job: JobRecord, change: Change, now: datetime) -> bool:
+    """Do to a job what applies to it, and tell whether anything did."""
+    retried = _retried(data, job) if change.retry and job.state in TERMINAL else None
+    job = retried or job
+    changes: dict[str, Any] = {}
+    if job.state not in TERMINAL and change.payload is not None:
+        changes["payload"] = change.payload
+    if job.state not in TERMINAL and change.priority is not None:
+        changes |= {"priority": change.priority, "rank": job.rank + change.priority - job.priority}
+    if job.state is JobState.ACTIVE and change.cancel:
+        changes["cancel_requested"] = True
+    if job.state in TERMINAL and change.retention is not None:
+        kept = retained(job, change.retention)
+        changes |= {"expires_at": kept.expires_at, "keep_count": kept.keep_count}
+    if job.holds_key and change.release_key:
+        changes["holds_key"] = False
+    job = data.put(job, **changes)
+    moved = job.state in IN_LINE and (change.delay is not None or change.run_at is not None)
+    if moved:
+        wait(data, job, change.run_at if change.delay is None else now + change.delay, now)
+    return retried is not None or bool(changes) or moved
+
+
+def _retried(data: Data, job: JobRecord) -> JobRecord | None:
+    """A finished job as it waits again; None if another job holds its key now."""
+    takes_key = job.unique_key is not None and job.unique_for is None
+    if takes_key and data.holder(job.queue, job.unique_key) is not None:
+        return None
+    return replace(
+        job,
+        state=JobState.WAITING,
+        holds_key=takes_key or job.holds_key,
+        attempt=0,
+        stalled=0,
+        processed_at=None,
+        finished_at=None,
+        expires_at=None,
+        keep_count=None,
+    )
+
+
+def _expired(data: Data, now: datetime) -> set[JobKey]:
+    """The jobs whose retention, by age or by count, is over."""
+    over, kept = set[JobKey](), Counter[tuple[str, JobState]]()
+    for job in sorted(data.jobs.values(), key=ORDERS[Order.FINISHED]):
+        if job.expires_at is not None and job.expires_at <= now:
+            over.add(job.key)
+        if job.keep_count is not None:
+            if kept[job.queue, job.state] >= job.keep_count:
+                over.add(job.key)
+            kept[job.queue, job.state] += 1
+    return over
