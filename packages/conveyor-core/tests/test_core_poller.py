@@ -205,12 +205,9 @@ async def test_a_plain_handler_that_sees_the_shutdown_and_returns_has_not_done_i
     job = await queue.add("a", attempts=1)
     worker = Worker("q", handler, store, clock=clock)
     await worker.start()
-    while not started.is_set():
-        await asyncio.sleep(0.001)
+    await asyncio.to_thread(started.wait)
 
-    closing = asyncio.create_task(worker.close(0))
-    while not closing.done():
-        await asyncio.sleep(0.001)
+    await worker.close(0)
 
     await job.refresh()
     assert (job.state, job.attempts_made, job.return_value) == (JobState.WAITING, 0, None)
