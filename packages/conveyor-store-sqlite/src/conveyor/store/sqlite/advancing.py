@@ -1,0 +1,68 @@
+"""Letting time pass: due jobs, lost leases, and what need not be remembered any more."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime, timedelta
+from heapq import merge
+from itertools import islice
+from sqlite3 import Connection
+from typing import Final
+
+from conveyor.core.jobs import JobKey
+from conveyor.core.store import Advanced
+from conveyor.store.sqlite.ledger import REMEMBERED
+from conveyor.store.sqlite.limits import forget_starts
+from conveyor.store.sqlite.rows import FOREVER, read_or, written
+from conveyor.store.sqlite.statements import ask, run, statement, text
+
+#: Sorts behind every instant, and is none.
+_NEVER: Final = "~"
+
+
+def advance(db: Connection, now: datetime, queues: Collection[str], limit: int) -> Advanced:
+    """Move what is due and what has stalled, and tidy up."""
+    due = _first(db, "due", queues, now, limit)
+    stalled = _first(db, "stalled", queues, now, limit)
+    if due:
+        run(db, "make_due", seqs=text([seq for _, seq, _ in due]))
+    if stalled:
+        run(db, "take_back", seqs=text([seq for _, seq, _ in stalled]), now=written(now))
+    for queue in queues:
+        _tidy(db, queue, now)
+    return Advanced(
+        due=[key for _, _, key in due],
+        stalled=[key for _, _, key in stalled],
+        wait=timedelta(0) if limit in {len(due), len(stalled)} else _wait(db, queues, now),
+    )
+
+
+def _first(
+    db: Connection, name: str, queues: Collection[str], now: datetime, limit: int
+) -> list[tuple[str, int, JobKey]]:
+    """The most overdue jobs of all queues together."""
+    each = (
+        [
+            (at, seq, JobKey(queue, id))
+            for at, seq, id in ask(db, name, queue=queue, now=written(now), limit=limit)
+        ]
+        for queue in queues
+    )
+    return list(islice(merge(*each), limit))
+
+
+def _wait(db: Connection, queues: Collection[str], now: datetime) -> timedelta | None:
+    following = min(
+        (db.execute(statement("next"), {"queue": queue}).fetchone()[0] for queue in queues), default=_NEVER
+    )
+    at = read_or(following, FOREVER)
+    return None if at == FOREVER else max(at - now, timedelta(0))
+
+
+def _tidy(db: Connection, queue: str, now: datetime) -> None:
+    moment = written(now)
+    run(db, "forget_pauses", queue=queue, now=moment)
+    run(db, "forget_tombstones", queue=queue, horizon=written(now - REMEMBERED))
+    forget_starts(db, queue, now)
+    run(db, "forget_groups", queue=queue)
+    run(db, "forget_turns", queue=queue)

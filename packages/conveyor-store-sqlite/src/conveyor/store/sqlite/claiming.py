@@ -1,0 +1,88 @@
+"""Leasing jobs: choose them, lease them, read them.
+
+Choosing reads only what it needs of the indexes (`waiting.py`, and `turns.py` where a queue knows groups);
+leasing is one statement for all of them; reading is one for every two hundred.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from sqlite3 import Connection
+from typing import Final
+
+from conveyor.core.jobs import JobRecord, Lease
+from conveyor.core.store import Claim, Claimed, Undecodable
+from conveyor.store.sqlite.limits import Scope, carry, queue_started, room
+from conveyor.store.sqlite.rows import ATTEMPT, FOREVER, ID, read_or, records, written
+from conveyor.store.sqlite.statements import ask, run, text
+from conveyor.store.sqlite.turns import rate_name, take_turns
+from conveyor.store.sqlite.waiting import Gate, allowed_names, gate, most_urgent
+
+_NO_TIME: Final = timedelta(0)
+
+
+def claim(db: Connection, now: datetime, request: Claim) -> Claimed:
+    """Lease the most urgent jobs that may be claimed, or those with the given ids."""
+    if request.ids is not None:
+        found = sorted(ask(db, "by_id", queue=request.queue, ids=text(list(request.ids))))
+        return _leased(db, now, request, [abs(place) for _, place in found[: request.count]])
+    state = gate(db, request.queue, now)
+    left = room(db, request.queue, request.limit, request.count, now)
+    group_rate = request.group_limit.rate if request.group_limit is not None else None
+    if group_rate is not None:
+        carry(db, Scope(request.queue, "group"), group_rate, now)
+    seqs: Sequence[int] = ()
+    if state.paused_until is None and left.starts > 0:
+        names = allowed_names(db, request, state)
+        if state.turns is None:
+            seqs = most_urgent(db, request, names, left.starts)
+        else:
+            seqs = take_turns(db, now, request, names, count=left.starts, turns=state.turns)
+    if request.limit is not None and request.limit.rate is not None:
+        queue_started(db, request.queue, len(seqs), now)
+    claimed = _leased(db, now, request, seqs)
+    if len(seqs) >= request.count:
+        return claimed
+    return replace(claimed, wait=_wait(db, request, state, now, cut_short=len(seqs) >= left.starts))
+
+
+def _leased(db: Connection, now: datetime, request: Claim, seqs: Sequence[int]) -> Claimed:
+    jobs: list[JobRecord] = []
+    undecodable: list[Undecodable] = []
+    if seqs:
+        run(
+            db,
+            "lease",
+            seqs=text(seqs),
+            token=request.token,
+            until=written(now + request.lease),
+            worker=request.worker,
+            now=written(now),
+        )
+        for row, found in records(db, seqs, written(now)):
+            if isinstance(found, JobRecord):
+                jobs.append(found)
+            else:
+                lease = Lease(request.queue, row[ID], request.token)
+                reason = f"{type(found).__name__}: {found}"
+                undecodable.append(Undecodable(lease=lease, attempt=row[ATTEMPT], reason=reason))
+    return Claimed(jobs=jobs, now=now, undecodable=undecodable)
+
+
+def _wait(db: Connection, request: Claim, state: Gate, now: datetime, *, cut_short: bool) -> timedelta | None:
+    """How long until there may be more, if time alone brings that about."""
+    free_at = state.paused_until
+    if free_at is None:
+        after = room(db, request.queue, request.limit, 1, now)
+        free_at = now if after.starts > 0 else after.free_at
+    if free_at is None or free_at == FOREVER:
+        return None
+    limit = request.group_limit
+    rate = rate_name(limit.rate) if limit is not None and limit.rate is not None else ""
+    waiting, *instants = ask(db, "wait", queue=request.queue, now=written(now), rate=rate)
+    if waiting and (cut_short or state.paused_until is not None):
+        return max(free_at - now, _NO_TIME)
+    first = min(read_or(instant, FOREVER) for instant in instants)
+    return None if first == FOREVER else max(first - now, free_at - now, _NO_TIME)

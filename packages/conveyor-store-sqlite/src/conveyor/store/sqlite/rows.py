@@ -1,0 +1,244 @@
+"""Jobs as rows: the only place that knows the order of the columns, and how values are written.
+
+Instants are ISO 8601 text in UTC with microseconds, so that text compares as time does; durations
+are whole microseconds. Steps compare instants as text, and never read more than they must.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from sqlite3 import Connection
+from typing import Any, Final
+
+from conveyor.core.jobs import JobKey, JobRecord, JobState
+from conveyor.store.sqlite.statements import ask, text
+
+#: Ageing counts from here.
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+#: The end of what does not end by itself.
+FOREVER: Final = datetime.max.replace(tzinfo=UTC)
+MICROSECOND: Final = timedelta(microseconds=1)
+#: What reading a row that is not as it should be may raise.
+UNREADABLE: Final = (ValueError, TypeError, KeyError, OverflowError)
+#: Rows read by one statement: a thousand payloads of 1 MiB are more than SQLite puts in one value.
+_PAGE: Final = 200
+_WIDTH: Final = len("2026-01-01T00:00:00.000000Z")
+_STATES: Final = {state.value: state for state in JobState}
+_SIGN: Final = 1 << 63
+
+
+# ------------------------------------------------------------------ values
+
+
+def written(at: datetime) -> str:
+    """The instant as it is stored."""
+    return at.astimezone(UTC).isoformat(timespec="microseconds")[:26] + "Z"
+
+
+@lru_cache(1024)
+def read(stored: str) -> datetime:
+    """The instant that was stored; raises ValueError for anything else."""
+    if len(stored) != _WIDTH:
+        raise ValueError(f"{stored!r} is no instant")
+    return datetime.fromisoformat(stored)
+
+
+def read_or(stored: str | None, otherwise: datetime) -> datetime:
+    """The instant that was stored, or the other one: for rules that must not stop at a bad row."""
+    try:
+        return otherwise if stored is None else read(stored)
+    except UNREADABLE:
+        return otherwise
+
+
+def known_state(stored: str) -> JobState:
+    """The state that was stored; that of a job that cannot run, for any other text."""
+    return _STATES.get(stored, JobState.FAILED)
+
+
+def microseconds(duration: timedelta | None) -> int | None:
+    """The duration as it is stored."""
+    return None if duration is None else duration // MICROSECOND
+
+
+def rank_key(rank: float) -> int:
+    """An integer that sorts as the rank does, and holds it exactly."""
+    bits: int = struct.unpack(">q", struct.pack(">d", rank))[0]
+    return bits if bits >= 0 else -(bits + _SIGN)
+
+
+def rank_of(key: int) -> float:
+    """The rank that an integer of `rank_key` stands for."""
+    found: float = struct.unpack(">d", struct.pack(">q", key if key >= 0 else -key - _SIGN))[0]
+    return found
+
+
+def place_of(seq: int, *, lifo: bool) -> int:
+    """Where the job stands within its rank: `lifo` ones first, newest first."""
+    return -seq if lifo else seq
+
+
+# ------------------------------------------------------------------ reading
+
+
+def records(
+    db: Connection, seqs: Sequence[int], now: str
+) -> Iterable[tuple[Sequence[Any], JobRecord | Exception]]:
+    """The rows with these numbers, in that order, each with its record, or why there is none."""
+    for start in range(0, len(seqs), _PAGE):
+        wanted = seqs[start : start + _PAGE]
+        found = {row[_SEQ]: row for row in ask(db, "rows", seqs=text(wanted))}
+        for seq in wanted:
+            row = found.get(seq)
+            if row is None:
+                continue
+            try:
+                if db.text_factory is not str:
+                    "".join(value for value in row if isinstance(value, str)).encode()
+                yield row, _record(row, now)
+            except UNREADABLE as error:
+                yield row, error
+
+
+def _record(row: Sequence[Any], now: str) -> JobRecord:
+    # Straight into the slots: the constructor of a frozen class takes three times as long.
+    (
+        queue,
+        id,
+        name,
+        payload,
+        options,
+        report,
+        priority,
+        lifo,
+        ageing,
+        delay,
+        run_at,
+        group,
+        group_max_size,
+        unique_key,
+        unique_for,
+        parent_queue,
+        parent_id,
+        state,
+        seq,
+        rank,
+        holds_key,
+        unique_until,
+        pending,
+        released,
+        token,
+        lease_until,
+        locked_by,
+        attempt,
+        stalled,
+        cancel_requested,
+        created_at,
+        processed_at,
+        finished_at,
+        expires_at,
+        keep_count,
+    ) = row
+    made = object.__new__(JobRecord)
+    values = (
+        queue,
+        id,
+        name,
+        payload,
+        options,
+        report,
+        priority,
+        lifo != 0,
+        ageing if ageing is None else timedelta(microseconds=ageing),
+        delay if delay is None else timedelta(microseconds=delay),
+        run_at if run_at is None else read(run_at),
+        group,
+        group_max_size,
+        unique_key,
+        unique_for if unique_for is None else timedelta(microseconds=unique_for),
+        None if parent_id is None else JobKey(parent_queue, parent_id),
+        _STATES[state],
+        seq,
+        rank_of(rank) if rank else 0.0,
+        holds_key != 0 and (unique_until is None or unique_until > now),
+        unique_until if unique_until is None else read(unique_until),
+        pending,
+        released != 0,
+        token,
+        lease_until if lease_until is None else read(lease_until),
+        locked_by,
+        attempt,
+        stalled,
+        cancel_requested != 0,
+        read(created_at),
+        processed_at if processed_at is None else read(processed_at),
+        finished_at if finished_at is None else read(finished_at),
+        expires_at if expires_at is None else read(expires_at),
+        keep_count,
+    )
+    for put, value in zip(_PUT, values, strict=True):
+        put(made, value)
+    return made
+
+
+_PUT: Final = tuple(JobRecord.__dict__[field.name].__set__ for field in fields(JobRecord))
+#: Where in a row of `sql/rows.sql` these stand.
+ID: Final = 1
+_SEQ: Final = 18
+ATTEMPT: Final = 27
+
+
+# ------------------------------------------------------------------ writing
+
+
+def new_row(
+    job: JobRecord,
+    seq: int,
+    state: JobState,
+    now: datetime,
+    moment: str,
+    *,
+    pending: int = 0,
+    released: bool = False,
+) -> tuple[Any, ...]:
+    """A new job's values, in the order of `sql/insert.sql`."""
+    run_at, delay = job.run_at, None
+    if state is JobState.WAITING_CHILDREN:
+        delay = job.delay
+    elif state is JobState.WAITING:
+        run_at = None
+    elif job.delay is not None:
+        run_at = now + job.delay
+    rank = float(job.priority) if job.ageing is None else job.priority + (now - EPOCH) / job.ageing
+    return (
+        seq,
+        job.queue,
+        job.id,
+        job.name,
+        job.payload,
+        job.options,
+        job.report,
+        job.priority,
+        job.lifo,
+        microseconds(job.ageing),
+        microseconds(delay),
+        run_at if run_at is None else written(run_at),
+        job.group,
+        job.group_max_size,
+        job.unique_key,
+        microseconds(job.unique_for),
+        None if job.parent is None else job.parent.queue,
+        None if job.parent is None else job.parent.id,
+        state.value,
+        rank_key(rank) if rank else 0,
+        -seq if job.lifo else seq,
+        job.unique_key is not None,
+        None if job.unique_for is None else written(now + job.unique_for),
+        pending,
+        released,
+        moment,
+    )

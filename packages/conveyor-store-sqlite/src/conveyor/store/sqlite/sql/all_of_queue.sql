@@ -1,0 +1,3 @@
+select json_group_array(seq)
+  from conveyor_jobs
+ where queue = :queue

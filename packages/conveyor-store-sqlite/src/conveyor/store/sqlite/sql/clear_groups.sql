@@ -1,0 +1,2 @@
+delete from conveyor_groups
+ where queue = :queue

@@ -1,0 +1,2 @@
+delete from conveyor_pauses
+ where queue = :queue

@@ -1,0 +1,2 @@
+delete from conveyor_queues
+ where queue = :queue

@@ -1,0 +1,2 @@
+delete from conveyor_starts
+ where queue = :queue

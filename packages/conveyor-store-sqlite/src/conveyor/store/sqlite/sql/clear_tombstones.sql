@@ -1,0 +1,2 @@
+delete from conveyor_tombstones
+ where queue = :queue

@@ -1,0 +1,2 @@
+delete from conveyor_windows
+ where queue = :queue

@@ -1,0 +1,3 @@
+delete from conveyor_pauses
+ where queue = :queue
+   and until <= :now

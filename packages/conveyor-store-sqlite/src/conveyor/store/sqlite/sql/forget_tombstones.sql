@@ -1,0 +1,3 @@
+delete from conveyor_tombstones
+ where queue = :queue
+   and at <= :horizon

@@ -1,0 +1,4 @@
+select count(*)
+  from sqlite_master
+ where type = 'table'
+   and name = :table

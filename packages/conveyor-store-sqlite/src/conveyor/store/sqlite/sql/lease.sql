@@ -1,0 +1,9 @@
+update conveyor_jobs
+   set state = 'active',
+       token = :token,
+       lease_until = :until,
+       locked_by = :worker,
+       attempt = attempt + 1,
+       processed_at = :now
+ where seq in (select value from json_each(:seqs))
+   and state in ('waiting', 'delayed', 'waiting-children')

@@ -1,0 +1,4 @@
+select longest
+  from conveyor_windows
+ where queue = :queue
+   and kind = :kind

@@ -1,0 +1,2 @@
+insert into conveyor_migrations (version, name, at)
+values (:version, :name, :at)

@@ -1,0 +1,2 @@
+delete from conveyor_events
+ where at <= :horizon

@@ -1,0 +1,2 @@
+delete from conveyor_jobs
+ where seq in (select value from json_each(:seqs))

@@ -1,0 +1,4 @@
+update conveyor_queues
+   set turns = :turns,
+       served = :served
+ where queue = :queue

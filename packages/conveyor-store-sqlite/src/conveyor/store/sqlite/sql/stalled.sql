@@ -1,0 +1,10 @@
+select json_group_array(json_array(lease_until, seq, id))
+  from (
+    select lease_until, seq, id
+      from conveyor_jobs
+     where queue = :queue
+       and state = 'active'
+       and lease_until <= :now
+     order by lease_until
+     limit :limit
+  )

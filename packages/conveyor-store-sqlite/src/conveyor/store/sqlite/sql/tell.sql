@@ -1,0 +1,2 @@
+insert into conveyor_events (source, at, body)
+values (:handle, :now, :body)

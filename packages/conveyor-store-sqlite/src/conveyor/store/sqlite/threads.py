@@ -1,0 +1,296 @@
+"""A thread that owns a connection and runs calls on it, for an event loop that must not wait.
+
+A call whose caller was cancelled before it was taken up does not happen; after that it happens wholly.
+Answers go back to the loop all at once for each batch. The event loop's own executor is never used:
+whatever else sleeps in it would keep leases from being renewed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Final, TypeVar
+
+from conveyor.core.errors import StoreClosedError, StoreError
+from conveyor.store.sqlite.errors import busy_error, is_undecodable, store_error
+from conveyor.store.sqlite.forking import hold, let_go
+
+T = TypeVar("T")
+Step = Callable[[sqlite3.Connection], T]
+
+log: Final = logging.getLogger("conveyor.store.sqlite")
+
+
+class Priority(IntEnum):
+    """Which of the calls that wait go first."""
+
+    RENEW = 0
+    SETTLE = 1
+    CLAIM = 2
+    INSERT = 3
+    REST = 4
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """A step to run, and who waits for its answer until when."""
+
+    step: Step[Any]
+    answer: asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop
+    deadline: float
+    weight: int
+
+
+@dataclass(slots=True, eq=False)
+class Answer:
+    """What a call came to: a result or an error."""
+
+    call: Call
+    result: Any = None
+    error: BaseException | None = None
+
+
+class ConnectionThread:
+    """The thread, its connection and the calls that wait for it. Subclasses say how calls are run."""
+
+    def __init__(self, path: str, patience: float, connect: Callable[[], sqlite3.Connection]) -> None:
+        """Prepare a thread whose calls wait at most `patience` seconds for locks that others hold."""
+        self.path = path
+        self.pid = os.getpid()
+        self._patience = patience
+        self._connect = connect
+        self._ready = threading.Condition()
+        self._waiting: tuple[deque[Call], ...] = tuple(deque() for _ in Priority)
+        self._stopping = False
+        self._opened: Future[None] = Future()
+        self._ended: Future[None] = Future()
+        self._thread = threading.Thread(
+            target=self._run, name=f"conveyor-{type(self).__name__.lower()}", daemon=True
+        )
+
+    # ---------------------------------------------------------------- from the event loop
+
+    async def start(self) -> None:
+        """Open the connection; raises what that raises."""
+        _running.add(self)
+        self._thread.start()
+        try:
+            await asyncio.shield(asyncio.wrap_future(self._opened))
+        except BaseException:
+            self.stop()
+            raise
+
+    async def call(self, priority: Priority, step: Step[T], *, weight: int = 1) -> T:
+        """Run a step on the connection, and return its result."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+        call = Call(step, answer, loop, time.monotonic() + self._patience, weight)
+        with self._ready:
+            if self._stopping:
+                raise StoreClosedError(f"the store of {self.path} is closed")
+            self._waiting[priority].append(call)
+            self._ready.notify()
+        return await answer
+
+    def post(self, priority: Priority, step: Step[Any]) -> None:
+        """Run a step on the connection some time, if it can be; nobody waits for it."""
+        if not self.usable:
+            return
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Any] = loop.create_future()
+        answer.add_done_callback(_note)
+        with self._ready:
+            self._waiting[priority].append(Call(step, answer, loop, time.monotonic() + self._patience, 1))
+            self._ready.notify()
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other thread of this kind has the file open in this process."""
+        return sum(type(other) is type(self) and other.path == self.path for other in _running.copy()) == 1
+
+    @property
+    def usable(self) -> bool:
+        """Whether calls are taken, in this process."""
+        return not self._stopping and self.pid == os.getpid()
+
+    def stop(self) -> None:
+        """Have the thread end when the calls that wait are done."""
+        if self.pid != os.getpid():  # a forked child has no such thread, and perhaps a lock that nobody opens
+            return
+        with self._ready:
+            self._stopping = True
+            self._ready.notify()
+
+    async def ended(self) -> None:
+        """Wait until the thread has ended."""
+        await asyncio.shield(asyncio.wrap_future(self._ended))
+        self._thread.join()
+
+    def join(self, timeout: float) -> None:
+        """Wait, without an event loop, until the thread has ended."""
+        if (
+            self.pid == os.getpid()
+            and self._thread.is_alive()
+            and self._thread is not threading.current_thread()
+        ):
+            self._thread.join(timeout)
+
+    # ---------------------------------------------------------------- in the thread
+
+    def _serve(self, db: sqlite3.Connection) -> None:
+        """Run calls until there are none and the thread is to stop."""
+        raise NotImplementedError
+
+    def _close(self, db: sqlite3.Connection) -> None:
+        db.close()
+
+    def _run(self) -> None:
+        try:
+            db = self._connect()
+        except BaseException as error:  # noqa: BLE001 - whoever opens the store gets it
+            self._finish(error)
+            self._opened.set_exception(error)
+            return
+        hold(db, self.path)
+        self._opened.set_result(None)
+        cause: Exception | None = None
+        try:
+            self._serve(db)
+        except Exception as error:
+            log.exception("the thread of %s ended by an error of its own", self.path)
+            cause = error
+        finally:
+            with suppress(sqlite3.Error):
+                self._close(db)
+            let_go(db)
+            self._finish(cause)
+
+    def _finish(self, error: BaseException | None) -> None:
+        with self._ready:
+            self._stopping = True
+            left = [call for calls in self._waiting for call in calls]
+            for calls in self._waiting:
+                calls.clear()
+        if left:
+            closed = StoreClosedError(f"the store of {self.path} has stopped: {error or 'it is closed'}")
+            deliver(Answer(call, error=closed) for call in left)
+        _running.discard(self)
+        self._ended.set_result(None)
+
+    @property
+    def _has_calls(self) -> bool:
+        return any(self._waiting)
+
+    def _take(self, weight: int) -> list[Call]:
+        """The calls to run next, most urgent first, up to that weight together."""
+        taken: list[Call] = []
+        with self._ready:
+            for calls in self._waiting:
+                while calls and weight > 0:
+                    call = calls.popleft()
+                    if not call.answer.cancelled():
+                        taken.append(call)
+                        weight -= call.weight
+        return taken
+
+    def _give_up_late(self, cause: sqlite3.Error) -> None:
+        """Answer the calls that have waited for a lock for too long."""
+        now = time.monotonic()
+        late: list[Answer] = []
+        with self._ready:
+            for calls in self._waiting:
+                for call in [call for call in calls if call.deadline <= now or call.answer.cancelled()]:
+                    calls.remove(call)
+                    error = busy_error(self.path)
+                    error.__cause__ = cause
+                    late.append(Answer(call, error=error))
+        deliver(late)
+
+    def _fail_all(self, error: StoreError) -> None:
+        """Answer every call that waits with an error that concerns all of them."""
+        deliver(Answer(call, error=error) for call in self._take(1 << 62))
+
+    def _answer(self, db: sqlite3.Connection, call: Call, undo: Callable[[], None]) -> Answer:
+        """Run one call; `undo` takes back what it did if it fails."""
+        try:
+            try:
+                return Answer(call, call.step(db))
+            except sqlite3.OperationalError as error:
+                if not is_undecodable(error):
+                    raise
+            # Some row holds text that is not UTF-8. Read again without insisting on it: the row is
+            # found to be undecodable by itself, and does not stop the others.
+            undo()
+            db.text_factory = _lenient
+            try:
+                return Answer(call, call.step(db))
+            finally:
+                db.text_factory = str
+        except Exception as error:  # noqa: BLE001 - it is the caller's
+            with suppress(sqlite3.Error):
+                undo()
+            known = store_error(error, self.path) if isinstance(error, sqlite3.Error) else error
+            if known is not error:
+                known.__cause__ = error
+            return Answer(call, error=known)
+
+
+def deliver(answers: Iterable[Answer]) -> None:
+    """Hand answers to the event loops that wait for them."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[Answer]] = {}
+    for answer in answers:
+        by_loop.setdefault(answer.call.loop, []).append(answer)
+    for loop, own in by_loop.items():
+        with suppress(RuntimeError):  # a loop that was closed waits for nothing
+            loop.call_soon_threadsafe(_set, own)
+
+
+def _set(answers: list[Answer]) -> None:
+    for answer in answers:
+        future = answer.call.answer
+        if future.done():
+            continue
+        if answer.error is None:
+            future.set_result(answer.result)
+        else:
+            future.set_exception(answer.error)
+
+
+def _note(answer: asyncio.Future[Any]) -> None:
+    if not answer.cancelled() and (error := answer.exception()) is not None:
+        log.debug("a step that nobody waited for failed", exc_info=error)
+
+
+def _lenient(value: bytes) -> str:
+    return value.decode(errors="surrogateescape")
+
+
+# ------------------------------------------------------------------ the ends of a process
+
+_running: Final[set[ConnectionThread]] = set()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_running.clear)
+
+
+@atexit.register
+def _at_exit() -> None:
+    """Let calls finish, and close files that nobody closed."""
+    threads = _running.copy()
+    for thread in threads:
+        thread.stop()
+    for thread in threads:
+        thread.join(5)

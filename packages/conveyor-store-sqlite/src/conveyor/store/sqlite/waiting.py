@@ -1,0 +1,132 @@
+"""What waits in a queue: what stands in a claim's way, and the most urgent jobs of a lane.
+
+A job is known here by its rank and a number that decides within the rank: `(rank, place)` oldest first,
+`(rank, -seq)` newest first. The lesser goes first, and the number without its sign is the job's `seq`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from heapq import merge
+from itertools import islice
+from sqlite3 import Connection
+from typing import Any, Final
+
+from conveyor.core.store import Claim
+from conveyor.store.sqlite.rows import FOREVER, read, written
+from conveyor.store.sqlite.statements import ask, statement
+from conveyor.store.sqlite.where import in_lane
+
+_BEFORE: Final = -(1 << 63)
+_BEYOND: Final = (1 << 63) - 1
+
+#: Rank, and what decides within it.
+Place = tuple[int, int]
+#: The names that may be claimed; None: all.
+Names = Collection[str] | None
+#: The first place of all: what comes after it is everything.
+START: Final[Place] = (_BEFORE, _BEFORE)
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """The turns of a queue: the number of the latest, and of the latest without a group.
+
+    `counted` is false while the queue knows no group, though it has jobs of groups that it knew once.
+    """
+
+    latest: int
+    ungrouped: int
+    counted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What stands in the way of a claim.
+
+    `paused_until` None: the queue is not paused. `turns` None: it has nothing to do with groups.
+    """
+
+    paused_until: datetime | None
+    paused_names: frozenset[str]
+    turns: Turns | None
+
+
+def gate(db: Connection, queue: str, now: datetime) -> Gate:
+    """What a claim of the queue has to know before it chooses."""
+    row = db.execute(statement("gate"), {"queue": queue, "now": written(now)}).fetchone()
+    until, names, latest, ungrouped, grouped = row
+    turns: Turns | None = None
+    if latest is not None:
+        turns = Turns(latest, ungrouped, counted=True)
+    elif grouped:
+        turns = Turns(0, 0, counted=False)
+    return Gate(
+        paused_until=None if until is None else read(until) if until else FOREVER,
+        paused_names=frozenset(json.loads(names)),
+        turns=turns,
+    )
+
+
+def allowed_names(db: Connection, request: Claim, state: Gate) -> Names:
+    """The names that a claim may take; None if that is all there are."""
+    if request.names is None and not state.paused_names:
+        return None
+    there = set(ask(db, "names", queue=request.queue))
+    if state.turns is not None:
+        there.update(ask(db, "lane_names", queue=request.queue))
+    allowed = there - state.paused_names
+    if request.names is not None:
+        allowed &= request.names
+    return None if allowed == there else allowed
+
+
+def most_urgent(db: Connection, request: Claim, names: Names, count: int) -> list[int]:
+    """The jobs to claim of a queue that has nothing to do with groups."""
+    return [abs(second) for _, second in ungrouped(db, request, names, count)]
+
+
+def ungrouped(db: Connection, request: Claim, names: Names, count: int) -> list[Place]:
+    """The most urgent jobs without a group."""
+    if names is None:
+        return following(db, "ungrouped", {"queue": request.queue}, START, count, newest=request.newest_first)
+    each = (
+        following(
+            db, "named", {"queue": request.queue, "name": name}, START, count, newest=request.newest_first
+        )
+        for name in names
+    )
+    return list(islice(merge(*each), count))
+
+
+def following(
+    db: Connection, lane: str, of: Mapping[str, Any], after: Place, count: int, *, newest: bool
+) -> list[Place]:
+    """The most urgent jobs of a lane behind a place."""
+    if newest:
+        return _newest(db, lane, of, after, count)
+    rank, place = after
+    row = db.execute(in_lane("first", lane), {**of, "rank": rank, "place": place, "count": count}).fetchone()
+    return [(rank, place) for rank, place in json.loads(row[0])]
+
+
+def _newest(db: Connection, lane: str, of: Mapping[str, Any], after: Place, count: int) -> list[Place]:
+    """The same, newest first within a rank: rank by rank, because no index has that order."""
+    found: list[Place] = []
+    rank, second = after
+    before = _BEYOND if second == _BEFORE else -second
+    while len(found) < count:
+        limits = {**of, "rank": rank, "before": before, "count": count - len(found)}
+        row = db.execute(in_lane("newest", lane), limits).fetchone()
+        newest = sorted((-abs(place) for _, place in json.loads(row[0])))
+        found += [(rank, seq) for seq in newest[: count - len(found)]]
+        if len(found) >= count:
+            break
+        (rank,) = db.execute(in_lane("next_rank", lane), {**of, "rank": rank}).fetchone()
+        if rank is None:
+            break
+        before = _BEYOND
+    return found

@@ -1,0 +1,235 @@
+"""Sets of jobs as SQL: the only place where SQL is put together, and only from what stands in this file.
+
+The rows that a `Where` means are the union of branches, one for each state, so that each can use the
+partial index of its state. Values are parameters, always.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from sqlite3 import Connection
+from typing import Any, Final
+
+from conveyor.core.jobs import JobRecord, JobState
+from conveyor.core.store import Order, Where
+from conveyor.store.sqlite.rows import place_of, rank_key, written
+from conveyor.store.sqlite.statements import statement, text
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """Rows that one index knows; `state` None: rows of any state, found otherwise."""
+
+    state: JobState | None
+    sql: str = "true"
+
+
+_FINISHED: Final = " and finished_at is not null"
+_UNGROUPED: Final = " and grp is null"
+#: Every state as its indexes know it.
+_BRANCHES: Final = (
+    Branch(JobState.WAITING, "state = 'waiting'" + _UNGROUPED),
+    Branch(JobState.WAITING, "state = 'waiting' and grp is not null"),
+    Branch(JobState.WAITING_CHILDREN, "state = 'waiting-children'"),
+    Branch(JobState.DELAYED, "state = 'delayed'"),
+    Branch(JobState.ACTIVE, "state = 'active'"),
+    Branch(JobState.COMPLETED, "state = 'completed'" + _FINISHED),
+    Branch(JobState.FAILED, "state = 'failed'" + _FINISHED),
+    Branch(JobState.CANCELLED, "state = 'cancelled'" + _FINISHED),
+)
+
+#: Where the claimable jobs of each kind of lane are; for the `{lane}` of a statement.
+_LANES: Final = {
+    "ungrouped": "queue = :queue and state = 'waiting' and grp is null",
+    "named": "queue = :queue and name = :name and state = 'waiting' and grp is null",
+    "grouped": "queue = :queue and grp = :group and name = :name and state = 'waiting'",
+}
+
+_EXPIRED: Final = """seq in (
+  select seq
+    from conveyor_jobs
+   where expires_at <= :now
+     and {queue}
+  union all
+  select seq
+    from (
+      select
+        seq,
+        keep_count,
+        row_number() over (partition by queue, state order by finished_at desc, seq desc) - 1 as later
+        from conveyor_jobs
+       where keep_count is not null
+         and finished_at is not null
+         and {queue}
+    )
+   where later >= keep_count
+)"""
+
+
+@cache
+def in_lane(name: str, lane: str) -> str:
+    """The statement in that file, for that kind of lane."""
+    return statement(name).replace("{lane}", _LANES[lane])
+
+
+@dataclass(frozen=True, slots=True)
+class _Condition:
+    """Which rows: those of any branch for which all of the terms hold."""
+
+    branches: tuple[Branch, ...]
+    terms: tuple[str, ...]
+    parameters: dict[str, Any]
+
+
+def seqs(
+    db: Connection,
+    where: Where,
+    now: datetime,
+    *,
+    limit: int,
+    order: Order = Order.ADDED,
+    after: JobRecord | None = None,
+) -> list[int]:
+    """The numbers of the jobs of a set, in order, behind a job."""
+    condition = _condition(where, now)
+    key, backwards, behind = _ORDERS[order]
+    parameters = condition.parameters | {"limit": limit}
+    if after is not None:
+        parameters |= {
+            "after_seq": after.seq,
+            "after_rank": rank_key(after.rank),
+            "after_place": place_of(after.seq, lifo=after.lifo),
+            "after_finished": "" if after.finished_at is None else written(after.finished_at),
+        }
+    found: list[tuple[Any, ...]] = []
+    for branch in condition.branches:
+        sql = _select(
+            _all(branch.sql, *condition.terms, *((behind,) if after is not None else ())),
+            key,
+            ", ".join(f"{column} desc" for column in key) if backwards else ", ".join(key),
+        )
+        if _FINISHED in branch.sql:
+            sql = sql.replace(_FINISHED_AT, "finished_at")
+        found += (tuple(row) for row in json.loads(db.execute(sql, parameters).fetchone()[0]))
+    found.sort(reverse=backwards)
+    return [row[-1] for row in found[:limit]]
+
+
+def counts(
+    db: Connection, where: Where, now: datetime, *, by_group: bool
+) -> dict[tuple[str | None, JobState], int]:
+    """How many jobs the set has, by queue (or group) and state."""
+    condition = _condition(where, now)
+    found: dict[tuple[str | None, JobState], int] = {}
+    for branch in condition.branches:
+        # What the branch says is not asked of each row, so that its index is enough.
+        of = ("null" if _UNGROUPED in branch.sql else "grp") if by_group else "queue"
+        state = "state" if branch.state is None else f"'{branch.state}'"
+        sql = _COUNT.format(
+            of=of,
+            state=state,
+            conditions=_all(branch.sql, *condition.terms),
+            group=f"{of}, state" if branch.state is None else of,
+        )
+        for key, known, jobs in json.loads(db.execute(sql, condition.parameters).fetchone()[0]):
+            if known in _STATES:
+                found[key, _STATES[known]] = found.get((key, _STATES[known]), 0) + jobs
+    return found
+
+
+_SELECT: Final = """select json_group_array(json_array({names}, seq))
+  from (
+    select {columns}, seq
+      from conveyor_jobs
+     where {conditions}
+     order by {order}
+     limit :limit
+  )"""
+_COUNT: Final = """select json_group_array(json_array(key, state, jobs))
+  from (
+    select {of} as key, {state} as state, count(*) as jobs
+      from conveyor_jobs
+     where {conditions}
+     group by {group}
+  )"""
+_STATES: Final = {state.value: state for state in JobState}
+_FINISHED_AT: Final = "coalesce(finished_at, '')"
+#: For each order: what to sort by, whether backwards, and what is behind a job.
+_ORDERS: Final[dict[Order, tuple[tuple[str, ...], bool, str]]] = {
+    Order.ADDED: (("seq",), False, "seq > :after_seq"),
+    Order.NEWEST: (("seq",), True, "seq < :after_seq"),
+    Order.FINISHED: (
+        (_FINISHED_AT, "seq"),
+        True,
+        f"({_FINISHED_AT}, seq) < (:after_finished, :after_seq)",
+    ),
+    Order.CLAIM: (("rank", "place"), False, "(rank, place) > (:after_rank, :after_place)"),
+}
+
+
+def _all(*terms: str) -> str:
+    return "\n       and ".join(terms)
+
+
+def _select(conditions: str, key: tuple[str, ...], order: str) -> str:
+    columns = ", ".join(f"{column} as key_{n}" for n, column in enumerate(key))
+    names = ", ".join(f"key_{n}" for n in range(len(key)))
+    return _SELECT.format(names=names, columns=columns, conditions=conditions, order=order)
+
+
+def _condition(where: Where, now: datetime) -> _Condition:
+    parameters: dict[str, Any] = {"now": written(now)}
+    terms: list[str] = []
+    for name, (term, value) in _TERMS.items():
+        asked = getattr(where, name)
+        if asked is not None:
+            terms.append(term)
+            parameters[name] = value(asked)
+    if where.states is not None and _is_found_otherwise(where):
+        # The plus keeps SQLite from going by the state instead, which may be that of a great many.
+        terms.append("+state in (select value from json_each(:states))")
+        parameters["states"] = text(sorted(where.states))
+    if where.older_than is not None:
+        terms.append("coalesce(finished_at, created_at) <= :born")
+        parameters["born"] = written(now - where.older_than)
+    if where.expired:
+        terms.append(_EXPIRED.replace("{queue}", "true" if where.queue is None else "queue = :queue"))
+    return _Condition(_branches(where), tuple(terms), parameters)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _listed(values: Iterable[str]) -> str:
+    return text(sorted(values))
+
+
+#: What each field of a `Where` says of a row, and how its value is passed.
+_TERMS: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
+    "queue": ("queue = :queue", _same),
+    "ids": ("id in (select value from json_each(:ids))", _listed),
+    "names": ("name in (select value from json_each(:names))", _listed),
+    "group": ("grp = :group", _same),
+    "parent": ("parent_queue = :parent ->> 0 and parent_id = :parent ->> 1", text),
+    "unique_key": (
+        "unique_key = :unique_key and holds_key = 1 and (unique_until is null or unique_until > :now)",
+        _same,
+    ),
+}
+
+
+def _branches(where: Where) -> tuple[Branch, ...]:
+    if _is_found_otherwise(where):
+        return (Branch(None),)
+    states = JobState if where.states is None else where.states
+    return tuple(branch for branch in _BRANCHES if branch.state in states)
+
+
+def _is_found_otherwise(where: Where) -> bool:
+    """Whether the set is of a few rows that an index of their own finds."""
+    return where.ids is not None or where.parent is not None or where.unique_key is not None

@@ -1,0 +1,7 @@
+"""The shared suite on this store."""
+
+from conveyor.conformance import StoreContract
+
+
+class TestSqliteContract(StoreContract):
+    store_scheme = "sqlite"
