@@ -87,7 +87,8 @@ def _expired(data: Data, now: datetime) -> set[JobKey]:
         if job.expires_at is not None and job.expires_at <= now:
             over.add(job.key)
         if job.keep_count is not None:
-            if kept[job.queue, job.state] >= job.keep_count:
+            held = job.holds_key and job.unique_until is not None and job.unique_until > now
+            if kept[job.queue, job.state] >= job.keep_count and not held:
                 over.add(job.key)
             kept[job.queue, job.state] += 1
     return over

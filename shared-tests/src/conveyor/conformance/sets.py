@@ -257,6 +257,15 @@ class Finding:
 
         assert await found(store, replace(Q, expired=True), now=at(9)) == ["b"]
 
+    @needs(Feature.UNIQUE_KEYS)
+    async def test_a_job_that_holds_its_key_is_kept_whatever_its_count(self, store: Store) -> None:
+        await add(store, job("a", unique_key="k", unique_for=span(60)), job("b"))
+        await finish(store, "a", "b", at_second=1, retention=Retention(count=0))
+        where = replace(Q, expired=True)
+
+        assert await found(store, where, now=at(60) - TICK) == ["b"]
+        assert set(await found(store, where, now=at(60))) == {"a", "b"}
+
     async def test_a_count_of_zero_keeps_none(self, store: Store) -> None:
         await add(store, job("a"))
         await finish(store, "a", at_second=1, retention=Retention(count=0))

@@ -209,7 +209,8 @@ class Release(Enum):
 class Retention:
     """How long a finished job is kept.
 
-    `age` counts from its end; zero removes it in the step that ends it. `count` keeps it while
+    Never less long than it holds its unique key. `age` counts from its end; zero removes it in the step
+    that ends it. `count` keeps it while
     fewer than that many jobs of its queue and state, themselves with a `count`, ended later.
     """
 

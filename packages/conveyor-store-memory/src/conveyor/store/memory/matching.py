@@ -47,7 +47,11 @@ def expired(queue: Queue, now: datetime) -> set[Row]:
             counted.setdefault(row.state, []).append((row.finished_at, row.seq, row))
     for latest in counted.values():
         latest.sort(reverse=True)
-        found.update(row for later, (_, _, row) in enumerate(latest) if later >= (row.keep_count or 0))
+        found.update(
+            row
+            for later, (_, _, row) in enumerate(latest)
+            if later >= (row.keep_count or 0) and not row.holds(now)
+        )
     return found
 
 
