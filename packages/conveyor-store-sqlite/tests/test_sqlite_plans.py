@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -424,3 +425,24 @@ async def test_a_hundred_thousand_idle_groups_leave_nothing_behind(store: Sqlite
         return [db.execute(f"select count(*) from conveyor_{table}").fetchone()[0] for table in tables]  # noqa: S608
 
     assert await store._read(rows) == [0, 0, 0, 0]
+
+
+async def test_what_a_claim_and_a_settle_ask_of_sqlite_is_a_few_statements(store: SqliteStore) -> None:
+    def words(statements: list[str]) -> list[str]:
+        # a trigger that looks at each row is told of by a comment, or as the statement again
+        lines = [line for text in statements for line in text.splitlines() if line[:1].isalpha()]
+        return [word for word, _ in groupby(line.split()[0] for line in lines)]
+
+    # Each gives another thread a chance to take the interpreter for 5 ms: see statements.py.
+    await store.insert([job(n) for n in range(256)], now=START)
+    seen: list[str] = []
+    await store._write(Priority.REST, lambda db: db.set_trace_callback(seen.append))
+
+    claimed = await store.claim(claim(128), now=START)
+    claiming, seen[:] = words(seen), []
+    await store.settle([Outcome.completed(record, "{}") for record in claimed.jobs], now=START)
+    settling = words(seen)
+
+    # the first commit is that of the step which began to listen
+    assert claiming == ["commit", "begin", "select", "update", "select", "commit"]
+    assert settling == ["begin", "select", "update", "commit"]

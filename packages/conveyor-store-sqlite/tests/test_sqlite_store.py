@@ -9,6 +9,7 @@ import sqlite3
 import stat
 import sys
 import threading
+import time
 import warnings
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
@@ -21,6 +22,7 @@ from conveyor.core.errors import (
     GroupFullError,
     InvalidOptionError,
     StoreClosedError,
+    StoreError,
     StoreUnavailableError,
 )
 from conveyor.core.jobs import JobRecord, JobState
@@ -428,6 +430,27 @@ async def test_a_step_that_breaks_leaves_the_store_usable(store: SqliteStore) ->
     assert await store.paused("q") == {}
 
 
+async def test_a_busy_event_loop_does_not_keep_calls_from_their_thread(store: SqliteStore) -> None:
+    await store.insert([job(str(n)) for n in range(100)], now=START)
+    done = False
+
+    async def spin() -> None:
+        while not done:
+            sum(range(5_000))
+            await asyncio.sleep(0)
+
+    spinning = asyncio.ensure_future(spin())
+    began = time.monotonic()
+    claimed = await store.claim(claim(100), now=START)
+    await store.renew([Beat(lease=record.lease) for record in claimed.jobs], LEASE, now=START)
+    await store.settle([Outcome.completed(record, "{}") for record in claimed.jobs], now=START)
+    took = time.monotonic() - began
+    done = True
+    await spinning
+
+    assert took < 2  # without a pause for the thread it may be tens of seconds
+
+
 # ------------------------------------------------------------------ rows that cannot be read
 
 
@@ -637,3 +660,17 @@ def test_no_statement_begins_a_transaction_that_may_have_to_be_upgraded() -> Non
     assert [line for line in begins if "begin immediate" not in line] == [
         'db.execute("begin deferred")  # it only reads, so it cannot meet another writer'
     ]
+
+
+def test_a_store_is_for_the_event_loop_it_was_opened_on(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "jobs.db")
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(store.open())
+
+    for call in (lambda: store.count(Where()), store.close):
+        with pytest.raises(StoreError, match="another event loop"):
+            asyncio.run(call())
+
+    assert loop.run_until_complete(store.count(Where())) == {}
+    loop.run_until_complete(store.close())
+    loop.close()

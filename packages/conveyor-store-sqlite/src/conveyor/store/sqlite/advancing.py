@@ -14,7 +14,7 @@ from conveyor.core.store import Advanced
 from conveyor.store.sqlite.ledger import REMEMBERED
 from conveyor.store.sqlite.limits import forget_starts
 from conveyor.store.sqlite.rows import FOREVER, read_or, written
-from conveyor.store.sqlite.statements import ask, run, statement, text
+from conveyor.store.sqlite.statements import ask, fetch, run, text
 
 #: Sorts behind every instant, and is none.
 _NEVER: Final = "~"
@@ -52,9 +52,7 @@ def _first(
 
 
 def _wait(db: Connection, queues: Collection[str], now: datetime) -> timedelta | None:
-    following = min(
-        (db.execute(statement("next"), {"queue": queue}).fetchone()[0] for queue in queues), default=_NEVER
-    )
+    following = min((fetch(db, "next", queue=queue)[0] for queue in queues), default=_NEVER)
     at = read_or(following, FOREVER)
     return None if at == FOREVER else max(at - now, timedelta(0))
 

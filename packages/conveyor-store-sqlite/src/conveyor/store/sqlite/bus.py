@@ -26,7 +26,7 @@ from conveyor.core.events import EVENTS, Event, LocalBus, decode, encode
 from conveyor.store.sqlite.errors import is_undecodable
 from conveyor.store.sqlite.reader import Reader
 from conveyor.store.sqlite.rows import written
-from conveyor.store.sqlite.statements import ask, run, statement
+from conveyor.store.sqlite.statements import ask, fetch, run
 from conveyor.store.sqlite.threads import Priority
 from conveyor.store.sqlite.writer import Writer
 
@@ -137,7 +137,7 @@ class SqliteBus:
         def listen(db: sqlite3.Connection) -> int:
             until = written(datetime.now(UTC) + _KNOWN)
             run(db, "listen", handle=self._handle, wanted=wanted, until=until)
-            found: int = db.execute(statement("last_event")).fetchone()[0]
+            found: int = fetch(db, "last_event")[0]
             return found
 
         return listen
@@ -262,7 +262,7 @@ class Watch:
             if version == self._version:
                 return
             if self._last is None:
-                self._last = db.execute(statement("last_event")).fetchone()[0]
+                self._last = fetch(db, "last_event")[0]
             rows = ask(db, "hear", handle=self._handle, after=self._last)
         except sqlite3.Error as error:
             if not self._failing:

@@ -3,13 +3,18 @@
 SQLite keeps the locks that a process has on a file in memory of its own, which a child inherits while the
 locks themselves stay with the parent. A child that opened the file again would believe that it holds
 locks that it does not, and could lose commits (https://sqlite.org/howtocorrupt.html, 2.6).
+
+Nor may a fork happen while a thread is inside SQLite: the child would inherit SQLite's own locks as that
+thread held them, and hang at the first file it opens, whichever that is.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +25,16 @@ _held: Final[dict[int, tuple[sqlite3.Connection, str]]] = {}
 #: Those of the parent, and the identities of their files.
 _inherited: Final[list[sqlite3.Connection]] = []
 _files: Final[set[tuple[int, int]]] = set()
+
+
+@contextmanager
+def inside_sqlite() -> Iterator[None]:
+    """While inside, no fork happens; a fork that is due goes first."""
+    _gate.enter()
+    try:
+        yield
+    finally:
+        _gate.leave()
 
 
 def hold(db: sqlite3.Connection, path: str) -> None:
@@ -50,10 +65,50 @@ def identity(path: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
+class _Gate:
+    """Lets threads into SQLite, except while a fork is due; lets a fork happen when nobody is inside."""
+
+    #: How long a fork waits for the threads to come out, in seconds.
+    PATIENCE: Final = 10.0
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._forking = False
+
+    def enter(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._forking)
+            self._inside += 1
+
+    def leave(self) -> None:
+        with self._changed:
+            self._inside -= 1
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        with self._changed:
+            self._forking = True
+            self._changed.wait_for(lambda: not self._inside, self.PATIENCE)
+
+    def reopen(self) -> None:
+        with self._changed:
+            self._forking = False
+            self._changed.notify_all()
+
+    def reset(self) -> None:
+        # The threads of the parent are not there any more, and nor is what they waited for.
+        self.__init__()  # type: ignore[misc]
+
+
+_gate: Final = _Gate()
+
+
 def _after_fork() -> None:
     """In a child: keep the parent's connections from being closed when the child ends."""
     import ctypes  # noqa: PLC0415 - only a forked child needs it
 
+    _gate.reset()
     for db, path in _held.values():
         _inherited.append(db)
         file = identity(path)
@@ -65,4 +120,4 @@ def _after_fork() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=_gate.close, after_in_parent=_gate.reopen, after_in_child=_after_fork)

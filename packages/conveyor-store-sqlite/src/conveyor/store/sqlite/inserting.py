@@ -14,7 +14,7 @@ from conveyor.core.errors import GroupFullError
 from conveyor.core.jobs import JobKey, JobRecord, JobState
 from conveyor.core.store import Inserted
 from conveyor.store.sqlite.rows import known_state, new_row, read_or, written
-from conveyor.store.sqlite.statements import ask, run, statement, text, write
+from conveyor.store.sqlite.statements import ask, fetch, run, text, write
 
 #: A job that was created, and the state that it began in.
 _Created = tuple[JobRecord, JobState]
@@ -209,7 +209,7 @@ def _write_planned(
 
 
 def _last_seq(db: Connection) -> int:
-    found: int = db.execute(statement("last_seq")).fetchone()[0]
+    found: int = fetch(db, "last_seq")[0]
     return found
 
 

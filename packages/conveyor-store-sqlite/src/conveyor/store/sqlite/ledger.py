@@ -15,7 +15,7 @@ from typing import Any, Final
 from conveyor.core.jobs import TERMINAL, JobKey, JobState
 from conveyor.core.store import Release, Retention
 from conveyor.store.sqlite.rows import MICROSECOND, read_or, written
-from conveyor.store.sqlite.statements import ask, run, statement, text, write
+from conveyor.store.sqlite.statements import ask, fetch, run, text, write
 
 #: A job's identity: a `JobKey`, or as much without its name.
 Key = tuple[str, str]
@@ -306,7 +306,7 @@ class Ledger:
         for key in self._reopened:
             parent = self.get(key)
             if parent is not None and parent.state == WAITING_CHILDREN:
-                found = self._db.execute(statement("unreleased"), {"queue": key[0], "id": key[1]}).fetchone()
+                found = fetch(self._db, "unreleased", queue=key[0], id=key[1])
                 parent.pending = found[0]
                 self.change(parent)
         self._reopened.clear()
@@ -324,7 +324,7 @@ class Ledger:
     def _holder(self, queue: str, key: str) -> Entry | None:
         """The job that holds the key now, as far as this step has come."""
         if (queue, key) not in self._holders:
-            row = self._db.execute(statement("holder"), {"queue": queue, "key": key}).fetchone()
+            row = fetch(self._db, "holder", queue=queue, key=key)
             self._holders[queue, key] = None if row is None else self.get((queue, row[0]))
         holder = self._holders[queue, key]
         if holder is None or holder.holds(self.now):

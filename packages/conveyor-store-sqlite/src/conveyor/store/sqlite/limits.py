@@ -13,7 +13,7 @@ from typing import Final, Literal, NamedTuple
 
 from conveyor.core.store import Limit, Rate
 from conveyor.store.sqlite.rows import MICROSECOND, microseconds, read, written
-from conveyor.store.sqlite.statements import ask, run, statement, text
+from conveyor.store.sqlite.statements import ask, fetch, run, text
 
 #: What a queue's own starts are of.
 _WHOLE: Final = ""
@@ -42,7 +42,7 @@ def room(db: Connection, queue: str, limit: Limit | None, count: int, now: datet
     if limit.rate is not None:
         carry(db, scope, limit.rate, now)
     if limit.active is not None:
-        active = db.execute(statement("active"), {"queue": queue, "limit": limit.active}).fetchone()[0]
+        active = fetch(db, "active", queue=queue, limit=limit.active)[0]
         count = min(count, limit.active - active)
         if count <= 0:
             return Room(0)
@@ -100,7 +100,7 @@ def forget_starts(db: Connection, queue: str, now: datetime) -> None:
 
 
 def _forget(db: Connection, scope: Scope, now: datetime) -> None:
-    row = db.execute(statement("longest"), scope._asdict()).fetchone()
+    row = fetch(db, "longest", **scope._asdict())
     if row is not None:
         horizon = written(now - max(row[0], 0) * MICROSECOND)
         run(db, "forget_starts", **scope._asdict(), horizon=horizon)

@@ -12,7 +12,7 @@ from typing import Final
 
 from conveyor.core.errors import SchemaTooNewError, StoreUnavailableError
 from conveyor.store.sqlite.rows import written
-from conveyor.store.sqlite.statements import run, statement
+from conveyor.store.sqlite.statements import fetch, run
 
 _FILES: Final = resources.files("conveyor.store.sqlite") / "migrations"
 _TABLE: Final = "conveyor_migrations"
@@ -63,16 +63,16 @@ def check(db: sqlite3.Connection, path: str, *, may_migrate: bool) -> bool:
 
 def version(db: sqlite3.Connection) -> int:
     """The version of the tables; 0: there are none."""
-    if not db.execute(statement("has_migrations"), {"table": _TABLE}).fetchone()[0]:
+    if not fetch(db, "has_migrations", table=_TABLE)[0]:
         return 0
-    found: int = db.execute(statement("schema_version")).fetchone()[0]
+    found: int = fetch(db, "schema_version")[0]
     return found
 
 
 def migrate(db: sqlite3.Connection, path: str) -> None:
     """Bring the tables to the newest version, within a transaction that the caller has begun."""
     check(db, path, may_migrate=True)
-    db.execute(statement("create_migrations"))
+    run(db, "create_migrations")
     done = version(db)
     for migration in migrations():
         if migration.version > done:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from conveyor.store.sqlite.connections import jitter
 from conveyor.store.sqlite.errors import is_busy, store_error
+from conveyor.store.sqlite.forking import inside_sqlite
 from conveyor.store.sqlite.threads import Answer, Call, ConnectionThread, deliver
 
 
@@ -54,9 +55,12 @@ class Reader(ConnectionThread):
                 if self._stopping and not self._has_calls:
                     return
             for call in self._take(1):
-                deliver([self._read(db, call)])
+                with inside_sqlite():
+                    answer = self._read(db, call)
+                deliver([answer])
             if interval is not None and time.monotonic() >= look_at:
-                self._watch.look(db)
+                with inside_sqlite():
+                    self._watch.look(db)
                 look_at = time.monotonic() + interval
 
     def _read(self, db: sqlite3.Connection, call: Call) -> Answer:

@@ -7,8 +7,8 @@ are whole microseconds. Steps compare instants as text, and never read more than
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
+from dataclasses import fields, make_dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from sqlite3 import Connection
@@ -87,25 +87,24 @@ def place_of(seq: int, *, lifo: bool) -> int:
 
 def records(
     db: Connection, seqs: Sequence[int], now: str
-) -> Iterable[tuple[Sequence[Any], JobRecord | Exception]]:
+) -> list[tuple[Sequence[Any], JobRecord | Exception]]:
     """The rows with these numbers, in that order, each with its record, or why there is none."""
+    found: list[tuple[Sequence[Any], JobRecord | Exception]] = []
     for start in range(0, len(seqs), _PAGE):
-        wanted = seqs[start : start + _PAGE]
-        found = {row[_SEQ]: row for row in ask(db, "rows", seqs=text(wanted))}
-        for seq in wanted:
-            row = found.get(seq)
-            if row is None:
-                continue
+        rows = ask(db, "rows", seqs=text(seqs[start : start + _PAGE]))
+        for row in rows:
             try:
                 if db.text_factory is not str:
                     "".join(value for value in row if isinstance(value, str)).encode()
-                yield row, _record(row, now)
+                found.append((row, _record(row, now)))
             except UNREADABLE as error:
-                yield row, error
+                found.append((row, error))
+    order = {seq: place for place, seq in enumerate(seqs)}
+    found.sort(key=lambda each: order[each[0][_SEQ]])
+    return found
 
 
 def _record(row: Sequence[Any], now: str) -> JobRecord:
-    # Straight into the slots: the constructor of a frozen class takes three times as long.
     (
         queue,
         id,
@@ -143,8 +142,7 @@ def _record(row: Sequence[Any], now: str) -> JobRecord:
         expires_at,
         keep_count,
     ) = row
-    made = object.__new__(JobRecord)
-    values = (
+    made = _Draft(
         queue,
         id,
         name,
@@ -180,12 +178,14 @@ def _record(row: Sequence[Any], now: str) -> JobRecord:
         expires_at if expires_at is None else read(expires_at),
         keep_count,
     )
-    for put, value in zip(_PUT, values, strict=True):
-        put(made, value)
-    return made
+    made.__class__ = JobRecord
+    record: JobRecord = made
+    return record
 
 
-_PUT: Final = tuple(JobRecord.__dict__[field.name].__set__ for field in fields(JobRecord))
+# A JobRecord that can be written to, and that then becomes one: the constructor of a frozen class takes five
+# times as long (6.9 us, 1.2 us), and a claim spends a quarter of its time there.
+_Draft: Final = make_dataclass("_Draft", [field.name for field in fields(JobRecord)], slots=True)
 #: Where in a row of `sql/rows.sql` these stand.
 ID: Final = 1
 _SEQ: Final = 18

@@ -1,23 +1,25 @@
-"""The SQL of this store: one statement per file in `sql/`, and the three ways to run one.
+"""The SQL of this store: one statement per file in `sql/`, and the few ways to run one.
 
-What a step reads comes back as one JSON value, and what it writes goes in by few large statements:
-each row that `sqlite3` steps through lets another thread take the interpreter, and while the event
-loop is busy every such moment costs up to 5 ms (measured: 347 rows/s by `executemany` beside a busy
-loop, against 16,000 by statements of many rows).
+Whenever `sqlite3` calls SQLite, another thread may take the interpreter, and while the event loop is busy
+it takes up to 5 ms to get it back. So what a step reads comes back as one JSON value, what it writes goes
+in by few large statements (measured beside a busy loop: 347 rows/s by `executemany`, 16,000 so), and
+parameters, which are named in the files, are passed by position: `sqlite3` asks SQLite for each name.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from importlib import resources
-from sqlite3 import Connection
+from sqlite3 import Connection, Cursor
 from typing import Any, Final
 
 _FILES: Final = resources.files("conveyor.store.sqlite") / "sql"
 _ROW: Final = re.compile(r"\(\?(?:, \?)*\)")
+_NAME: Final = re.compile(r":(\w+)")
+_COMMENT: Final = re.compile(r"^--.*\n", re.MULTILINE)
 #: The most rows of one statement; 30 columns of them stay below SQLite's 32,766 parameters.
 _MOST: Final = 512
 
@@ -39,14 +41,32 @@ def text(values: Any) -> str:
     return json.dumps(values, separators=(",", ":"))
 
 
+def execute(db: Connection, sql: str, parameters: Mapping[str, Any]) -> Cursor:
+    """Run a statement with named parameters; there may be more of these than it takes."""
+    positional, names = _positional(sql)
+    return db.execute(positional, [parameters[name] for name in names])
+
+
+@cache
+def _positional(sql: str) -> tuple[str, tuple[str, ...]]:
+    """The statement with a question mark for each parameter, and their names in that order."""
+    bare = _COMMENT.sub("", sql)
+    return _NAME.sub("?", bare), tuple(_NAME.findall(bare))
+
+
+def fetch(db: Connection, name: str, /, **parameters: Any) -> Any:
+    """The first row that a statement answers with; None: there is none."""
+    return execute(db, statement(name), parameters).fetchone()
+
+
 def ask(db: Connection, name: str, /, **parameters: Any) -> Any:
     """The JSON value that a statement answers with."""
-    return json.loads(db.execute(statement(name), parameters).fetchone()[0])
+    return json.loads(fetch(db, name, **parameters)[0])
 
 
 def run(db: Connection, name: str, /, **parameters: Any) -> int:
     """Run a statement, and return how many rows it changed."""
-    return db.execute(statement(name), parameters).rowcount
+    return execute(db, statement(name), parameters).rowcount
 
 
 def write(db: Connection, name: str, rows: Collection[Sequence[Any]]) -> int:

@@ -12,7 +12,7 @@ from sqlite3 import Connection
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 from conveyor.core.durations import Duration
-from conveyor.core.errors import StoreClosedError, StoreForkedError
+from conveyor.core.errors import StoreClosedError, StoreError, StoreForkedError
 from conveyor.core.events import Bus
 from conveyor.core.jobs import JobKey, JobRecord, JobState
 from conveyor.core.store import (
@@ -80,6 +80,8 @@ class SqliteStore(Store):
         self._bus = SqliteBus(self._options.poll_interval)
         self._pid = os.getpid()
         self._threads: tuple[Writer, Reader] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._abandoned: weakref.finalize[Any, SqliteStore] | None = None
         self._opening: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
 
     @classmethod
@@ -127,14 +129,19 @@ class SqliteStore(Store):
                 writer.stop()
                 raise
             self._threads = writer, reader
+            self._loop = asyncio.get_running_loop()
             self._bus.open(writer, reader)
-            weakref.finalize(self, _abandon, self._threads)
+            self._abandoned = weakref.finalize(self, _abandon, self._threads)
 
     async def close(self) -> None:
         async with self._one_at_a_time():
+            if self._threads is not None and self._pid == os.getpid():
+                self._refuse_other_loops()
             threads, self._threads = self._threads, None
             if threads is None or self._pid != os.getpid():
                 return
+            if self._abandoned is not None:
+                self._abandoned.detach()
             self._bus.close()
             for thread in reversed(threads):
                 thread.stop()
@@ -226,7 +233,15 @@ class SqliteStore(Store):
             raise StoreClosedError(
                 f"the store of {self.path} is not open; use `async with`, or call open() first"
             )
+        self._refuse_other_loops()
         return self._threads
+
+    def _refuse_other_loops(self) -> None:
+        # Events could not reach the other loop: whoever waits for one there would wait in vain.
+        if self._loop is not asyncio.get_running_loop():
+            raise StoreError(
+                f"the store of {self.path} was opened on another event loop; open one on this loop as well"
+            )
 
     def _refuse_fork(self) -> None:
         if self._threads is not None and self._pid != os.getpid():

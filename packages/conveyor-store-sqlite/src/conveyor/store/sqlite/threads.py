@@ -24,10 +24,15 @@ from typing import Any, Final, TypeVar
 
 from conveyor.core.errors import StoreClosedError, StoreError
 from conveyor.store.sqlite.errors import busy_error, is_undecodable, store_error
-from conveyor.store.sqlite.forking import hold, let_go
+from conveyor.store.sqlite.forking import hold, inside_sqlite, let_go
 
 T = TypeVar("T")
 Step = Callable[[sqlite3.Connection], T]
+
+#: After how long a call is late, how long the event loop then pauses, and how soon again; in seconds.
+_LATE: Final = 0.005
+_BREATH: Final = 0.000_1
+_AGAIN: Final = 0.002
 
 log: Final = logging.getLogger("conveyor.store.sqlite")
 
@@ -74,6 +79,9 @@ class ConnectionThread:
         self._ready = threading.Condition()
         self._waiting: tuple[deque[Call], ...] = tuple(deque() for _ in Priority)
         self._stopping = False
+        #: Calls under way, and what gives their thread a chance if they take long.
+        self._asked = 0
+        self._yielding: asyncio.TimerHandle | None = None
         self._opened: Future[None] = Future()
         self._ended: Future[None] = Future()
         self._thread = threading.Thread(
@@ -102,7 +110,25 @@ class ConnectionThread:
                 raise StoreClosedError(f"the store of {self.path} is closed")
             self._waiting[priority].append(call)
             self._ready.notify()
-        return await answer
+        self._asked += 1
+        if self._yielding is None:
+            self._yielding = loop.call_later(_LATE, self._yield, loop)
+        try:
+            return await answer
+        finally:
+            self._asked -= 1
+            if not self._asked and self._yielding is not None:
+                self._yielding.cancel()
+                self._yielding = None
+
+    def _yield(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let the thread have the interpreter, which a busy event loop may keep from it for seconds.
+
+        A loop that always has something to do lets go of it at each turn, but takes it back before a
+        waiting thread is awake; and because it was let go, the thread does not insist (bpo-7946).
+        """
+        time.sleep(_BREATH)
+        self._yielding = loop.call_later(_AGAIN, self._yield, loop)
 
     def post(self, priority: Priority, step: Step[Any]) -> None:
         """Run a step on the connection some time, if it can be; nobody waits for it."""
@@ -158,7 +184,8 @@ class ConnectionThread:
 
     def _run(self) -> None:
         try:
-            db = self._connect()
+            with inside_sqlite():
+                db = self._connect()
         except BaseException as error:  # noqa: BLE001 - whoever opens the store gets it
             self._finish(error)
             self._opened.set_exception(error)
@@ -172,7 +199,7 @@ class ConnectionThread:
             log.exception("the thread of %s ended by an error of its own", self.path)
             cause = error
         finally:
-            with suppress(sqlite3.Error):
+            with suppress(sqlite3.Error), inside_sqlite():
                 self._close(db)
             let_go(db)
             self._finish(cause)
@@ -222,7 +249,7 @@ class ConnectionThread:
         """Answer every call that waits with an error that concerns all of them."""
         deliver(Answer(call, error=error) for call in self._take(1 << 62))
 
-    def _answer(self, db: sqlite3.Connection, call: Call, undo: Callable[[], None]) -> Answer:
+    def _answer(self, db: sqlite3.Connection, call: Call, undo: Callable[[], object]) -> Answer:
         """Run one call; `undo` takes back what it did if it fails."""
         try:
             try:

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from conveyor.core.store import Claim
 from conveyor.store.sqlite.rows import FOREVER, read, written
-from conveyor.store.sqlite.statements import ask, statement
+from conveyor.store.sqlite.statements import ask, execute, fetch
 from conveyor.store.sqlite.where import in_lane
 
 _BEFORE: Final = -(1 << 63)
@@ -57,7 +57,7 @@ class Gate:
 
 def gate(db: Connection, queue: str, now: datetime) -> Gate:
     """What a claim of the queue has to know before it chooses."""
-    row = db.execute(statement("gate"), {"queue": queue, "now": written(now)}).fetchone()
+    row = fetch(db, "gate", queue=queue, now=written(now))
     until, names, latest, ungrouped, grouped = row
     turns: Turns | None = None
     if latest is not None:
@@ -109,7 +109,7 @@ def following(
     if newest:
         return _newest(db, lane, of, after, count)
     rank, place = after
-    row = db.execute(in_lane("first", lane), {**of, "rank": rank, "place": place, "count": count}).fetchone()
+    row = execute(db, in_lane("first", lane), {**of, "rank": rank, "place": place, "count": count}).fetchone()
     return [(rank, place) for rank, place in json.loads(row[0])]
 
 
@@ -120,12 +120,12 @@ def _newest(db: Connection, lane: str, of: Mapping[str, Any], after: Place, coun
     before = _BEYOND if second == _BEFORE else -second
     while len(found) < count:
         limits = {**of, "rank": rank, "before": before, "count": count - len(found)}
-        row = db.execute(in_lane("newest", lane), limits).fetchone()
+        row = execute(db, in_lane("newest", lane), limits).fetchone()
         newest = sorted((-abs(place) for _, place in json.loads(row[0])))
         found += [(rank, seq) for seq in newest[: count - len(found)]]
         if len(found) >= count:
             break
-        (rank,) = db.execute(in_lane("next_rank", lane), {**of, "rank": rank}).fetchone()
+        (rank,) = execute(db, in_lane("next_rank", lane), {**of, "rank": rank}).fetchone()
         if rank is None:
             break
         before = _BEYOND

@@ -17,7 +17,7 @@ from typing import Any, Final
 from conveyor.core.jobs import JobRecord, JobState
 from conveyor.core.store import Order, Where
 from conveyor.store.sqlite.rows import place_of, rank_key, written
-from conveyor.store.sqlite.statements import statement, text
+from conveyor.store.sqlite.statements import execute, statement, text
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,7 @@ _EXPIRED: Final = """seq in (
       select
         seq,
         keep_count,
+        holds_key = 1 and unique_until > :now as held,
         row_number() over (partition by queue, state order by finished_at desc, seq desc) - 1 as later
         from conveyor_jobs
        where keep_count is not null
@@ -67,6 +68,7 @@ _EXPIRED: Final = """seq in (
          and {queue}
     )
    where later >= keep_count
+     and held is not true
 )"""
 
 
@@ -114,7 +116,7 @@ def seqs(
         )
         if _FINISHED in branch.sql:
             sql = sql.replace(_FINISHED_AT, "finished_at")
-        found += (tuple(row) for row in json.loads(db.execute(sql, parameters).fetchone()[0]))
+        found += (tuple(row) for row in json.loads(execute(db, sql, parameters).fetchone()[0]))
     found.sort(reverse=backwards)
     return [row[-1] for row in found[:limit]]
 
@@ -135,7 +137,7 @@ def counts(
             conditions=_all(branch.sql, *condition.terms),
             group=f"{of}, state" if branch.state is None else of,
         )
-        for key, known, jobs in json.loads(db.execute(sql, condition.parameters).fetchone()[0]):
+        for key, known, jobs in json.loads(execute(db, sql, condition.parameters).fetchone()[0]):
             if known in _STATES:
                 found[key, _STATES[known]] = found.get((key, _STATES[known]), 0) + jobs
     return found

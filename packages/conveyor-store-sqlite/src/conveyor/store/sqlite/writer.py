@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from conveyor.core.errors import StoreError, StoreUnavailableError
 from conveyor.store.sqlite.connections import jitter
 from conveyor.store.sqlite.errors import is_busy, store_error
-from conveyor.store.sqlite.forking import identity
+from conveyor.store.sqlite.forking import identity, inside_sqlite
 from conveyor.store.sqlite.sharing import Sharing
 from conveyor.store.sqlite.threads import Answer, Call, ConnectionThread, deliver, log
 
@@ -72,10 +72,9 @@ class Writer(ConnectionThread):
                     if self._stopping:
                         return
                     self._ready.wait()
-            if not self._has_calls and not self._mail_only(db):
-                continue
-            if self._is_there() and self._begin(db):
-                self._batch(db)
+            with inside_sqlite():
+                if (self._has_calls or self._mail_only(db)) and self._is_there() and self._begin(db):
+                    self._batch(db)
 
     def _close(self, db: sqlite3.Connection) -> None:
         with suppress(sqlite3.Error):
@@ -108,27 +107,31 @@ class Writer(ConnectionThread):
 
     def _batch(self, db: sqlite3.Connection) -> None:
         calls = self._take(_WEIGHT)
-        answers = [self._within_savepoint(db, call) for call in calls if db.in_transaction]
-        if not db.in_transaction:
+        if len(calls) == 1:
+            answers = [self._alone(db, calls[0])]
+        else:
+            answers = [self._within_savepoint(db, call) for call in calls if db.in_transaction]
+        if not db.in_transaction and len(calls) > 1:
             # The error of one call (no room, say) took the whole transaction with it: each for itself, then.
-            if len(calls) > 1:
-                for call in calls:
-                    self._alone(db, call)
-            else:
-                deliver(answers)
+            for call in calls:
+                self._by_itself(db, call)
             return
-        self._mail(db)
-        self._sharing.look(db, alone=self.alone)
+        if db.in_transaction:
+            self._mail(db)
+            self._sharing.look(db, alone=self.alone)
         deliver(self._committed(db, answers))
 
-    def _alone(self, db: sqlite3.Connection, call: Call) -> None:
+    def _by_itself(self, db: sqlite3.Connection, call: Call) -> None:
         try:
             db.execute("begin immediate")
         except sqlite3.Error as error:
             deliver([Answer(call, error=store_error(error, self.path))])
             return
-        answer = self._within_savepoint(db, call)
-        deliver(self._committed(db, [answer]) if db.in_transaction else [answer])
+        deliver(self._committed(db, [self._alone(db, call)]))
+
+    def _alone(self, db: sqlite3.Connection, call: Call) -> Answer:
+        """Run the only call of a transaction, which is undone with it."""
+        return self._answer(db, call, lambda: _begin_again(db))
 
     def _within_savepoint(self, db: sqlite3.Connection, call: Call) -> Answer:
         try:
@@ -203,3 +206,9 @@ class Writer(ConnectionThread):
 def _undo(db: sqlite3.Connection) -> None:
     if db.in_transaction:
         db.execute("rollback to conveyor_call")
+
+
+def _begin_again(db: sqlite3.Connection) -> None:
+    if db.in_transaction:
+        db.execute("rollback")
+    db.execute("begin immediate")
