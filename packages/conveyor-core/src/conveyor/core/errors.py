@@ -198,7 +198,7 @@ class StoreReadOnlyError(StoreError):
 
 
 class StoreForkedError(StoreError):
-    """The store was opened in another process; open one in this process, after the fork."""
+    """The store was opened in another process: fork before opening one, or spawn processes instead."""
 
 
 class StoreClosedError(StoreError):
