@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 _LONGEST_NAME: Final = 255
 KINDS: Final = ("fixed", "exponential", "linear")
 
-#: A worker's own way to say how long to wait: failures so far (1, 2, …) → a duration.
-Strategy = "Callable[[int], Duration]"
-
 
 @dataclass(frozen=True, slots=True, init=False)
 class Backoff:

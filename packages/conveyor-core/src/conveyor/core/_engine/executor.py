@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from conveyor.core.clock import Clock
     from conveyor.core.job import Job
 
-Handler = "Callable[[Job[Any]], object]"
-
 
 _log: Final = logging.getLogger("conveyor.worker")
 

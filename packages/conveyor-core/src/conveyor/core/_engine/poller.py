@@ -130,10 +130,10 @@ class Poller:
             if not self._stopping:
                 await time.wait(self._clock, self._news, pause)
 
-    async def tick(self) -> float | None:
+    async def tick(self) -> float:
         """Let time pass if it is time for that, start what is ready, claim what there is room for.
 
-        Returns the seconds until there is something to do unless news come; None if only news can tell.
+        Returns the seconds until there is something to do, unless news come before.
         """
         now = self._clock.monotonic()
         if now >= self._advance_at:
