@@ -408,3 +408,12 @@ def test_every_error_is_one_of_ours() -> None:
         open_store("nowhere://x")
     with pytest.raises(UnknownStoreError):
         open_store("nowhere://x")
+
+
+@pytest.mark.parametrize("name", ["conveyor:schedules:emails", "conveyor:"])
+async def test_a_queue_name_that_is_kept_for_core_is_refused(name: str, store: FaultyStore) -> None:
+    with pytest.raises(InvalidOptionError, match="Conveyor's own"):
+        Queue(name, store)
+    with pytest.raises(InvalidOptionError, match="Conveyor's own"):
+        Worker(name, print, store)
+    assert Queue("conveyor", store).name == "conveyor"

@@ -17,6 +17,7 @@ from conveyor.core.ids import new_job_id
 from conveyor.core.job import Job
 from conveyor.core.jobs import TERMINAL, JobKey, JobRecord, JobState
 from conveyor.core.options import LONGEST_NAME, AddOptions, Parsed, checked_name, flag, parse, whole
+from conveyor.core.reserved import checked_queue_name
 from conveyor.core.store import Change, Inserted, Order, Pause, Where
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Queue(Generic[T]):
 
         Raises InvalidOptionError for a name or a default that cannot be used. `clock` is for tests.
         """
-        self.name = checked_name(name, "name")
+        self.name = checked_queue_name(name, "name")
         self._store = store
         self._payload: Payload[T] = Payload(payload)
         self._defaults: dict[str, Any] = dict(default_job_options or {})

@@ -35,6 +35,7 @@ from conveyor.core.ids import new_token
 from conveyor.core.job import Job
 from conveyor.core.limits import GroupLimit, RateLimit
 from conveyor.core.options import checked_name, flag, whole
+from conveyor.core.reserved import checked_queue_name
 from conveyor.core.store import Claim, Feature, Limit, Pause
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class Worker(Generic[T]):
         Raises InvalidOptionError for an option that cannot be used, UnsupportedFeatureError if the store
         does not offer what the options need. `clock` is for tests.
         """
-        self.queue_name = checked_name(queue_name, "queue_name")
+        self.queue_name = checked_queue_name(queue_name, "queue_name")
         self._handler = checked_handler(handler)
         self._store = store
         self._clock = clock or SystemClock()
