@@ -7,6 +7,7 @@ measured: it imports nothing of conveyor at start-up.
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections import Counter
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -57,12 +58,14 @@ pytest.register_assert_rewrite(*(f"conveyor.conformance.{module}" for module in 
 class Place:
     """Where a `conveyor.testing` provisioner makes its stores.
 
-    `url` is the `--conveyor-url` given, if any; `worker` this process's name in the run; `tmp_path` a folder
-    for this process, and `shared_path` one for all processes of the run.
+    `url` is the `--conveyor-url` given, if any; `worker` this process's name in the run; `owner` the id of
+    the process whose end is the end of the run; `tmp_path` a folder for this process, and `shared_path` one
+    for all processes of the run.
     """
 
     url: str | None
     worker: str
+    owner: int
     tmp_path: Path
     shared_path: Path
 
@@ -160,6 +163,7 @@ class _Places:
         place = Place(
             url=self.config.getoption("--conveyor-url"),
             worker=worker,
+            owner=os.getpid() if worker == "main" else os.getppid(),  # xdist's controller starts its workers
             tmp_path=self.factory.mktemp(f"conveyor-{scheme}"),
             shared_path=base if worker == "main" else base.parent,
         )

@@ -1,0 +1,1 @@
+"""How `conveyor.store.pg.testing` comes by its servers. What tests use is there."""

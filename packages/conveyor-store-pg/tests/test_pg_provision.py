@@ -1,0 +1,102 @@
+"""Fresh stores for the suite: one server for a run, a database for a process, a schema for a test."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from conveyor.store.pg._testing.schemas import Schemas
+from conveyor.store.pg.testing import get_server
+
+# A run of its own, with a test of each worker: where its store is, and on which server.
+INNER = """\
+import json, os, pathlib, psycopg, pytest
+
+class TestInner:
+    store_scheme = "postgresql"
+
+    @pytest.mark.parametrize("number", range(8))
+    def test_note_the_place(self, conveyor_url, number):
+        url, _, schema = conveyor_url.partition("?schema=")
+        with psycopg.connect(url) as connection:
+            connection.execute(f"create table {schema}.jobs (id int)")
+            identifier = connection.execute("select system_identifier from pg_control_system()").fetchone()[0]
+            tables = connection.execute(
+                "select count(*) from pg_tables where tablename = 'jobs'"
+            ).fetchone()[0]
+        place = {"url": url, "schema": schema, "server": identifier, "tables": tables,
+                 "worker": os.environ["PYTEST_XDIST_WORKER"]}
+        pathlib.Path(os.environ["PLACES"], f"{number}.json").write_text(json.dumps(place))
+"""
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
+    (tmp_path / "test_inner.py").write_text(INNER, "utf-8")
+    folder = tmp_path / "places"
+    folder.mkdir()
+    monkeypatch.setenv("PLACES", str(folder))
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", "test_inner.py"]
+    command += ["-o", "asyncio_default_fixture_loop_scope=function", f"--basetemp={tmp_path / 'base'}"]
+
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [json.loads(file.read_text("utf-8")) for file in sorted(folder.iterdir())]
+
+
+@pytest.mark.slow
+def test_two_workers_share_a_server_and_not_a_database(places: list[dict[str, object]]) -> None:
+    assert len(places) == 8
+    assert {place["worker"] for place in places} == {"gw0", "gw1"}
+    assert len({place["server"] for place in places}) == 1
+    assert len({(place["worker"], place["url"]) for place in places}) == 2
+    assert len({place["url"] for place in places}) == 2
+
+
+@pytest.mark.slow
+def test_each_test_has_a_schema_of_its_own_and_leaves_nothing(places: list[dict[str, object]]) -> None:
+    assert len({(place["url"], place["schema"]) for place in places}) == 8
+    assert {place["tables"] for place in places} == {1}
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return get_server(tmp_path_factory.mktemp("server")).url
+
+
+@pytest.mark.slow
+def test_a_transaction_left_open_does_not_hold_up_the_next_test(url: str) -> None:
+    schemas = Schemas(url)
+    forgotten = psycopg.connect(url)
+    with psycopg.connect(url, autocommit=True) as other:
+        with schemas.fresh() as place:
+            schema = place.partition("?schema=")[2]
+            other.execute(f"create table {schema}.jobs (id int)")
+            forgotten.execute(f"lock table {schema}.jobs")
+
+        rows = other.execute("select 1 from pg_namespace where nspname = %s", [schema]).fetchall()
+    forgotten.close()
+    schemas.close()
+
+    assert rows == []
+
+
+@pytest.mark.slow
+def test_a_test_may_cut_off_every_connection(url: str) -> None:
+    schemas = Schemas(url)
+    with psycopg.connect(url, autocommit=True) as other:
+        with schemas.fresh():
+            other.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity "
+                "where datname = current_database() and pid <> pg_backend_pid()"
+            )
+        with schemas.fresh() as place:
+            schema = place.partition("?schema=")[2]
+            rows = other.execute("select 1 from pg_namespace where nspname = %s", [schema]).fetchall()
+    schemas.close()
+
+    assert rows == [(1,)]
