@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from conveyor.store.pg._testing.schemas import Schemas
 from conveyor.store.pg.testing import get_server
@@ -75,8 +76,8 @@ def test_a_transaction_left_open_does_not_hold_up_the_next_test(url: str) -> Non
     with psycopg.connect(url, autocommit=True) as other:
         with schemas.fresh() as place:
             schema = place.partition("?schema=")[2]
-            other.execute(f"create table {schema}.jobs (id int)")
-            forgotten.execute(f"lock table {schema}.jobs")
+            other.execute(sql.SQL("create table {}.jobs (id int)").format(sql.Identifier(schema)))
+            forgotten.execute(sql.SQL("lock table {}.jobs").format(sql.Identifier(schema)))
 
         rows = other.execute("select 1 from pg_namespace where nspname = %s", [schema]).fetchall()
     forgotten.close()

@@ -9,7 +9,7 @@ The server comes from the first of these that has one: `CONVEYOR_TEST_PG_URL`; a
 and `local` separated by commas, insists. When none has one it is an error, which lists what was tried and
 what to install: tests without a server never pass by being skipped.
 
-A server of ours lives in a folder in /tmp, runs as anybody but root, and is gone within a second of the
+A server of ours lives in a temporary folder, runs as anybody but root, and is gone within a second of the
 process it was started for, even if that was killed. A POSIX system is needed, and nothing of this imports
 pytest.
 """

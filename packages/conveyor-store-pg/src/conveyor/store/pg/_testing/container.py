@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -22,12 +24,18 @@ def find_engine() -> None:
         from testcontainers.core.docker_client import DockerClient  # noqa: PLC0415 - an optional dependency
     except ImportError:
         raise NotUsableError("testcontainers is not installed") from None
-    try:
-        client: Any = DockerClient(timeout=3).client
-        client.ping()
-        client.close()
-    except Exception as error:
-        raise NotUsableError(f"no Docker engine answers ({type(error).__name__})") from error
+    reason = ""
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+        try:
+            client: Any = DockerClient(timeout=3).client
+            client.ping()
+            client.close()
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody answers
+            reason = f"no Docker engine answers ({type(error).__name__})"
+        if reason:
+            gc.collect()  # the client leaves a socket open when it cannot connect
+    if reason:
+        raise NotUsableError(reason)
 
 
 class Container:

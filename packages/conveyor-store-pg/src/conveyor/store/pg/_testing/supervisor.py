@@ -29,6 +29,9 @@ from conveyor.store.pg._testing.postgres import Postgres
 KINDS: Final = {"postgres": Postgres, "docker": Container, "bouncer": PgBouncer}
 
 
+_LONGEST: Final = 60
+
+
 class Service(Protocol):
     """A server that can be started and stopped again and again."""
 
@@ -55,8 +58,7 @@ class Supervisor:
     """One server, its folder, and what was done to it."""
 
     def __init__(self, kind: str, options: dict[str, Any]) -> None:
-        # a short path: that of a socket may have about a hundred characters
-        self.home = Path(tempfile.mkdtemp(prefix="conveyor-", dir="/tmp"))
+        self.home = Path(tempfile.mkdtemp(prefix="conveyor-", dir=_temporary()))
         self.home.chmod(0o711)
         self._frozen: set[int] = set()
         self.service: Service | None = None
@@ -137,6 +139,12 @@ class Supervisor:
             self.service.end()
             self.service = None
         shutil.rmtree(self.home, ignore_errors=True)
+
+
+def _temporary() -> str:
+    """A folder whose path is short: that of a socket in it may have about a hundred characters."""
+    folder = tempfile.gettempdir()
+    return folder if len(folder) < _LONGEST else "/tmp"  # noqa: S108
 
 
 def _watch(pid: int) -> int | None:
