@@ -1,0 +1,164 @@
+"""PostgreSQL's errors as the store errors of the contract: the one place that knows its codes.
+
+Source: appendix A of PostgreSQL's manual; PgBouncer reports whatever is wrong with a connection as 08P01.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from typing import Final
+
+import psycopg
+
+from conveyor.core.errors import (
+    StoreBusyError,
+    StoreError,
+    StoreFullError,
+    StoreReadOnlyError,
+    StoreUnavailableError,
+)
+from conveyor.store.pg.options import Target
+
+#: Not a code of the server's: the line was cut, or never there.
+_GONE: Final = "08006"
+
+
+class Fate(Enum):
+    """What an error says about the statement that it answers, and about another try."""
+
+    #: It did not happen; the same may work soon.
+    AGAIN = "again"
+    #: The line is gone. Whether it happened depends on what had been sent.
+    CUT = "cut"
+    #: It did not happen, and will not work before somebody has done something.
+    REFUSED = "refused"
+
+
+def code_of(error: BaseException) -> str | None:
+    """The SQLSTATE; None: neither the server nor the line has anything to do with it."""
+    if not isinstance(error, psycopg.Error):
+        return None
+    if error.sqlstate is not None:
+        return error.sqlstate
+    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        return _refusal(str(error))
+    return None
+
+
+def fate(error: BaseException) -> Fate:
+    """What became of the statement."""
+    code = code_of(error)
+    if code is None:
+        return Fate.REFUSED
+    if code[:2] == "08" or code in _CUT:
+        return Fate.CUT
+    return Fate.AGAIN if code in _AGAIN or code[:2] == "40" else Fate.REFUSED
+
+
+def misprepared(error: BaseException) -> bool:
+    """Whether a statement was looked for on a server connection where it was not prepared, or was twice."""
+    return code_of(error) in {"26000", "42P05"}
+
+
+def store_error(error: BaseException, target: Target, *, outcome_unknown: bool = False) -> StoreError:
+    """The store error that says what happened, and what to do about it; raise it `from cause(error)`."""
+    code = code_of(error)
+    kind, what = _meaning(code)
+    words = " ".join(target.clean(str(error)).split())
+    shown = f"{target.place} {what} ({code or type(error).__name__}: {words})"
+    return kind(shown, outcome_unknown=outcome_unknown)
+
+
+def cause(error: BaseException, target: Target) -> BaseException | None:
+    """The error itself, to raise from; None if it tells a secret."""
+    return error if target.clean(str(error)) == str(error) else None
+
+
+def busy_error(target: Target, *, outcome_unknown: bool = False) -> StoreBusyError:
+    """The server is there, but the call did not get through in time."""
+    return StoreBusyError(
+        f"{target.place} did not finish the call within operation_timeout; "
+        "look for a transaction that keeps rows locked (pg_stat_activity), or allow more time",
+        outcome_unknown=outcome_unknown,
+    )
+
+
+def silent_error(target: Target, *, outcome_unknown: bool = False) -> StoreUnavailableError:
+    """The server does not answer any more."""
+    return StoreUnavailableError(
+        f"{target.place} did not answer within operation_timeout", outcome_unknown=outcome_unknown
+    )
+
+
+def crowded_error(target: Target, size: int) -> StoreBusyError:
+    """There was no connection to be had."""
+    return StoreBusyError(
+        f"all of the {size} connections to {target.place} were in use for longer than operation_timeout; "
+        "allow more with pool_size"
+    )
+
+
+def _refusal(words: str) -> str:
+    """The code of a connection that was not made: libpq tells it in words only."""
+    return next((code for pattern, code in _WORDS if pattern.search(words)), _GONE)
+
+
+def _meaning(code: str | None) -> tuple[type[StoreError], str]:
+    if code is None:
+        return StoreError, "could not be used"
+    return _MEANINGS.get(code) or _CLASSES.get(code[:2]) or (StoreError, "refused a statement")
+
+
+#: 40003: whether it was completed is not known. 0A000: tables have changed under a prepared plan.
+_CUT: Final = {"57P01", "57P02", "57P03", "57P05", "25P03", "40003"}
+_AGAIN: Final = {"55P03", "55006", "57014", "53000", "53200", "53300", "53400", "0A000", "42P05", "26000"}
+_WORDS: Final = tuple(
+    (re.compile(words), code)
+    for words, code in (
+        # of several hosts each has its own reason
+        ("Multiple connection attempts failed", "08006"),
+        ("password authentication failed|no password supplied", "28P01"),
+        ("pg_hba.conf|is not permitted to log in|role .* does not exist", "28000"),
+        ("too many clients|remaining connection slots|too many connections|no more connections", "53300"),
+        ("starting up|shutting down|in recovery mode|accepting connections", "57P03"),
+        ("no such database|database .* does not exist", "3D000"),
+        ("session is (not )?read-only|server is (not )?in hot standby", "25006"),
+    )
+)
+_UNREACHABLE: Final = "cannot be reached now"
+_LOCKED: Final = "is kept busy by others"
+_LOGIN: Final = "refuses the login; check the user, the password and pg_hba.conf"
+_TABLES: Final = "has not the tables of this release; open the store once with auto_migrate=True"
+_MEANINGS: Final[dict[str, tuple[type[StoreError], str]]] = {
+    "25006": (
+        StoreReadOnlyError,
+        "cannot be written to: it is a standby or read-only; name all hosts in the DSN if there are several",
+    ),
+    "28000": (StoreUnavailableError, _LOGIN),
+    "28P01": (StoreUnavailableError, _LOGIN),
+    "3D000": (StoreUnavailableError, "is not there; create the database"),
+    "3F000": (StoreUnavailableError, _TABLES),
+    "40001": (StoreBusyError, _LOCKED),
+    "40P01": (StoreBusyError, _LOCKED),
+    "42501": (StoreError, "denies a permission; grant it to the user of the store"),
+    "42P01": (StoreUnavailableError, _TABLES),
+    "42703": (StoreUnavailableError, _TABLES),
+    "53100": (StoreFullError, "cannot be written to: its disk is full; free some room"),
+    "53200": (StoreUnavailableError, "is out of memory"),
+    "53300": (StoreUnavailableError, "takes no more connections; lower pool_size, or raise max_connections"),
+    "53400": (StoreUnavailableError, "is at a limit of its configuration"),
+    "55006": (StoreBusyError, _LOCKED),
+    "55P03": (StoreBusyError, _LOCKED),
+    "57014": (StoreBusyError, "cancelled a statement: see statement_timeout"),
+    "26000": (StoreError, "is behind a pooler that does not keep prepared statements; give prepare=False"),
+    "42P05": (StoreError, "is behind a pooler that does not keep prepared statements; give prepare=False"),
+}
+_CLASSES: Final[dict[str, tuple[type[StoreError], str]]] = {
+    "08": (StoreUnavailableError, _UNREACHABLE),
+    "25": (StoreUnavailableError, _UNREACHABLE),
+    "40": (StoreBusyError, _LOCKED),
+    "57": (StoreUnavailableError, _UNREACHABLE),
+    "58": (StoreUnavailableError, "could not read or write its files"),
+    "XX": (StoreUnavailableError, "has an internal error; see its log"),
+}

@@ -1,0 +1,77 @@
+"""Single connections: how one is made, and whether one that lay idle is still good."""
+
+from __future__ import annotations
+
+import select
+import warnings
+from contextlib import suppress
+from typing import Any, Final, TypeAlias
+
+import psycopg
+from psycopg import AsyncConnection, pq
+from psycopg.conninfo import make_conninfo
+
+from conveyor.store.pg.options import Target
+
+Line: TypeAlias = AsyncConnection[tuple[Any, ...]]
+
+#: What is asked of libpq unless the user's DSN says otherwise. A peer that is gone without a word is noticed
+#: within a minute; none of this is sent to the server, or a pooler would have to know it.
+_DEFAULTS: Final = {
+    "application_name": "conveyor",
+    "connect_timeout": "5",
+    "keepalives_idle": "20",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+}
+#: How often psycopg sees a statement before it has it prepared.
+_PREPARE_AFTER: Final = 5
+
+
+async def connect(target: Target, *, prepare: bool) -> Line:
+    """A new connection, outside of any transaction.
+
+    Of several hosts it is one that can be written to.
+    """
+    parameters = _DEFAULTS | target.parameters
+    if target.several:
+        parameters.setdefault("target_session_attrs", "read-write")
+    return await AsyncConnection.connect(
+        make_conninfo(**(parameters | {"client_encoding": "UTF8"})),
+        autocommit=True,
+        prepare_threshold=_PREPARE_AFTER if prepare else None,
+    )
+
+
+def idle(line: Line) -> bool:
+    """Whether it is open and in no transaction."""
+    return not line.closed and line.info.transaction_status == pq.TransactionStatus.IDLE
+
+
+def sound(line: Line) -> bool:
+    """Whether it is idle and, as far as can be seen from here, still connected.
+
+    A server that went away has left its last words, or the end of the line, for us to read. Otherwise the
+    first call after a restart would not know whether it had happened.
+    """
+    with suppress(psycopg.Error, OSError, ValueError):
+        while idle(line) and _readable(line.pgconn.socket):
+            line.pgconn.consume_input()
+            line.pgconn.is_busy()  # has libpq read what came
+        return idle(line)
+    return False
+
+
+def drop(line: Line) -> None:
+    """Close it at once, whatever it is doing; the server undoes what was not committed."""
+    with warnings.catch_warnings(), suppress(psycopg.Error, OSError):
+        line.pgconn.finish()
+
+
+def _readable(descriptor: int) -> bool:
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return bool(poll.poll(0))
+    return bool(select.select([descriptor], [], [], 0)[0])  # pragma: no cover - Windows

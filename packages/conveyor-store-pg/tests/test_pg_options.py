@@ -1,0 +1,210 @@
+"""What may be said about a store, and what is shown of it."""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from conveyor.core.errors import InvalidOptionError
+from conveyor.store.pg.errors import Fate, cause, fate, store_error
+from conveyor.store.pg.options import Options, Target, parsed
+
+URL = "postgresql://ada:s3cret@db.example.com:5433/app"
+
+
+def test_the_defaults_are_those_of_the_documentation() -> None:
+    options = Options.checked(URL)
+
+    assert options.schema == "public"
+    assert options.pool_size == 10
+    assert options.operation_timeout == timedelta(seconds=10)
+    assert options.auto_migrate
+    assert options.notify
+    assert options.listen is options.target
+    assert options.prepare is None
+
+
+def test_options_behind_the_question_mark_are_ours_or_libpqs() -> None:
+    dsn, found = parsed(
+        URL + "?schema=jobs&pool_size=3&sslmode=require&notify=off&prepare=no", {"pool_size": 5}
+    )
+    options = Options.checked(dsn, **found)
+
+    assert (options.schema, options.pool_size, options.notify, options.prepare) == ("jobs", 5, False, False)
+    assert options.target.parameters["sslmode"] == "require"
+    assert options.target.parameters["host"] == "db.example.com"
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("postgres://h/db", {"host": "h", "dbname": "db"}),
+        ("POSTGRESQL://h/db", None),
+        ("postgresql:///db?host=/run/postgresql", {"host": "/run/postgresql", "dbname": "db"}),
+        ("postgresql://%2Frun%2Fpostgresql/db", {"host": "/run/postgresql", "dbname": "db"}),
+        ("postgresql://a:1,b:2/db", {"host": "a,b", "port": "1,2", "dbname": "db"}),
+        ("postgresql://u:p%3F%40@h/db?application_name=a+b", {"password": "p?@", "application_name": "a+b"}),
+        ("postgresql://u:p?x=1@h/db?schema=s", {"password": "p?x=1", "host": "h"}),
+        ("postgresql://h/db?options=-c%20geqo%3Doff", {"options": "-c geqo=off"}),
+    ],
+)
+def test_a_url_means_what_it_means_to_libpq(url: str, expected: dict[str, str] | None) -> None:
+    if expected is None:
+        with pytest.raises(InvalidOptionError):
+            Options.checked(parsed(url, {})[0])
+        return
+    dsn, found = parsed(url, {})
+    parameters = Options.checked(dsn, **found).target.parameters
+
+    assert {name: parameters[name] for name in expected} == expected
+
+
+def test_a_dsn_may_be_words() -> None:
+    target = Options.checked("host=/run/postgresql dbname=app password='s3 cret'").target
+
+    assert target.place == "/run/postgresql/app"
+    assert target.parameters["password"] == "s3 cret"
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"schema": ""}, "schema"),
+        ({"schema": "a" * 64}, "schema"),
+        ({"schema": "pg_jobs"}, "schema"),
+        ({"schema": 'a"b'}, "schema"),
+        ({"schema": "a%b"}, "schema"),
+        ({"schema": "a\0b"}, "schema"),
+        ({"schema": 7}, "schema"),
+        ({"pool_size": 0}, "pool_size"),
+        ({"pool_size": True}, "pool_size"),
+        ({"pool_size": "many"}, "pool_size"),
+        ({"pool_size": 1_001}, "pool_size"),
+        ({"operation_timeout": 0}, "operation_timeout"),
+        ({"operation_timeout": "soon"}, "operation_timeout"),
+        ({"auto_migrate": "maybe"}, "auto_migrate"),
+        ({"notify": 2}, "notify"),
+        ({"prepare": "sometimes"}, "prepare"),
+        ({"listen_dsn": "nonsense"}, "listen_dsn"),
+        ({"listen_dsn": URL + "?schema=x"}, "listen_dsn"),
+    ],
+)
+def test_a_bad_option_is_refused_by_name(options: dict[str, Any], name: str) -> None:
+    with pytest.raises(InvalidOptionError) as caught:
+        Options.checked(URL, **options)
+
+    assert caught.value.option == name
+
+
+@pytest.mark.parametrize("name", ["schema", "pool_size", "listen_dsn"])
+def test_an_option_of_the_store_in_a_bare_dsn_is_refused(name: str) -> None:
+    with pytest.raises(InvalidOptionError, match="keyword"):
+        Options.checked(f"{URL}?{name}=1")
+
+
+def test_an_unknown_option_is_refused_without_its_value() -> None:
+    with pytest.raises(InvalidOptionError, match=r"pasword.*the options of postgresql are") as caught:
+        parsed(URL + "?pasword=hunter2", {})
+    assert "hunter2" not in str(caught.value)
+
+    with pytest.raises(InvalidOptionError, match="colour"):
+        parsed(URL, {"colour": "red"})
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgresql://u:s3cret@h:port/db",
+        "postgresql://u:s3cret@[::1/db",
+        "postgresql://u:s3cret%zz@h/db",
+        "postgresql://u:s3cret@h:99999999/db",
+        "host=h password=s3cret with spaces",
+        "s3cret",
+        "postgresql://u:s3cret\ud800@h/db",
+        "mysql://u:s3cret@h/db",
+    ],
+)
+def test_a_malformed_dsn_is_refused_and_its_password_shown_nowhere(dsn: str) -> None:
+    with pytest.raises(InvalidOptionError) as caught:
+        Options.checked(parsed(dsn, {})[0] if "://" in dsn else dsn)
+
+    error = caught.value
+    shown = "".join(traceback.format_exception(error)) + repr(error) + str(error) + str(error.value)
+    assert "s3cret" not in shown
+    assert error.__cause__ is None
+    assert error.__context__ is None
+
+
+def test_the_password_is_in_no_repr() -> None:
+    options = Options.checked(URL, listen_dsn=URL)
+
+    assert "s3cret" not in repr(options) + repr(options.target) + str(options) + options.target.place
+    assert options.target.place == "db.example.com:5433/app"
+    with pytest.raises(TypeError):
+        pickle.dumps(options)
+
+
+@pytest.mark.parametrize("dsn", [None, 7, "", " ", b"postgresql://h/db"])
+def test_what_is_no_text_is_no_dsn(dsn: object) -> None:
+    with pytest.raises(InvalidOptionError):
+        Options.checked(dsn)
+
+
+def test_an_error_with_the_password_in_it_is_told_without() -> None:
+    target = Target.parsed("postgresql://ada:s3%20cret@h/db", "dsn")
+    error = psycopg.OperationalError('unexpected spaces found in "s3 cret"')
+
+    shown = store_error(error, target)
+
+    assert "s3 cret" not in str(shown)
+    assert cause(error, target) is None
+    assert cause(psycopg.OperationalError("gone"), target) is not None
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("40001", Fate.AGAIN),
+        ("40P01", Fate.AGAIN),
+        ("55P03", Fate.AGAIN),
+        ("53300", Fate.AGAIN),
+        ("57P01", Fate.CUT),
+        ("57P03", Fate.CUT),
+        ("08006", Fate.CUT),
+        ("08P01", Fate.CUT),
+        ("40003", Fate.CUT),
+        ("53100", Fate.REFUSED),
+        ("25006", Fate.REFUSED),
+        ("42501", Fate.REFUSED),
+        ("23505", Fate.REFUSED),
+        ("28P01", Fate.REFUSED),
+    ],
+)
+def test_each_code_has_its_fate(code: str, expected: Fate) -> None:
+    error = psycopg.OperationalError("as it may be")
+    error.sqlstate = code
+
+    assert fate(error) is expected
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ('FATAL:  database "nope" does not exist', Fate.REFUSED),
+        ('FATAL:  role "nope" does not exist', Fate.REFUSED),
+        ('FATAL:  password authentication failed for user "ada"', Fate.REFUSED),
+        ("FATAL:  the database system is starting up", Fate.CUT),
+        ("FATAL:  the database system is not yet accepting connections", Fate.CUT),
+        ("FATAL:  sorry, too many clients already", Fate.AGAIN),
+        ("server closed the connection unexpectedly", Fate.CUT),
+        ("Connection refused", Fate.CUT),
+        ("session is read-only", Fate.REFUSED),
+    ],
+)
+def test_what_libpq_says_in_words_is_understood(words: str, expected: Fate) -> None:
+    assert fate(psycopg.OperationalError(words)) is expected
