@@ -1,0 +1,285 @@
+"""Events between the processes that share a database, by `notify`.
+
+Within a process events travel at once, without the server. Those who listen are known from a small table
+(`conveyor_listeners`), in which each says what it wants; before anything is sent, whoever sends looks there,
+and while nobody else wants it nothing is sent: a `notify` makes commits stand in line for the whole server.
+What is wanted goes out at once if nothing went out just before, else with all that has gathered for
+20 ms, in one transaction of its own on a connection of the pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import uuid4
+
+from conveyor.core.errors import StoreError
+from conveyor.core.events import EVENTS, Event, Gap, JobWaiting, LocalBus
+from conveyor.store.pg.connections import Connections
+from conveyor.store.pg.listener import Listener
+from conveyor.store.pg.options import Options
+from conveyor.store.pg.parcels import Parcels, channel, parts
+from conveyor.store.pg.statements import Session
+
+log: Final = logging.getLogger("conveyor.store.pg")
+
+#: The shortest time between two transactions that notify, in seconds.
+_APART: Final = 0.02
+#: For how long a listener is known without a sign of life, in seconds; it gives one at each tick.
+_KNOWN: Final = 60.0
+#: How long who subscribes waits for the line, at most.
+_PATIENCE: Final = 3.0
+#: Events that have not gone out yet; when there are more, the newest are lost.
+_ROOM: Final = 10_000
+#: Waiting jobs of one queue that are told one by one to workers, in one transaction.
+_SINGLY: Final = 20
+#: The sender of what leaves with a user's own transaction: everybody hears it, this process too.
+_NOBODY: Final = "-"
+
+Wanted = Mapping[str, Sequence[str] | None]
+
+
+class PgBus:
+    """The bus of one store: `LocalBus` within the process, notifications between processes."""
+
+    def __init__(self, options: Options, connections: Connections) -> None:
+        """Prepare; nothing is done before `open`."""
+        self._options = options
+        self._connections = connections
+        self._local = LocalBus()
+        self._local.close()
+        self._channel = channel(options.schema)
+        self._handle = uuid4().hex
+        self._parcels = Parcels()
+        self._opened = False
+        self._listener: Listener | None = None
+        self._announced: dict[str, frozenset[type[Event]]] | None = None
+        self._announcing = asyncio.Lock()
+        self._outgoing: list[Event] = []
+        self._lost: Counter[str] = Counter()
+        self._sent = 0
+        self._last = 0.0
+        self._sending: asyncio.Task[None] | None = None
+        self._chores: set[asyncio.Task[None]] = set()
+
+    # ---------------------------------------------------------------- with the store
+
+    async def open(self) -> None:
+        """Begin to pass events on."""
+        self._handle = uuid4().hex
+        self._announcing = asyncio.Lock()
+        self._announced, self._last = None, 0.0
+        self._local.reopen()
+        self._opened = True
+
+    async def close(self) -> None:
+        """End every subscription; called while there are still connections."""
+        if not self._opened:
+            return
+        self._opened = False
+        self._local.close()
+        listener, self._listener = self._listener, None
+        tasks = {task for task in (self._sending, *self._chores) if task is not None and not task.done()}
+        if tasks:  # what has been published on the way out is still to be heard
+            await asyncio.wait(tasks, timeout=_PATIENCE)
+        for task in tasks:
+            task.cancel()
+        if listener is not None:
+            await listener.stop()
+        if self._announced is not None:
+            self._announced = None
+            with suppress(StoreError):
+                await self._connections.call(self._stop_listening, single=True)
+        self._outgoing.clear()
+        self._lost.clear()
+        self._parcels.clear()
+
+    # ---------------------------------------------------------------- publishing
+
+    async def publish(self, events: Sequence[Event]) -> None:
+        """Pass events on: to this process's subscribers at once, to others within about 20 ms."""
+        self._local.deliver(events)
+        if not (events and self._opened and self._options.notify):
+            return
+        room = max(0, _ROOM - len(self._outgoing))
+        self._outgoing += events[:room]
+        self._lost.update(event.queue_name for event in events[room:])
+        if self._sending is None or self._sending.done():
+            self._sending = asyncio.create_task(self._send(), name="conveyor-notify")
+
+    async def _send(self) -> None:
+        """Send until there is nothing left to send."""
+        loop = asyncio.get_running_loop()
+        while self._outgoing:
+            await asyncio.sleep(max(0.0, self._last + _APART - loop.time()))
+            self._last = loop.time()
+            events, self._outgoing = self._outgoing, []
+            lost, self._lost = self._lost, Counter()
+            now = datetime.now(UTC)
+            events += [Gap(queue_name=queue, at=now, missed=missed) for queue, missed in lost.items()]
+            try:
+                await self._pass_on(events)
+            except StoreError as error:
+                log.debug("%d events were not sent: %s", len(events), error)
+
+    async def _pass_on(self, events: Sequence[Event]) -> None:
+        async def look(session: Session) -> list[Wanted]:
+            return await _listeners(session, self._handle)
+
+        wanted = _thinned(events, await self._connections.call(look, single=True, reads=True))
+        if not wanted:
+            return
+        self._sent += 1
+        payloads = parts(self._handle, self._sent, wanted)
+
+        async def notify(session: Session) -> None:
+            await session.ask("notify", channel=self._channel, parts=payloads)
+
+        await self._connections.call(notify, single=True)
+
+    # ---------------------------------------------------------------- subscribing
+
+    @asynccontextmanager
+    async def subscribe(
+        self, queues: Collection[str], *, kinds: Collection[type[Event]] | None = None
+    ) -> AsyncIterator[AsyncIterator[Event]]:
+        """Receive the events of these queues, from entering on."""
+        try:
+            async with self._local.subscribe(queues, kinds=kinds) as events:
+                if self._opened and self._options.notify:
+                    await self._begin_to_listen()
+                yield events
+        finally:
+            if self._announced is not None and self._opened:
+                self._later(self._announce)
+
+    async def _begin_to_listen(self) -> None:
+        """Have a line, and let the others know, before this returns; unless the server is away."""
+        if self._listener is None:
+            self._listener = Listener(self._options.listen, self._channel, self, self._echo)
+            self._listener.start()
+        listener = self._listener
+        with suppress(TimeoutError):
+            await asyncio.wait_for(listener.known.wait(), _PATIENCE)
+        if listener.known.is_set() and not listener.deaf:
+            await self._announce()
+
+    async def _announce(self, *, again: bool = False) -> None:
+        """Let the others know what is wanted here, if they do not know it."""
+        async with self._announcing:
+            wanted = self._local.wanted
+            if not self._opened or (wanted == (self._announced or {}) and not again):
+                return
+            step = self._listening(wanted) if wanted else self._stop_listening
+            try:
+                await self._connections.call(step, single=True)
+            except StoreError as error:
+                log.warning("other processes do not know that this one listens, for now: %s", error)
+                return
+            self._announced = wanted or None
+
+    def _listening(self, wanted: Mapping[str, frozenset[type[Event]]]) -> Callable[[Session], Any]:
+        everything = frozenset(EVENTS.values())
+        text = json.dumps(
+            {
+                queue: None if kinds >= everything else sorted(kind.__name__ for kind in kinds)
+                for queue, kinds in wanted.items()
+            }
+        )
+
+        async def listen(session: Session) -> None:
+            await session.run("listen", handle=self._handle, wanted=text, seconds=_KNOWN)
+
+        return listen
+
+    async def _stop_listening(self, session: Session) -> None:
+        await session.run("stop_listening", handle=self._handle)
+
+    def _later(self, chore: Callable[[], Any]) -> None:
+        task = asyncio.create_task(chore())
+        self._chores.add(task)
+        task.add_done_callback(self._chores.discard)
+
+    # ---------------------------------------------------------------- what the listener tells
+
+    async def _echo(self) -> str:
+        """Notify oneself, by way of the pool."""
+        payload = f"{self._handle}:echo:{uuid4().hex}"
+
+        async def notify(session: Session) -> None:
+            await session.ask("notify", channel=self._channel, parts=[payload])
+
+        await self._connections.call(notify, single=True)
+        return payload
+
+    def heard(self, payload: str) -> None:
+        """Deliver what others have sent."""
+        self._local.deliver(self._parcels.take(payload, but=self._handle))
+
+    async def restored(self) -> None:
+        """Have everybody look for themselves: nobody knows what was missed."""
+        self._parcels.clear()
+        await self._announce(again=True)
+        now = datetime.now(UTC)
+        self._local.deliver([Gap(queue_name=queue, at=now, missed=1) for queue in self._local.wanted])
+
+    async def tick(self) -> None:
+        """Give a sign of life."""
+        await self._announce(again=True)
+
+
+async def transactional_notify(session: Session, events: Sequence[Event]) -> None:
+    """Tell these events when, and only when, the transaction of `session` commits; to this process too."""
+    wanted = _thinned(events, await _listeners(session, _NOBODY))
+    if wanted:
+        sender = f"{_NOBODY}{uuid4().hex}"
+        await session.ask(
+            "notify", channel=channel(session.statements.schema), parts=parts(sender, 0, wanted)
+        )
+
+
+async def _listeners(session: Session, handle: str) -> list[Wanted]:
+    found: list[Wanted] = []
+    for (text,) in await session.ask("listeners", handle=handle):
+        with suppress(ValueError):  # not of this release, or not of ours at all
+            found.append(dict(json.loads(text)))
+    return found
+
+
+def _thinned(events: Iterable[Event], listeners: Sequence[Wanted]) -> list[Event]:
+    """The events that somebody wants. Workers need not hear of each job in a storm: a gap wakes them too."""
+    found: list[Event] = []
+    told: Counter[str] = Counter()
+    spared: Counter[str] = Counter()
+    workers_only: dict[str, bool] = {}
+    for event in events:
+        if not any(_wants(listener, event) for listener in listeners):
+            continue
+        queue = event.queue_name
+        if isinstance(event, JobWaiting):
+            told[queue] += 1
+            if queue not in workers_only:
+                workers_only[queue] = all(_takes_gaps(listener, queue) for listener in listeners)
+            if told[queue] > _SINGLY and workers_only[queue]:
+                spared[queue] += 1
+                continue
+        found.append(event)
+    now = datetime.now(UTC)
+    return found + [Gap(queue_name=queue, at=now, missed=count) for queue, count in spared.items()]
+
+
+def _wants(listener: Wanted, event: Event) -> bool:
+    kinds = listener.get(event.queue_name, ())
+    return kinds is None or type(event).__name__ in kinds or (isinstance(event, Gap) and bool(kinds))
+
+
+def _takes_gaps(listener: Wanted, queue: str) -> bool:
+    """Whether it chose its kinds, and a gap is among them if waiting jobs are."""
+    kinds = listener.get(queue, ())
+    return kinds is not None and (JobWaiting.__name__ not in kinds or Gap.__name__ in kinds)

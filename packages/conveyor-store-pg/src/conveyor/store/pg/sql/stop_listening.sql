@@ -1,0 +1,2 @@
+delete from {schema}.conveyor_listeners
+ where handle = %(handle)s
