@@ -19,6 +19,7 @@ from conveyor.conformance.make import (
     job,
     jobs,
     look,
+    normal,
     settle,
     span,
     take_one,
@@ -48,13 +49,13 @@ class Inserting:
         await add(store, given, now=at(3))
 
         found = await get(store, "a")
-        assert found == JobRecord(
+        assert normal(found) == JobRecord(
             queue="q",
             id="a",
             name="welcome",
-            payload='{"to":"ada"}',
-            options='{"attempts":5}',
-            report='{"logs":[]}',
+            payload='{"to": "ada"}',
+            options='{"attempts": 5}',
+            report='{"logs": []}',
             priority=7,
             lifo=True,
             state=JobState.WAITING,

@@ -5,6 +5,7 @@ Tests turn the clock by hand: `at(5)` is five seconds after the instant at which
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -141,6 +142,20 @@ async def get(store: Store, id: str, *, queue: str = "q", now: datetime = START)
     found = await look(store, id, queue=queue, now=now)
     assert found is not None, f"there is no job {id!r} in queue {queue!r}"
     return found
+
+
+def normal(record: JobRecord) -> JobRecord:
+    """The record with its documents written in one way: stores give back equal JSON, not equal text."""
+
+    def written(document: str) -> str:
+        return json.dumps(json.loads(document))
+
+    return replace(
+        record,
+        payload=written(record.payload),
+        options=written(record.options),
+        report=written(record.report),
+    )
 
 
 async def everything(store: Store, queue: str = "q", *, now: datetime = START) -> list[JobRecord]:

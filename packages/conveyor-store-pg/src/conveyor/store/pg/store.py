@@ -1,8 +1,266 @@
-"""The PostgreSQL store."""
+"""The contract on PostgreSQL: bind, execute, map."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime, timedelta
+from typing import Any, Final, Self
+
+from psycopg import AsyncConnection, Connection
+
+from conveyor.core.durations import Duration
+from conveyor.core.events import Bus
+from conveyor.core.jobs import JobKey, JobRecord, JobState
+from conveyor.core.store import (
+    Advanced,
+    Beat,
+    Change,
+    Claim,
+    Claimed,
+    Feature,
+    Inserted,
+    Order,
+    Outcome,
+    Pause,
+    Renewed,
+    Settled,
+    Store,
+    Where,
+)
+from conveyor.store.pg import advancing, claiming, inserting, pausing, sets, settling
+from conveyor.store.pg.bus import PgBus
+from conveyor.store.pg.connections import Connections
+from conveyor.store.pg.migrate import prepare
+from conveyor.store.pg.options import Options, parsed
+from conveyor.store.pg.statements import Session, Statements
+from conveyor.store.pg.using import using
+
+_FEATURES: Final = frozenset(Feature)
 
 
-class PgStore:
-    """A placeholder for the store."""
+class PgStore(Store):
+    """Jobs in a PostgreSQL database, shared by any number of processes on any number of hosts.
 
-    def __init__(self) -> None:
-        raise NotImplementedError
+    It uses at most `pool_size` connections of the process, and one more to listen for events.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        schema: str = "public",
+        pool_size: int = 10,
+        operation_timeout: Duration = "10s",
+        auto_migrate: bool = True,
+        notify: bool = True,
+        listen_dsn: str | None = None,
+        prepare: bool | str = "auto",
+    ) -> None:
+        """Make a store in a database, whose tables `open()` creates if need be.
+
+        The tables are in `schema`. A call waits at most `operation_timeout` for the server, for a connection
+        and for locks. Without `auto_migrate` the tables must be there already. Without `notify` nothing is
+        sent between processes, and workers find jobs by polling. `listen_dsn` is a direct line for events
+        where `dsn` leads through a connection pooler. `prepare` says whether statements are prepared on the
+        server; "auto": unless a pooler is in between.
+
+        Raises InvalidOptionError for an option that cannot be used.
+        """
+        self._options: Final = Options.checked(
+            dsn,
+            schema=schema,
+            pool_size=pool_size,
+            operation_timeout=operation_timeout,
+            auto_migrate=auto_migrate,
+            notify=notify,
+            listen_dsn=listen_dsn,
+            prepare=prepare,
+        )
+        self._statements: Final = Statements(self._options.schema)
+        self._connections: Final = Connections(self._options, self._statements)
+        self._bus: Final = PgBus(self._options, self._connections)
+        self._opened = False
+        self._opening: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
+
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> Self:
+        """A store for `postgresql://user@host:5432/database`, or any URL that libpq knows.
+
+        Options may stand behind a `?`, as in `?schema=jobs&pool_size=4`; those given as keywords go before
+        them. Raises InvalidOptionError for a URL that cannot be used and for an option that does not exist.
+        """
+        dsn, found = parsed(url, options)
+        return cls(dsn, **found)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._options.target.place!r})"
+
+    # ---------------------------------------------------------------- open and close
+
+    @property
+    def features(self) -> frozenset[Feature]:
+        """Everything that the contract knows."""
+        return _FEATURES
+
+    @property
+    def bus(self) -> Bus:
+        """Events reach this process at once, and the others by `NOTIFY`."""
+        return self._bus
+
+    async def open(self) -> None:
+        async with self._one_at_a_time():
+            if self._opened:
+                return
+            await self._connections.open()
+            try:
+                await prepare(self._connections)
+                await self._bus.open()
+            except BaseException:
+                await self._connections.close()
+                raise
+            self._opened = True
+
+    async def close(self) -> None:
+        async with self._one_at_a_time():
+            if not self._opened:
+                return
+            self._opened = False
+            await self._bus.close()
+            await self._connections.close()
+
+    def _one_at_a_time(self) -> asyncio.Lock:
+        """What keeps opening and closing apart, on the running event loop."""
+        loop = asyncio.get_running_loop()
+        if self._opening is None or self._opening[0] is not loop:
+            self._opening = loop, asyncio.Lock()
+        return self._opening[1]
+
+    def using(self, connection: AsyncConnection[Any] | Connection[Any]) -> AbstractAsyncContextManager[Store]:
+        """A view of this store in the transaction that `connection` is in.
+
+        Jobs added through it exist if and only if that transaction commits, and their wake-up leaves with the
+        commit. It can `insert`, `find` and `count`. It never commits, and never closes the connection, which
+        must be in a transaction (or not in autocommit) and lead to the same database.
+        """
+        return using(self, connection)
+
+    # ---------------------------------------------------------------- moving jobs
+
+    async def insert(
+        self, jobs: Sequence[JobRecord], *, new_only: bool = False, now: datetime | None = None
+    ) -> Sequence[Inserted]:
+        given = tuple(jobs)
+
+        async def step(session: Session) -> Sequence[Inserted]:
+            return await inserting.insert(session, now, given, new_only=new_only)
+
+        return await self._connections.call(step, single=inserting.is_plain(given, new_only=new_only))
+
+    async def claim(self, request: Claim, *, now: datetime | None = None) -> Claimed:
+        if claiming.is_plain(request):
+
+            async def at_once(session: Session) -> Claimed | None:
+                return await claiming.claim_at_once(session, now, request)
+
+            claimed = await self._connections.call(at_once, single=True, repeatable=False)
+            if claimed is not None:
+                return claimed
+
+        async def with_care(session: Session) -> Claimed:
+            return await claiming.claim(session, now, request)
+
+        return await self._connections.call(with_care, repeatable=False)
+
+    async def renew(self, beats: Sequence[Beat], lease: timedelta, *, now: datetime | None = None) -> Renewed:
+        given = tuple(beats)
+
+        async def step(session: Session) -> Renewed:
+            return await settling.renew(session, now, given, lease)
+
+        return await self._connections.call(step, single=True, urgent=True)
+
+    async def settle(self, outcomes: Sequence[Outcome], *, now: datetime | None = None) -> Settled:
+        given = tuple(outcomes)
+
+        async def step(session: Session) -> Settled:
+            return await settling.settle(session, now, given)
+
+        return await self._connections.call(step, urgent=True)
+
+    async def advance(
+        self, queues: Collection[str], *, limit: int = 1000, now: datetime | None = None
+    ) -> Advanced:
+        given = frozenset(queues)
+
+        async def step(session: Session) -> Advanced:
+            return await advancing.advance(session, now, given, limit)
+
+        return await self._connections.call(step)
+
+    # ---------------------------------------------------------------- sets of jobs
+
+    async def find(
+        self,
+        where: Where,
+        *,
+        limit: int,
+        after: JobRecord | None = None,
+        order: Order = Order.ADDED,
+        now: datetime | None = None,
+    ) -> Sequence[JobRecord]:
+        async def step(session: Session) -> Sequence[JobRecord]:
+            return await sets.find(session, now, where, limit=limit, after=after, order=order)
+
+        return await self._connections.call(step, reads=True)
+
+    async def count(
+        self, where: Where, *, by_group: bool = False, now: datetime | None = None
+    ) -> Mapping[tuple[str | None, JobState], int]:
+        async def step(session: Session) -> Mapping[tuple[str | None, JobState], int]:
+            return await sets.count(session, now, where, by_group=by_group)
+
+        return await self._connections.call(step, reads=True)
+
+    async def update(self, where: Where, change: Change, *, now: datetime | None = None) -> frozenset[JobKey]:
+        async def step(session: Session) -> frozenset[JobKey]:
+            return await sets.update(session, now, where, change)
+
+        return await self._connections.call(step)
+
+    async def delete(self, where: Where, *, limit: int, now: datetime | None = None) -> int:
+        async def step(session: Session) -> int:
+            return await sets.delete(session, now, where, limit)
+
+        return await self._connections.call(step)
+
+    # ---------------------------------------------------------------- pausing
+
+    async def pause(
+        self, queue: str, what: Pause, for_: timedelta | None = None, *, now: datetime | None = None
+    ) -> None:
+        async def step(session: Session) -> None:
+            await pausing.pause(session, now, queue, what, for_)
+
+        await self._connections.call(step)
+
+    async def resume(self, queue: str, what: Pause, *, now: datetime | None = None) -> None:
+        del now  # it ends whenever it would have
+
+        async def step(session: Session) -> None:
+            await pausing.resume(session, queue, what)
+
+        await self._connections.call(step)
+
+    async def paused(self, queue: str, *, now: datetime | None = None) -> Mapping[Pause, datetime | None]:
+        async def step(session: Session) -> Mapping[Pause, datetime | None]:
+            return await pausing.paused(session, now, queue)
+
+        return await self._connections.call(step, single=True, reads=True)
+
+    async def forget(self, queue: str, *, now: datetime | None = None) -> None:
+        async def step(session: Session) -> None:
+            await sets.forget(session, now, queue)
+
+        await self._connections.call(step)

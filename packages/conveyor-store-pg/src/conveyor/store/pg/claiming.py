@@ -1,0 +1,249 @@
+"""Leasing jobs: choose them, lease them, read them.
+
+A queue that has nothing to do with groups, limits or pauses is claimed from by one statement, and any number
+of claims run side by side. A claim with a limit, and every claim of a queue that has groups or has known a
+limit, stands in line for the queue's row first, and only then looks: what it counts is true until it commits.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from conveyor.core.jobs import JobRecord, JobState, Lease
+from conveyor.core.store import Claim, Claimed, Undecodable
+from conveyor.store.pg.groups import Move, moved
+from conveyor.store.pg.limits import Scope, carry, queue_started, room, started
+from conveyor.store.pg.rows import (
+    ATTEMPT,
+    FOREVER,
+    GROUP,
+    ID,
+    MICROSECOND,
+    NAME,
+    SEQ,
+    known_instant,
+    moment,
+    record_or_reason,
+)
+from conveyor.store.pg.statements import Row, Session
+from conveyor.store.pg.turns import Picked, numbered, rate_name, take_turns
+from conveyor.store.pg.waiting import Gate, Names, allowed_names, gate, ungrouped
+
+_NO_TIME: Final = timedelta(0)
+#: How often a claim looks again when other claims were faster.
+_LOOKS: Final = 5
+
+
+@dataclass(slots=True)
+class _Taken:
+    """What a claim has leased."""
+
+    now: datetime
+    jobs: list[JobRecord] = field(default_factory=list)
+    undecodable: list[Undecodable] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        return len(self.jobs) + len(self.undecodable)
+
+    def take(self, row: Row, token: str) -> None:
+        found = record_or_reason(row, self.now)
+        if isinstance(found, JobRecord):
+            self.jobs.append(found)
+        else:
+            reason = f"{type(found).__name__}: {found}"
+            lease = Lease(row[0], row[ID], token)
+            self.undecodable.append(Undecodable(lease=lease, attempt=row[ATTEMPT], reason=reason))
+
+    def claimed(self, wait: timedelta | None = None) -> Claimed:
+        return Claimed(jobs=self.jobs, now=self.now, wait=wait, undecodable=self.undecodable)
+
+
+# ------------------------------------------------------------------ side by side
+
+
+def is_plain(request: Claim) -> bool:
+    """Whether one statement may be enough."""
+    return (
+        request.ids is None
+        and request.names is None
+        and request.limit is None
+        and request.group_limit is None
+        and not request.newest_first
+    )
+
+
+async def claim_at_once(session: Session, now: datetime | None, request: Claim) -> Claimed | None:
+    """Lease the most urgent jobs by one statement; None, and nothing leased, if the queue needs more care."""
+    rows = await session.ask("claim", **_lease_of(request), queue=request.queue, count=request.count, now=now)
+    at, guarded, *_ = rows[0]
+    if guarded:
+        return None
+    taken = _Taken(known_instant(at))
+    leased = [row[2:] for row in rows if row[2] is not None]
+    for row in sorted(leased, key=_urgency):
+        taken.take(row, request.token)
+    if taken.count >= request.count:
+        return taken.claimed()
+    return taken.claimed(await _wait(session, request, None, taken.now, cut_short=False))
+
+
+def _urgency(row: Row) -> tuple[float, int]:
+    rank, seq, lifo = row[SEQ + 1], row[SEQ], row[7]
+    return rank, -seq if lifo else seq
+
+
+# ------------------------------------------------------------------ with care
+
+
+async def claim(session: Session, now: datetime | None, request: Claim) -> Claimed:
+    """Lease the most urgent jobs that may be claimed, or those with the given ids."""
+    if request.ids is not None:
+        return await _claim_by_id(session, now, request)
+    limited = request.limit is not None or request.group_limit is not None
+    state = None if limited else await gate(session, request.queue, now)
+    if state is None or state.turns is not None or state.in_line:
+        await session.run("lock_queue", queue=request.queue, limited=limited)
+        # Looked at when it is this claim's turn: what was true before need not be now.
+        state = await gate(session, request.queue, now)
+        return await _claim_in_line(session, request, state)
+    return await _claim_side_by_side(session, request, state)
+
+
+async def _claim_by_id(session: Session, now: datetime | None, request: Claim) -> Claimed:
+    # Claims that count must not count while this one adds.
+    await session.ask("lock_queue_if_any", queue=request.queue)
+    taken = _Taken(await moment(session, now))
+    rows = await session.ask(
+        "lease_by_id",
+        **_lease_of(request),
+        queue=request.queue,
+        ids=sorted(request.ids or ()),
+        count=request.count,
+        now=taken.now,
+    )
+    for row in sorted((row[1:] for row in rows), key=_urgency):
+        taken.take(row, request.token)
+    await moved(session, _moves(rows))
+    wait = None
+    if taken.count < request.count:
+        wait = await _wait(
+            session, request, await gate(session, request.queue, taken.now), taken.now, cut_short=False
+        )
+    return taken.claimed(wait)
+
+
+async def _claim_side_by_side(session: Session, request: Claim, state: Gate) -> Claimed:
+    """Lease jobs that others may be about to lease as well; what they take is looked for elsewhere."""
+    taken = _Taken(state.now)
+    if state.paused_until is None:
+        names = await allowed_names(session, request, state)
+        for _ in range(_LOOKS):
+            wanted = request.count - taken.count
+            seqs = [abs(second) for _, second in await ungrouped(session, request, names, wanted)]
+            for row in await _lease(session, request, seqs, state.now):
+                taken.take(row[1:], request.token)
+            if taken.count >= request.count or len(seqs) < wanted:
+                break
+    if taken.count >= request.count:
+        return taken.claimed()
+    return taken.claimed(await _wait(session, request, state, state.now, cut_short=False))
+
+
+async def _claim_in_line(session: Session, request: Claim, state: Gate) -> Claimed:
+    """Lease jobs while no other claim of the queue does."""
+    now = state.now
+    taken = _Taken(now)
+    left = await room(session, request.queue, request.limit, request.count, now)
+    group_rate = request.group_limit.rate if request.group_limit is not None else None
+    if group_rate is not None:
+        await carry(session, Scope(request.queue, "group"), group_rate, now)
+    picked = Picked()
+    if state.paused_until is None and left.starts > 0:
+        names = await allowed_names(session, request, state)
+        picked = await _pick(session, request, state, names, left.starts)
+        rows = await _lease(session, request, [seq for seq, _ in picked.jobs], now)
+        for row in rows:
+            taken.take(row[1:], request.token)
+        await _note(session, request, state, picked, rows)
+    if taken.count >= request.count:
+        return taken.claimed()
+    cut_short = len(picked.jobs) >= left.starts
+    return taken.claimed(await _wait(session, request, state, now, cut_short=cut_short))
+
+
+async def _pick(session: Session, request: Claim, state: Gate, names: Names, count: int) -> Picked:
+    if state.turns is not None:
+        return await take_turns(session, state.now, request, names, count=count, turns=state.turns)
+    places = await ungrouped(session, request, names, count)
+    return Picked([(abs(second), None) for _, second in places])
+
+
+async def _note(session: Session, request: Claim, state: Gate, picked: Picked, rows: Sequence[Row]) -> None:
+    """Note whose turns it was, what has started, and which groups to pass over for a while."""
+    queue, now = request.queue, state.now
+    groups = [row[1 + GROUP] for row in rows]
+    served: dict[str, int] = {}
+    if state.turns is not None and state.turns.counted and rows:
+        latest, ungrouped_at, served = numbered(state.turns, groups)
+        await session.run("serve_queue", queue=queue, turns=latest, served=ungrouped_at)
+    await moved(
+        session,
+        _moves(rows),
+        served={(queue, group): turn for group, turn in served.items()},
+        parked={(queue, group): parking for group, parking in picked.full.items()},
+    )
+    if request.limit is not None and request.limit.rate is not None:
+        await queue_started(session, queue, len(rows), now)
+    if request.group_limit is not None and request.group_limit.rate is not None:
+        starts = Counter(group for group in groups if group is not None)
+        await started(session, Scope(queue, "group"), starts, now)
+
+
+# ------------------------------------------------------------------ all
+
+
+async def _lease(session: Session, request: Claim, seqs: Sequence[int], now: datetime) -> list[Row]:
+    """Lease those of these jobs that still wait; in that order, each with the state that it was in."""
+    if not seqs:
+        return []
+    rows = await session.ask("lease", **_lease_of(request), seqs=list(seqs), now=now)
+    order = {seq: place for place, seq in enumerate(seqs)}
+    return sorted(rows, key=lambda row: order[row[1 + SEQ]])
+
+
+def _lease_of(request: Claim) -> dict[str, Any]:
+    return {"token": request.token, "lease": request.lease // MICROSECOND, "worker": request.worker}
+
+
+def _moves(rows: Sequence[Row]) -> list[Move]:
+    return [
+        Move(row[1], row[1 + GROUP], row[1 + NAME], row[0], JobState.ACTIVE.value)
+        for row in rows
+        if row[1 + GROUP] is not None
+    ]
+
+
+async def _wait(
+    session: Session, request: Claim, state: Gate | None, now: datetime, *, cut_short: bool
+) -> timedelta | None:
+    """How long until there may be more, if time alone brings that about."""
+    paused_until = None if state is None else state.paused_until
+    free_at = paused_until
+    if free_at is None:
+        after = await room(session, request.queue, request.limit, 1, now)
+        free_at = now if after.starts > 0 else after.free_at
+    if free_at is None or free_at == FOREVER:
+        return None
+    limit = request.group_limit
+    rate = rate_name(limit.rate) if limit is not None and limit.rate is not None else ""
+    [(waiting, first)] = await session.ask("wait", queue=request.queue, now=now, rate=rate)
+    if waiting and (cut_short or paused_until is not None):
+        return max(free_at - now, _NO_TIME)
+    if first is None:
+        return None
+    return max(known_instant(first) - now, free_at - now, _NO_TIME)

@@ -1,0 +1,104 @@
+"""Groups: how many of their jobs wait, are delayed and run, and which job of each lane is next.
+
+Kept by whoever moves jobs: first the groups' rows are written, in order, which locks them; then the heads of
+the lanes are looked up by a statement of its own, which so sees all that was moved before. What is true of a
+group holds therefore at every commit, however many move its jobs at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+from conveyor.core.jobs import JobState
+from conveyor.store.pg.statements import Session
+
+_WAITING = JobState.WAITING.value
+
+
+class Move(NamedTuple):
+    """A job of a group that has moved; no state before: it is new, none after: it is gone."""
+
+    queue: str
+    group: str
+    name: str
+    before: str | None
+    after: str | None
+
+
+class Parking(NamedTuple):
+    """A group to be passed over by claims of that rate until then."""
+
+    rate: str
+    until: datetime
+
+
+@dataclass(slots=True)
+class _Count:
+    known: bool = False
+    waiting: int = 0
+    delayed: int = 0
+    active: int = 0
+
+    def add(self, state: str | None, one: int) -> None:
+        match state:
+            case JobState.WAITING:
+                self.waiting += one
+            case JobState.DELAYED:
+                self.delayed += one
+            case JobState.ACTIVE:
+                self.active += one
+            case _:
+                pass
+
+
+async def moved(
+    session: Session,
+    moves: Iterable[Move],
+    *,
+    served: Mapping[tuple[str, str], int] | None = None,
+    parked: Mapping[tuple[str, str], Parking] | None = None,
+) -> None:
+    """Note what has moved, whose turns it was, and which groups to pass over for a while."""
+    served, parked = served or {}, parked or {}
+    counts: dict[tuple[str, str], _Count] = {key: _Count() for key in (*served, *parked)}
+    lanes: dict[tuple[str, str, str], None] = {}
+    for move in moves:
+        count = counts.setdefault((move.queue, move.group), _Count())
+        count.known |= move.before is None
+        count.add(move.before, -1)
+        count.add(move.after, 1)
+        if _WAITING in (move.before, move.after):
+            lanes[move.queue, move.group, move.name] = None
+    if not counts:
+        return
+    keys = list(counts)
+    await session.run(
+        "count_groups",
+        queues=[queue for queue, _ in keys],
+        groups=[group for _, group in keys],
+        known=[counts[key].known or key in served for key in keys],
+        waiting=[counts[key].waiting for key in keys],
+        delayed=[counts[key].delayed for key in keys],
+        active=[counts[key].active for key in keys],
+        served=[served.get(key, 0) for key in keys],
+        parked_for=[parked[key].rate if key in parked else None for key in keys],
+        parked_until=[parked[key].until if key in parked else None for key in keys],
+    )
+    await follow(session, keys)
+    if lanes:
+        await session.run(
+            "refresh_lanes",
+            queues=[queue for queue, _, _ in lanes],
+            groups=[group for _, group, _ in lanes],
+            names=[name for _, _, name in lanes],
+        )
+
+
+async def follow(session: Session, keys: Collection[tuple[str, str]]) -> None:
+    """Have the lanes of groups say what their groups say."""
+    await session.run(
+        "follow_groups", queues=[queue for queue, _ in keys], groups=[group for _, group in keys]
+    )

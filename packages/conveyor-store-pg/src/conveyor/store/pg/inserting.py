@@ -1,0 +1,344 @@
+"""Adding jobs: which of them are created, and what they wait for.
+
+The unique indexes decide, never a look beforehand. Where it must be known beforehand (a job whose parent is
+not created is not created either), a plan is made from what is there, and if the indexes then disagree,
+somebody was faster: the step is rolled back and made again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import repeat
+from typing import Final
+
+from conveyor.core.errors import GroupFullError
+from conveyor.core.jobs import JobKey, JobRecord, JobState
+from conveyor.core.store import Inserted
+from conveyor.store.pg.groups import Move, moved
+from conveyor.store.pg.rows import jsonb, known_instant, known_state, microseconds, moment
+from conveyor.store.pg.statements import Again, Session
+
+#: A job that was created, and the state that it began in.
+_Created = tuple[JobRecord, JobState]
+_NO_TIME: Final = timedelta(0)
+#: A number that no job has reached.
+_LATER: Final = (1 << 63) - 1
+
+
+def is_plain(jobs: Sequence[JobRecord], *, new_only: bool) -> bool:
+    """Whether one statement adds these, if none of them is there already."""
+    return not new_only and all(
+        job.unique_key is None and job.parent is None and job.group is None for job in jobs
+    )
+
+
+async def insert(
+    session: Session,
+    now: datetime | None,
+    jobs: Sequence[JobRecord],
+    *,
+    new_only: bool = False,
+    group_limits: bool = True,
+) -> list[Inserted]:
+    """Add jobs by the rules of `Store.insert`.
+
+    Raises Again, with nothing to keep of this step, if another one got in between.
+    """
+    keyed = [job for job in jobs if job.unique_key is not None]
+    if keyed:
+        await session.run(
+            "lapse_keys", queues=[job.queue for job in keyed], keys=[job.unique_key for job in keyed], now=now
+        )
+    if new_only or any(job.parent is not None for job in jobs):
+        now = await moment(session, now)
+        created, answers = await _insert_planned(session, now, jobs, new_only=new_only)
+    else:
+        created, answers = await _insert_apart(session, now, jobs)
+    moves = [
+        Move(job.queue, job.group, job.name, None, state.value)
+        for job, state in created
+        if job.group is not None
+    ]
+    if moves:
+        await moved(session, moves)
+    if group_limits and any(job.group_max_size is not None for job, _ in created):
+        await _check_groups(session, created)
+    return answers
+
+
+# ------------------------------------------------------------------ jobs that stand apart
+
+
+async def _insert_apart(
+    session: Session, now: datetime | None, jobs: Sequence[JobRecord]
+) -> tuple[list[_Created], list[Inserted]]:
+    """Write all of them; the unique indexes decide which are created: the first of each id and key."""
+    written = await _write(session, now, jobs, repeat(0), repeat(None))
+    created: list[_Created] = []
+    answers: list[Inserted] = []
+    left: list[int] = []
+    for n, (job, (_, there, state, at)) in enumerate(zip(jobs, written, strict=True)):
+        if there:
+            created.append((job, known_state(state)))
+        else:
+            left.append(n)
+        answers.append(
+            Inserted(
+                key=JobKey(job.queue, job.id),
+                created=there,
+                state=known_state(state),
+                created_at=known_instant(at),
+            )
+        )
+    if left:
+        own = [seq for seq, there, _, _ in written if there]
+        before = [written[n][0] for n in left]
+        standing = await _standing(session, [jobs[n] for n in left], before, own)
+        for n, found in standing.items():
+            answers[left[n]] = found.told()
+        freed = [n for place, n in enumerate(left) if place not in standing]
+        if freed:  # whoever was in the way is gone by now
+            more, told = await _insert_apart(session, now, [jobs[n] for n in freed])
+            created += more
+            for n, answer in zip(freed, told, strict=True):
+                answers[n] = answer
+    return created, answers
+
+
+async def _write(
+    session: Session,
+    now: datetime | None,
+    jobs: Sequence[JobRecord],
+    pending: Iterable[int],
+    released: Iterable[bool | None],
+) -> list[tuple[int, bool, str, datetime]]:
+    """Write jobs, and return for each its number, whether it is there, its first state, and the moment."""
+    return await session.ask(
+        "insert",
+        now=now,
+        queues=[job.queue for job in jobs],
+        ids=[job.id for job in jobs],
+        names=[job.name for job in jobs],
+        payloads=[jsonb(job.payload) for job in jobs],
+        options=[job.options for job in jobs],
+        reports=[job.report for job in jobs],
+        priorities=[job.priority for job in jobs],
+        lifo=[job.lifo for job in jobs],
+        ageing=[microseconds(job.ageing) for job in jobs],
+        delays=[microseconds(job.delay) for job in jobs],
+        run_at=[job.run_at for job in jobs],
+        groups=[job.group for job in jobs],
+        sizes=[job.group_max_size for job in jobs],
+        keys=[job.unique_key for job in jobs],
+        key_times=[microseconds(job.unique_for) for job in jobs],
+        parent_queues=[None if job.parent is None else job.parent.queue for job in jobs],
+        parents=[None if job.parent is None else job.parent.id for job in jobs],
+        pending=[children for children, _ in zip(pending, jobs, strict=False)],
+        released=[bool(over) for over, _ in zip(released, jobs, strict=False)],
+        turns=_turns(jobs),
+    )
+
+
+def _turns(jobs: Sequence[JobRecord]) -> list[int]:
+    """In which order to write jobs, so that two calls that add the same ones do not deadlock.
+
+    Where two in one call are the same job, the first goes first.
+    """
+    keys = [(job.queue, job.unique_key) for job in jobs if job.unique_key is not None]
+    if len(set(keys)) < len(keys) or len({(job.queue, job.id) for job in jobs}) < len(jobs):
+        return list(range(len(jobs)))
+    order = sorted(range(len(jobs)), key=lambda n: (jobs[n].queue, jobs[n].unique_key or "", jobs[n].id))
+    turns = [0] * len(jobs)
+    for turn, n in enumerate(order):
+        turns[n] = turn
+    return turns
+
+
+def initial_state(job: JobRecord, now: datetime, children: int = 0) -> JobState:
+    """The state that the job begins in."""
+    if children:
+        return JobState.WAITING_CHILDREN
+    later = job.delay > _NO_TIME if job.delay is not None else job.run_at is not None and job.run_at > now
+    return JobState.DELAYED if later else JobState.WAITING
+
+
+# ------------------------------------------------------------------ jobs that depend on each other
+
+
+@dataclass(slots=True)
+class _Standing:
+    """A job in the store that stands for one that was given."""
+
+    by_id: bool
+    key: JobKey
+    state: JobState
+    created_at: datetime
+
+    def told(self) -> Inserted:
+        return Inserted(key=self.key, created=False, state=self.state, created_at=self.created_at)
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What is to become of the jobs of one call, by their place in it."""
+
+    #: The jobs to create.
+    created: dict[JobKey, int] = field(default_factory=dict)
+    #: The one of them that each holder of a unique key is.
+    holders: dict[tuple[str, str], int] = field(default_factory=dict)
+    #: For each other job the one that stands for it, in the store or in the call, if one does.
+    standing: dict[int, _Standing | int] = field(default_factory=dict)
+    #: How many children in the call each job waits for.
+    children: Counter[JobKey] = field(default_factory=Counter)
+
+
+async def _insert_planned(
+    session: Session, now: datetime, jobs: Sequence[JobRecord], *, new_only: bool
+) -> tuple[list[_Created], list[Inserted]]:
+    """Decide about each of them before any is written."""
+    keys = [JobKey(job.queue, job.id) for job in jobs]
+    stored = await _standing(session, jobs, repeat(_LATER, len(jobs)), [])
+    if new_only and (len(set(keys)) < len(keys) or any(found.by_id for found in stored.values())):
+        plan = _Plan(standing={n: found for n, found in stored.items() if found.by_id})
+    else:
+        plan = _plan(jobs, keys, stored)
+    states = [initial_state(job, now, plan.children[key]) for job, key in zip(jobs, keys, strict=True)]
+    await _write_planned(session, now, jobs, plan)
+    answers = []
+    for n, key in enumerate(keys):
+        standing = plan.standing.get(n)
+        if isinstance(standing, _Standing):
+            answers.append(standing.told())
+            continue
+        stands = n if standing is None else standing
+        answers.append(
+            Inserted(
+                key=keys[stands], created=plan.created.get(key) == n, state=states[stands], created_at=now
+            )
+        )
+    return [(jobs[n], states[n]) for n in plan.created.values()], answers
+
+
+def _plan(jobs: Sequence[JobRecord], keys: Sequence[JobKey], stored: Mapping[int, _Standing]) -> _Plan:
+    """Decide which jobs are created.
+
+    A job that turns out to be left out for its parent's sake makes room for others of its id or
+    key, so the decision is made again without it until none is left out.
+    """
+    parents = {job.parent for job in jobs if job.parent is not None} & set(keys)
+    left_out: set[int] = set()
+    while True:
+        plan = _Plan()
+        for n, job in enumerate(jobs):
+            if n not in left_out:
+                _decide(plan, n, job, keys[n], stored.get(n))
+        orphans = {
+            n
+            for n in plan.created.values()
+            if jobs[n].parent in parents and jobs[n].parent not in plan.created
+        }
+        if not orphans:
+            for n in plan.created.values():
+                parent = jobs[n].parent
+                if parent in parents and parent is not None:
+                    plan.children[parent] += 1
+            return plan
+        left_out |= orphans
+
+
+def _decide(plan: _Plan, n: int, job: JobRecord, key: JobKey, stored: _Standing | None) -> None:
+    standing: _Standing | int | None = (
+        stored if stored is not None and stored.by_id else plan.created.get(key)
+    )
+    if standing is None and job.unique_key is not None:
+        standing = stored if stored is not None else plan.holders.get((job.queue, job.unique_key))
+        if standing is None:
+            plan.holders[job.queue, job.unique_key] = n
+    if standing is None:
+        plan.created[key] = n
+    else:
+        plan.standing[n] = standing
+
+
+async def _write_planned(session: Session, now: datetime, jobs: Sequence[JobRecord], plan: _Plan) -> None:
+    outside = {
+        parent
+        for n in plan.created.values()
+        if (parent := jobs[n].parent) is not None and parent not in plan.created
+    }
+    waiting: set[JobKey] = set()
+    if outside:
+        found = await session.ask(
+            "waiting_parents", queues=[key.queue for key in outside], ids=[key.id for key in outside]
+        )
+        waiting = {JobKey(*key) for key in found}
+    new: list[JobRecord] = []
+    released: list[bool] = []
+    adopted: Counter[JobKey] = Counter()
+    for n in plan.created.values():
+        job = jobs[n]
+        if job.parent in waiting and job.parent is not None:
+            adopted[job.parent] += 1
+        new.append(job)
+        released.append(
+            job.parent is not None and job.parent not in plan.created and job.parent not in waiting
+        )
+    if not new:
+        return
+    written = await _write(session, now, new, [plan.children[key] for key in plan.created], released)
+    if not all(there for _, there, _, _ in written):
+        raise Again
+    if adopted:
+        await session.run(
+            "adopt",
+            queues=[key.queue for key in adopted],
+            ids=[key.id for key in adopted],
+            children=list(adopted.values()),
+        )
+
+
+# ------------------------------------------------------------------ both
+
+
+async def _standing(
+    session: Session, jobs: Sequence[JobRecord], before: Iterable[int], own: Sequence[int]
+) -> dict[int, _Standing]:
+    """The jobs in the store that stand for some of these.
+
+    Of the jobs that this call itself has written (`own`), those do that were there before those numbers.
+    """
+    found = await session.ask(
+        "standing",
+        numbers=list(range(len(jobs))),
+        queues=[job.queue for job in jobs],
+        ids=[job.id for job in jobs],
+        keys=[job.unique_key for job in jobs],
+        before=list(before),
+        own=list(own),
+    )
+    return {
+        n: _Standing(by_id, JobKey(queue, id), known_state(state), known_instant(created_at))
+        for n, by_id, queue, id, state, created_at in found
+    }
+
+
+async def _check_groups(session: Session, created: Sequence[_Created]) -> None:
+    """Refuse the call if one of the jobs that it has just written is one too many in its group."""
+    in_line = [
+        (job, (job.queue, job.group))
+        for job, state in created
+        if job.group is not None and state is not JobState.WAITING_CHILDREN
+    ]
+    groups = {group for _, group in in_line}
+    found = await session.ask(
+        "group_sizes", queues=[queue for queue, _ in groups], groups=[group for _, group in groups]
+    )
+    sizes: Counter[tuple[str, str | None]] = Counter({(queue, group): size for queue, group, size in found})
+    sizes.subtract(group for _, group in in_line)
+    for job, group in in_line:
+        sizes[group] += 1
+        if job.group is not None and job.group_max_size is not None and sizes[group] > job.group_max_size:
+            raise GroupFullError(job.queue, job.group, job.group_max_size)

@@ -1,0 +1,170 @@
+-- Jobs, and what the rules about them need to remember.
+-- Durations are whole microseconds: an interval of a day would be 23 or 25 hours now and then.
+
+create sequence {schema}.conveyor_jobs_seq;
+
+create table {schema}.conveyor_jobs (
+  seq bigint primary key,
+  queue text collate "C" not null,
+  id text collate "C" not null,
+  name text collate "C" not null,
+  priority integer not null,
+  lifo boolean not null,
+  ageing bigint,
+  delay bigint,
+  run_at timestamptz,
+  grp text collate "C",
+  group_max_size integer,
+  unique_key text collate "C",
+  unique_for bigint,
+  parent_queue text collate "C",
+  parent_id text collate "C",
+  state text collate "C" not null,
+  rank double precision not null,
+  -- -seq for lifo jobs, seq for the others: their order within a rank.
+  place bigint not null,
+  holds_key boolean not null,
+  unique_until timestamptz,
+  pending integer not null,
+  released boolean not null,
+  token text collate "C",
+  lease_until timestamptz,
+  locked_by text,
+  attempt integer not null default 0,
+  stalled integer not null default 0,
+  cancel_requested boolean not null default false,
+  created_at timestamptz not null,
+  processed_at timestamptz,
+  finished_at timestamptz,
+  expires_at timestamptz,
+  keep_count integer,
+  -- The outcome that was applied last: a repeated settle is known by it.
+  settled_token text collate "C",
+  settled_state text collate "C",
+  settled_at timestamptz,
+  payload jsonb not null,
+  options json not null,
+  report json not null
+) with (
+  fillfactor = 80,
+  -- Every job leaves dead rows behind, and a claim reads past those at the head of its index.
+  autovacuum_vacuum_scale_factor = 0.01,
+  autovacuum_vacuum_threshold = 1000,
+  autovacuum_vacuum_cost_delay = 1,
+  autovacuum_analyze_scale_factor = 0.05
+);
+
+alter sequence {schema}.conveyor_jobs_seq owned by {schema}.conveyor_jobs.seq;
+
+-- Jobs by identity: insert, settle, renew, a claim by ids.
+create unique index conveyor_jobs_id
+  on {schema}.conveyor_jobs (queue, id);
+
+-- A unique key has one holder: insert.
+create unique index conveyor_jobs_key
+  on {schema}.conveyor_jobs (queue, unique_key)
+  where holds_key;
+
+-- A claim among the jobs without a group: claim.sql, first.sql.
+create index conveyor_jobs_waiting
+  on {schema}.conveyor_jobs (queue, rank, place)
+  where state = 'waiting' and grp is null;
+
+-- The same for one name, when not all may be claimed: first_named.sql, names.sql.
+create index conveyor_jobs_waiting_name
+  on {schema}.conveyor_jobs (queue, name, rank, place)
+  where state = 'waiting' and grp is null;
+
+-- A claim within one lane of a group: first.sql, and the heads of lanes: refresh_lanes.sql.
+create index conveyor_jobs_waiting_lane
+  on {schema}.conveyor_jobs (queue, grp, name, rank, place)
+  where state = 'waiting' and grp is not null;
+
+-- Jobs that come due: due.sql, wait.sql, next.sql.
+create index conveyor_jobs_run_at
+  on {schema}.conveyor_jobs (queue, run_at)
+  where state = 'delayed';
+
+-- Leases that run out: stalled.sql, next.sql; how many jobs are active: active.sql.
+create index conveyor_jobs_lease_until
+  on {schema}.conveyor_jobs (queue, lease_until)
+  where state = 'active';
+
+-- The children of a parent: Where.parent, unreleased.sql.
+create index conveyor_jobs_parent
+  on {schema}.conveyor_jobs (parent_queue, parent_id)
+  where parent_id is not null;
+
+-- Jobs that wait for children: sets of them.
+create index conveyor_jobs_waiting_children
+  on {schema}.conveyor_jobs (queue, seq)
+  where state = 'waiting-children';
+
+-- Finished jobs: sets and counts of them, Order.FINISHED.
+create index conveyor_jobs_finished
+  on {schema}.conveyor_jobs (queue, state, finished_at, seq)
+  where finished_at is not null;
+
+-- Retention by age: Where.expired.
+create index conveyor_jobs_expires_at
+  on {schema}.conveyor_jobs (queue, expires_at)
+  where expires_at is not null;
+
+-- Retention by count: Where.expired.
+create index conveyor_jobs_keep_count
+  on {schema}.conveyor_jobs (queue, state, finished_at, seq)
+  where keep_count is not null;
+
+-- The last outcome of jobs that are gone.
+create table {schema}.conveyor_tombstones (
+  queue text collate "C" not null,
+  id text collate "C" not null,
+  token text collate "C" not null,
+  state text collate "C" not null,
+  at timestamptz not null,
+  primary key (queue, id, token)
+);
+
+-- Those that need not be remembered any more: tidy.sql.
+create index conveyor_tombstones_at
+  on {schema}.conveyor_tombstones (queue, at);
+
+create table {schema}.conveyor_pauses (
+  queue text collate "C" not null,
+  -- 'queue', 'name' or 'group'; the target is empty for a queue.
+  kind text collate "C" not null,
+  target text collate "C" not null,
+  -- Null: until resumed.
+  until timestamptz,
+  primary key (queue, kind, target)
+);
+
+-- Pauses that end by themselves: tidy.sql, wait.sql, end_group_pauses.sql.
+create index conveyor_pauses_until
+  on {schema}.conveyor_pauses (queue, kind, until)
+  where until is not null;
+
+-- Starts of jobs, for rate limits. `total` counts all starts of a scope up to and including that instant,
+-- so that those of a window are a difference of two rows.
+create table {schema}.conveyor_starts (
+  queue text collate "C" not null,
+  -- 'queue' or 'group'; the target is empty for a queue.
+  kind text collate "C" not null,
+  target text collate "C" not null,
+  at timestamptz not null,
+  starts bigint not null,
+  total bigint not null,
+  primary key (queue, kind, target, at)
+);
+
+-- Starts that no window needs: forget_starts.sql.
+create index conveyor_starts_at
+  on {schema}.conveyor_starts (queue, kind, at);
+
+-- The longest window that a claim has carried.
+create table {schema}.conveyor_windows (
+  queue text collate "C" not null,
+  kind text collate "C" not null,
+  longest bigint not null,
+  primary key (queue, kind)
+);

@@ -1,0 +1,179 @@
+"""Jobs as rows: the only place that knows the order of the columns, and how values are read.
+
+Instants come as timestamps in UTC without a zone, whatever the server's own zone is; durations are whole
+microseconds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import fields, make_dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Final
+
+from conveyor.core.jobs import JobKey, JobRecord, JobState
+from conveyor.store.pg.statements import Row, Session
+
+#: The end of what does not end by itself.
+FOREVER: Final = datetime.max.replace(tzinfo=UTC)
+MICROSECOND: Final = timedelta(microseconds=1)
+#: What reading a row that is not as it should be may raise.
+UNREADABLE: Final = (ValueError, TypeError, KeyError, OverflowError)
+_EXPONENT: Final = re.compile(r"[0-9][eE][-+]?[0-9]")
+_TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|(-?[0-9]+(?:\.[0-9]+)?[eE][-+]?[0-9]+)')
+_STATES: Final = {state.value: state for state in JobState}
+
+
+def instant(stored: datetime | None) -> datetime | None:
+    """The instant that was read, if one was."""
+    return None if stored is None else stored.replace(tzinfo=UTC)
+
+
+def known_instant(stored: datetime) -> datetime:
+    """The instant that was read."""
+    return stored.replace(tzinfo=UTC)
+
+
+def known_state(stored: str) -> JobState:
+    """The state that was stored; that of a job that cannot run, for any other text."""
+    return _STATES.get(stored, JobState.FAILED)
+
+
+def microseconds(duration: timedelta | None) -> int | None:
+    """The duration as it is stored."""
+    return None if duration is None else duration // MICROSECOND
+
+
+def jsonb(document: str) -> str:
+    """The document with every float written out, for jsonb: 1e23 would come back as another number.
+
+    jsonb keeps numbers as decimals, with the digits behind the point that they were given, and exponents not
+    at all. That is exact for a float as long as it still looks like one.
+    """
+    if not _EXPONENT.search(document):
+        return document
+    return _TOKEN.sub(lambda token: token[0] if token[1] is None else _written_out(token[1]), document)
+
+
+def _written_out(number: str) -> str:
+    digits = f"{Decimal(number):f}"
+    return digits if "." in digits else f"{digits}.0"
+
+
+async def moment(session: Session, now: datetime | None) -> datetime:
+    """That moment, or the present one by the server's clock."""
+    if now is not None:
+        return now
+    [(found,)] = await session.ask("moment")
+    return known_instant(found)
+
+
+async def records(
+    session: Session, seqs: Sequence[int], now: datetime
+) -> list[tuple[Row, JobRecord | Exception]]:
+    """The rows with these numbers, in that order, each with its record, or why there is none."""
+    rows = await session.ask("rows", seqs=list(seqs)) if seqs else []
+    order = {seq: place for place, seq in enumerate(seqs)}
+    rows.sort(key=lambda row: order[row[SEQ]])
+    return [(row, record_or_reason(row, now)) for row in rows]
+
+
+def record_or_reason(row: Row, now: datetime) -> JobRecord | Exception:
+    """The record of a row, or why there is none."""
+    try:
+        return _record(row, now)
+    except UNREADABLE as error:
+        return error
+
+
+def _record(row: Row, now: datetime) -> JobRecord:
+    (
+        queue,
+        id,
+        name,
+        payload,
+        options,
+        report,
+        priority,
+        lifo,
+        ageing,
+        delay,
+        run_at,
+        group,
+        group_max_size,
+        unique_key,
+        unique_for,
+        parent_queue,
+        parent_id,
+        state,
+        seq,
+        rank,
+        holds_key,
+        unique_until,
+        pending,
+        released,
+        token,
+        lease_until,
+        locked_by,
+        attempt,
+        stalled,
+        cancel_requested,
+        created_at,
+        processed_at,
+        finished_at,
+        expires_at,
+        keep_count,
+    ) = row
+    until = instant(unique_until)
+    made = _Draft(
+        queue,
+        id,
+        name,
+        payload,
+        options,
+        report,
+        priority,
+        lifo,
+        ageing if ageing is None else timedelta(microseconds=ageing),
+        delay if delay is None else timedelta(microseconds=delay),
+        run_at if run_at is None else run_at.replace(tzinfo=UTC),
+        group,
+        group_max_size,
+        unique_key,
+        unique_for if unique_for is None else timedelta(microseconds=unique_for),
+        None if parent_id is None else JobKey(parent_queue, parent_id),
+        _STATES[state],
+        seq,
+        rank,
+        holds_key and (until is None or until > now),
+        until,
+        pending,
+        released,
+        token,
+        lease_until if lease_until is None else lease_until.replace(tzinfo=UTC),
+        locked_by,
+        attempt,
+        stalled,
+        cancel_requested,
+        created_at.replace(tzinfo=UTC),
+        processed_at if processed_at is None else processed_at.replace(tzinfo=UTC),
+        finished_at if finished_at is None else finished_at.replace(tzinfo=UTC),
+        expires_at if expires_at is None else expires_at.replace(tzinfo=UTC),
+        keep_count,
+    )
+    made.__class__ = JobRecord
+    record: JobRecord = made
+    return record
+
+
+# A JobRecord that can be written to, and that then becomes one: the constructor of a frozen class takes five
+# times as long, and a claim spends a good part of its time there.
+_Draft: Final = make_dataclass("_Draft", [field.name for field in fields(JobRecord)], slots=True)
+#: Where in a row of `sql/rows.sql` these stand.
+ID: Final = 1
+NAME: Final = 2
+GROUP: Final = 11
+SEQ: Final = 18
+ATTEMPT: Final = 27

@@ -1,0 +1,128 @@
+"""Applying what the holders of leases decided, and keeping their leases alive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from conveyor.core.jobs import JobKey, Lease
+from conveyor.core.store import Beat, Inserted, Outcome, Renewed, Settled
+from conveyor.store.pg.inserting import insert
+from conveyor.store.pg.ledger import ACTIVE, ENDED, WAITING_CHILDREN, Entry, Ledger
+from conveyor.store.pg.rows import MICROSECOND, jsonb, moment
+from conveyor.store.pg.statements import Session
+
+
+async def settle(session: Session, now: datetime | None, outcomes: Sequence[Outcome]) -> Settled:
+    """Apply the outcomes whose leases are held, in order."""
+    step = _Settling(session, await moment(session, now), outcomes)
+    await step.load()
+    for outcome in outcomes:
+        await step.settle(outcome)
+    return await step.done()
+
+
+class _Settling:
+    """One call of `settle`."""
+
+    def __init__(self, session: Session, now: datetime, outcomes: Sequence[Outcome]) -> None:
+        self._session = session
+        self._now = now
+        self._outcomes = outcomes
+        self._ledger = Ledger(session, now)
+        self._applied: set[Lease] = set()
+        self._stale: list[Outcome] = []
+        self._released: list[JobKey] = []
+        self._spawned: list[Inserted] = []
+
+    async def load(self) -> None:
+        await self._ledger.load([(outcome.lease.queue, outcome.lease.id) for outcome in self._outcomes])
+        await self._ledger.load_parents()
+
+    async def settle(self, outcome: Outcome) -> None:
+        lease = outcome.lease
+        entry = await self._ledger.get((lease.queue, lease.id))
+        if entry is not None and entry.state == ACTIVE and entry.token == lease.token:
+            self._applied.add(lease)
+            await self._apply(entry, outcome)
+        elif entry is not None and (entry.settled_token, entry.settled_state) == (lease.token, outcome.state):
+            self._applied.add(lease)
+        else:
+            self._stale.append(outcome)
+
+    async def done(self) -> Settled:
+        await self._ledger.flush()
+        if self._stale:
+            asked = [outcome.lease for outcome in self._stale]
+            found = await self._session.ask(
+                "buried",
+                queues=[lease.queue for lease in asked],
+                ids=[lease.id for lease in asked],
+                tokens=[lease.token for lease in asked],
+            )
+            known = {(Lease(queue, id, token), state) for queue, id, token, state in found}
+            self._applied.update(o.lease for o in self._stale if (o.lease, o.state) in known)
+        return Settled(
+            applied=frozenset(self._applied), released=tuple(self._released), spawned=tuple(self._spawned)
+        )
+
+    async def _apply(self, entry: Entry, outcome: Outcome) -> None:
+        ledger = self._ledger
+        state = str(outcome.state)
+        entry.attempt = outcome.attempt
+        entry.settled_token = outcome.lease.token
+        entry.settled_state = state
+        entry.settled_at = ledger.now
+        if outcome.report is not None:
+            entry.report = outcome.report
+        if state in ENDED:
+            parent = await ledger.end(entry, state, outcome.release, outcome.retention)
+            if parent is not None:
+                self._released.append(parent)
+        elif state == WAITING_CHILDREN:
+            ledger.wait_for_children(entry, 0)
+        elif entry.pending or (outcome.delay is None and outcome.run_at is None):
+            ledger.go_back(entry)
+        elif outcome.delay is not None:
+            ledger.wait(entry, ledger.after(outcome.delay))
+        elif outcome.run_at is not None:
+            ledger.wait(entry, outcome.run_at)
+        if outcome.spawn:
+            await ledger.flush()
+            self._spawned += await insert(self._session, self._now, outcome.spawn, group_limits=False)
+        if state == WAITING_CHILDREN:
+            await self._awake_if_nothing_to_wait_for(entry.key)
+
+    async def _awake_if_nothing_to_wait_for(self, key: JobKey) -> None:
+        entry = await self._ledger.get(key)
+        if entry is not None and entry.state == WAITING_CHILDREN and not entry.pending:
+            self._ledger.wait(entry)
+
+
+async def renew(session: Session, now: datetime | None, beats: Sequence[Beat], lease: timedelta) -> Renewed:
+    """Prolong the leases that are held, and write what the beats carry."""
+    merged: dict[Lease, tuple[str | None, str | None]] = {}
+    for beat in beats:
+        payload, report = merged.get(beat.lease, (None, None))
+        merged[beat.lease] = (
+            payload if beat.payload is None else beat.payload,
+            report if beat.report is None else beat.report,
+        )
+    leases = list(merged)
+    found = await session.ask(
+        "renew",
+        now=now,
+        numbers=list(range(len(leases))),
+        queues=[each.queue for each in leases],
+        ids=[each.id for each in leases],
+        tokens=[each.token for each in leases],
+        payloads=[None if payload is None else jsonb(payload) for payload, _ in merged.values()],
+        reports=[report for _, report in merged.values()],
+        lease=lease // MICROSECOND,
+    )
+    held = frozenset(leases[n] for n, _ in found)
+    return Renewed(
+        held=held,
+        lost=frozenset(leases) - held,
+        cancelled=frozenset(leases[n] for n, cancel_requested in found if cancel_requested),
+    )

@@ -1,0 +1,7 @@
+-- Parents in the store wait for their new children too.
+update {schema}.conveyor_jobs j
+   set pending = j.pending + e.children
+  from unnest(%(queues)s::text[], %(ids)s::text[], %(children)s::int[]) e (queue, id, children)
+ where j.queue = e.queue
+   and j.id = e.id
+   and j.state = 'waiting-children'

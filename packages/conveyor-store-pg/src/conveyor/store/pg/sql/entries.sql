@@ -1,0 +1,35 @@
+-- What a step has to know of jobs to move them, in the order of ledger.Entry; nobody else moves them meanwhile.
+select
+  j.seq,
+  j.queue,
+  j.id,
+  j.name,
+  j.grp,
+  j.state,
+  j.token,
+  j.attempt,
+  j.cancel_requested,
+  j.priority,
+  j.rank,
+  j.run_at at time zone 'UTC',
+  j.delay,
+  j.pending,
+  j.released,
+  j.parent_queue,
+  j.parent_id,
+  j.unique_key,
+  j.unique_for,
+  j.unique_until at time zone 'UTC',
+  j.holds_key,
+  j.finished_at at time zone 'UTC',
+  j.expires_at at time zone 'UTC',
+  j.keep_count,
+  j.settled_token,
+  j.settled_state,
+  j.settled_at at time zone 'UTC'
+  from unnest(%(queues)s::text[], %(ids)s::text[]) e (queue, id)
+  join {schema}.conveyor_jobs j
+    on j.queue = e.queue
+   and j.id = e.id
+ order by j.seq
+   for update of j

@@ -1,0 +1,55 @@
+-- Groups without a live job that are not known, or whose turn was before that of every lane with waiting jobs.
+-- One that is paused keeps its row, and no turn.
+with idle as materialized (
+  select g.grp, g.paused
+    from {schema}.conveyor_groups g
+   where g.queue = %(queue)s
+     and g.waiting = 0
+     and g.delayed = 0
+     and g.active = 0
+     and (
+       not g.known
+       or g.served < coalesce(
+         least(
+           (
+             select w.served
+               from {schema}.conveyor_groups w
+              where w.queue = %(queue)s
+                and w.waiting > 0
+              order by w.served
+              limit 1
+           ),
+           (
+             select q.served
+               from {schema}.conveyor_queues q
+              where q.queue = %(queue)s
+                and exists (
+                  select
+                    from {schema}.conveyor_jobs
+                   where queue = %(queue)s
+                     and state = 'waiting'
+                     and grp is null
+                )
+           )
+         ),
+         9223372036854775807
+       )
+     )
+   order by g.grp
+     for update skip locked
+),
+kept as (
+  update {schema}.conveyor_groups g
+     set known = false,
+         served = 0
+    from idle i
+   where g.queue = %(queue)s
+     and g.grp = i.grp
+     and i.paused
+     and (g.known or g.served > 0)
+)
+delete from {schema}.conveyor_groups g
+ using idle i
+ where g.queue = %(queue)s
+   and g.grp = i.grp
+   and not i.paused

@@ -1,0 +1,34 @@
+-- What a claim has to know first: the moment, whether the queue is paused and until when, which names are,
+-- the turns of its groups, whether it knows any, whether any job of a group is waiting, and whether its
+-- claims stand in line.
+select
+  m.now at time zone 'UTC',
+  exists (
+    select
+      from {schema}.conveyor_pauses
+     where queue = %(queue)s
+       and kind = 'queue'
+       and (until is null or until > m.now)
+  ),
+  (
+    select until at time zone 'UTC'
+      from {schema}.conveyor_pauses
+     where queue = %(queue)s
+       and kind = 'queue'
+       and until > m.now
+  ),
+  array(
+    select target
+      from {schema}.conveyor_pauses
+     where queue = %(queue)s
+       and kind = 'name'
+       and (until is null or until > m.now)
+  ),
+  coalesce(q.turns, 0),
+  coalesce(q.served, 0),
+  exists (select from {schema}.conveyor_groups where queue = %(queue)s and known),
+  exists (select from {schema}.conveyor_lanes where queue = %(queue)s),
+  q.queue is not null
+  from (select coalesce(%(now)s::timestamptz, clock_timestamp()) as now) m
+  left join {schema}.conveyor_queues q
+    on q.queue = %(queue)s

@@ -1,0 +1,5 @@
+-- Which of these queues have anything to do with groups, or with claims that stand in line.
+select q.queue
+  from unnest(%(queues)s::text[]) q (queue)
+ where exists (select from {schema}.conveyor_groups where queue = q.queue)
+    or exists (select from {schema}.conveyor_queues where queue = q.queue)

@@ -1,0 +1,2 @@
+delete from {schema}.conveyor_jobs
+ where seq = any(%(seqs)s::bigint[])

@@ -1,0 +1,112 @@
+"""SQL from files: one statement each, composed once for a schema, and run on a connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
+from importlib.resources import files
+from typing import Any, Final, Protocol
+
+from psycopg import AsyncConnection, Connection
+from psycopg.sql import SQL, Identifier
+
+#: A row as it is fetched.
+Row = tuple[Any, ...]
+
+_FOLDER: Final = files("conveyor.store.pg") / "sql"
+#: Where the claimable jobs of each kind of lane are; for the `{lane}` of a statement.
+_LANES: Final = {
+    "ungrouped": "queue = %(queue)s and state = 'waiting' and grp is null",
+    "named": "queue = %(queue)s and name = %(name)s and state = 'waiting' and grp is null",
+    "grouped": "queue = %(queue)s and grp = %(group)s and name = %(name)s"
+    " and state = 'waiting' and grp is not null",
+}
+
+
+class Again(Exception):  # noqa: N818 - not an error: nothing is wrong
+    """Somebody else was faster: what this step had read is not true any more. Roll back, and repeat it."""
+
+
+class Statements:
+    """The statements of one schema."""
+
+    def __init__(self, schema: str) -> None:
+        self.schema = schema
+        self._composed: dict[str, bytes] = {}
+        self.composed = lru_cache(512)(self._compose)
+
+    @cached_property
+    def _schema(self) -> Identifier:
+        return Identifier(self.schema)
+
+    def __getitem__(self, name: str) -> bytes:
+        """The statement in `sql/<name>.sql`; of `<name>:<lane>`, that for the lane."""
+        found = self._composed.get(name)
+        if found is None:
+            file, _, lane = name.partition(":")
+            text = (_FOLDER / f"{file}.sql").read_text(encoding="utf-8")
+            found = self.composed(text.replace("{lane}", _LANES[lane]) if lane else text)
+            self._composed[name] = found
+        return found
+
+    def _compose(self, text: str) -> bytes:
+        """A statement with the schema put in; `text` is of this package's making, never a user's."""
+        return SQL(text).format(schema=self._schema).as_bytes(None)
+
+
+class Session(Protocol):
+    """A connection in a transaction, that runs statements by name."""
+
+    statements: Statements
+
+    async def ask(self, name: str, /, **values: Any) -> list[Row]:
+        """Run a statement, and return its rows."""
+        ...
+
+    async def run(self, name: str, /, **values: Any) -> int:
+        """Run a statement, and return how many rows it changed."""
+        ...
+
+    async def query(self, statement: bytes, values: Mapping[str, Any]) -> list[Row]:
+        """Run a statement that was put together, and return its rows."""
+        ...
+
+
+class AsyncSession:
+    """A session on an async connection."""
+
+    def __init__(self, statements: Statements, connection: AsyncConnection[Any]) -> None:
+        self.statements = statements
+        self.connection = connection
+
+    async def ask(self, name: str, /, **values: Any) -> list[Row]:
+        return await self.query(self.statements[name], values)
+
+    async def run(self, name: str, /, **values: Any) -> int:
+        return (await self.connection.execute(self.statements[name], values)).rowcount
+
+    async def query(self, statement: bytes, values: Mapping[str, Any]) -> list[Row]:
+        cursor = await self.connection.execute(statement, values)
+        return await cursor.fetchall()
+
+
+class SyncSession:
+    """A session on a plain connection, which is used in a thread."""
+
+    def __init__(self, statements: Statements, connection: Connection[Any]) -> None:
+        self.statements = statements
+        self.connection = connection
+
+    async def ask(self, name: str, /, **values: Any) -> list[Row]:
+        return await self.query(self.statements[name], values)
+
+    async def run(self, name: str, /, **values: Any) -> int:
+        cursor = await asyncio.to_thread(self.connection.execute, self.statements[name], values)
+        return cursor.rowcount
+
+    async def query(self, statement: bytes, values: Mapping[str, Any]) -> list[Row]:
+        def fetched() -> list[Row]:
+            return self.connection.execute(statement, values).fetchall()
+
+        return await asyncio.to_thread(fetched)

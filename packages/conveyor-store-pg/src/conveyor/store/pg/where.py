@@ -1,0 +1,258 @@
+"""Sets of jobs as SQL: the only place where SQL is put together, and only from what stands in this file.
+
+The rows that a `Where` means are the union of branches, one for each state, so that each can use the
+partial index of its state. Values are parameters, always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final
+
+from conveyor.core.jobs import JobRecord, JobState
+from conveyor.core.store import Order, Where
+from conveyor.store.pg.statements import Row, Session
+
+#: No limit.
+EVERY: Final = (1 << 63) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """Rows that one index knows; `state` None: rows of any state, found otherwise."""
+
+    state: JobState | None
+    sql: str = "true"
+
+
+_FINISHED: Final = " and finished_at is not null"
+_UNGROUPED: Final = " and grp is null"
+#: Every state as its indexes know it.
+_BRANCHES: Final = (
+    Branch(JobState.WAITING, "state = 'waiting'" + _UNGROUPED),
+    Branch(JobState.WAITING, "state = 'waiting' and grp is not null"),
+    Branch(JobState.WAITING_CHILDREN, "state = 'waiting-children'"),
+    Branch(JobState.DELAYED, "state = 'delayed'"),
+    Branch(JobState.ACTIVE, "state = 'active'"),
+    Branch(JobState.COMPLETED, "state = 'completed'" + _FINISHED),
+    Branch(JobState.FAILED, "state = 'failed'" + _FINISHED),
+    Branch(JobState.CANCELLED, "state = 'cancelled'" + _FINISHED),
+)
+
+_EXPIRED: Final = """seq in (
+  select seq
+    from {schema}.conveyor_jobs
+   where expires_at <= %(now)s
+     and {queue}
+  union all
+  select seq
+    from (
+      select
+        seq,
+        keep_count,
+        holds_key and unique_until > %(now)s as held,
+        row_number() over (partition by queue, state order by finished_at desc, seq desc) - 1 as later
+        from {schema}.conveyor_jobs
+       where keep_count is not null
+         and finished_at is not null
+         and {queue}
+    ) kept
+   where later >= keep_count
+     and held is not true
+)"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Condition:
+    """Which rows: those of any branch for which all of the terms hold."""
+
+    branches: tuple[Branch, ...]
+    terms: tuple[str, ...]
+    parameters: dict[str, Any]
+
+
+async def seqs(
+    session: Session,
+    where: Where,
+    now: datetime,
+    *,
+    limit: int = EVERY,
+    order: Order = Order.ADDED,
+    after: JobRecord | None = None,
+) -> list[int]:
+    """The numbers of the jobs of a set, in order, behind a job."""
+    condition = _condition(where, now)
+    key, backwards, behind = _ORDERS[order]
+    parameters = condition.parameters | {"limit": limit}
+    if after is not None:
+        parameters |= {
+            "after_seq": after.seq,
+            "after_rank": after.rank,
+            "after_place": -after.seq if after.lifo else after.seq,
+            "after_finished": after.finished_at,
+        }
+    selects = [
+        _select(
+            _all(branch.sql, *condition.terms, *((behind,) if after is not None else ())),
+            key,
+            backwards=backwards,
+            finished=_FINISHED in branch.sql,
+        )
+        for branch in condition.branches
+    ]
+    if not selects:
+        return []
+    merged = _MERGED.format(
+        selects="\n  union all\n".join(selects),
+        order=_order([f"key_{n}" for n in range(len(key))], backwards=backwards),
+    )
+    return [row[0] for row in await _asked(session, merged, parameters)]
+
+
+async def locked(session: Session, where: Where, now: datetime, found: Sequence[int]) -> list[Row]:
+    """The rows of `sql/entries.sql` of these jobs, locked; without those that have left the set since."""
+    if not found:
+        return []
+    condition = _condition(where, now)
+    terms = [term for term in condition.terms if not term.startswith(_SUBQUERY)]
+    if where.states is not None and not _is_found_otherwise(where):
+        terms.append(_IN_STATES)
+        condition.parameters["states"] = sorted(where.states)
+    sql = _locking().replace("{terms}", _all("true", *terms))
+    return await _asked(session, sql, condition.parameters | {"seqs": list(found)})
+
+
+async def counts(
+    session: Session, where: Where, now: datetime, *, by_group: bool
+) -> dict[tuple[str | None, JobState], int]:
+    """How many jobs the set has, by queue (or group) and state."""
+    condition = _condition(where, now)
+    selects = [
+        _COUNT.format(
+            of=("null" if _UNGROUPED in branch.sql else "grp") if by_group else "queue",
+            state="state" if branch.state is None else f"'{branch.state}'",
+            conditions=_all(branch.sql, *condition.terms),
+        )
+        for branch in condition.branches
+    ]
+    found: dict[tuple[str | None, JobState], int] = {}
+    if selects:
+        for key, state, jobs in await _asked(session, "\nunion all\n".join(selects), condition.parameters):
+            if state in _STATES:
+                found[key, _STATES[state]] = found.get((key, _STATES[state]), 0) + jobs
+    return found
+
+
+async def _asked(session: Session, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
+    return await session.query(session.statements.composed(sql), parameters)
+
+
+@cache
+def _locking() -> str:
+    return (files("conveyor.store.pg") / "sql" / "entries_of_set.sql").read_text(encoding="utf-8")
+
+
+_SELECT: Final = """  (
+    select {columns}
+      from {{schema}}.conveyor_jobs
+     where {conditions}
+     order by {order}
+     limit %(limit)s
+  )"""
+_MERGED: Final = """select seq
+  from (
+{selects}
+  ) found
+ order by {order}
+ limit %(limit)s"""
+_COUNT: Final = """select {of}::text as key, {state} as state, count(*) as jobs
+  from {{schema}}.conveyor_jobs
+ where {conditions}
+ group by 1, 2"""
+_STATES: Final = {state.value: state for state in JobState}
+_FINISHED_AT: Final = "coalesce(finished_at, '-infinity')"
+_AFTER_FINISHED: Final = "coalesce(%(after_finished)s::timestamptz, '-infinity')"
+#: For each order: what to sort by, whether backwards, and what is behind a job.
+_ORDERS: Final[dict[Order, tuple[tuple[str, ...], bool, str]]] = {
+    Order.ADDED: (("seq",), False, "seq > %(after_seq)s"),
+    Order.NEWEST: (("seq",), True, "seq < %(after_seq)s"),
+    Order.FINISHED: (
+        (_FINISHED_AT, "seq"),
+        True,
+        f"({_FINISHED_AT}, seq) < ({_AFTER_FINISHED}, %(after_seq)s)",
+    ),
+    Order.CLAIM: (
+        ("rank", "place"),
+        False,
+        "(rank, place) > (%(after_rank)s::float8, %(after_place)s::bigint)",
+    ),
+}
+
+
+def _all(*terms: str) -> str:
+    return "\n       and ".join(terms)
+
+
+def _order(columns: Iterable[str], *, backwards: bool) -> str:
+    return ", ".join(f"{column} desc" if backwards else column for column in columns)
+
+
+def _select(conditions: str, key: tuple[str, ...], *, backwards: bool, finished: bool) -> str:
+    columns = ", ".join((*(f"{column} as key_{n}" for n, column in enumerate(key)), "seq"))
+    sql = _SELECT.format(columns=columns, conditions=conditions, order=_order(key, backwards=backwards))
+    return sql.replace(_FINISHED_AT, "finished_at") if finished else sql
+
+
+def _condition(where: Where, now: datetime) -> _Condition:
+    parameters: dict[str, Any] = {"now": now}
+    terms: list[str] = []
+    for name, (term, value) in _TERMS.items():
+        asked = getattr(where, name)
+        if asked is not None:
+            terms.append(term)
+            parameters |= value(asked)
+    if where.states is not None and _is_found_otherwise(where):
+        terms.append(_IN_STATES)
+        parameters["states"] = sorted(where.states)
+    if where.older_than is not None:
+        terms.append("coalesce(finished_at, created_at) <= %(born)s")
+        parameters["born"] = now - where.older_than
+    if where.expired:
+        terms.append(_EXPIRED.replace("{queue}", "true" if where.queue is None else "queue = %(queue)s"))
+    return _Condition(_branches(where), tuple(terms), parameters)
+
+
+#: What each field of a `Where` says of a row, and how its value is passed.
+_TERMS: Final[dict[str, tuple[str, Callable[[Any], dict[str, Any]]]]] = {
+    "queue": ("queue = %(queue)s", lambda queue: {"queue": queue}),
+    "ids": ("id = any(%(ids)s::text[])", lambda ids: {"ids": sorted(ids)}),
+    "names": ("name = any(%(names)s::text[])", lambda names: {"names": sorted(names)}),
+    "group": ("grp = %(group)s", lambda group: {"group": group}),
+    "parent": (
+        "parent_queue = %(parent_queue)s and parent_id = %(parent_id)s",
+        lambda parent: {"parent_queue": parent.queue, "parent_id": parent.id},
+    ),
+    "unique_key": (
+        "unique_key = %(unique_key)s and holds_key and (unique_until is null or unique_until > %(now)s)",
+        lambda key: {"unique_key": key},
+    ),
+}
+_IN_STATES: Final = "state = any(%(states)s::text[])"
+#: How a term begins that locking a row does not look at again: what it says of others may have changed.
+_SUBQUERY: Final = "seq in ("
+
+
+def _branches(where: Where) -> tuple[Branch, ...]:
+    if _is_found_otherwise(where):
+        return (Branch(None),)
+    states = JobState if where.states is None else where.states
+    return tuple(branch for branch in _BRANCHES if branch.state in states)
+
+
+def _is_found_otherwise(where: Where) -> bool:
+    """Whether the set is of a few rows that an index of their own finds."""
+    return where.ids is not None or where.parent is not None or where.unique_key is not None
