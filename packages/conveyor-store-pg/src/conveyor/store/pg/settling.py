@@ -1,16 +1,55 @@
-"""Applying what the holders of leases decided, and keeping their leases alive."""
+"""Applying what the holders of leases decided, and keeping their leases alive.
+
+Most outcomes concern nobody but their job: no parent, no unique key, no group, nothing spawned. A batch of
+such is one statement; any other goes through the ledger.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Final
 
-from conveyor.core.jobs import JobKey, Lease
+from conveyor.core.jobs import JobKey, JobState, Lease
 from conveyor.core.store import Beat, Inserted, Outcome, Renewed, Settled
 from conveyor.store.pg.inserting import insert
 from conveyor.store.pg.ledger import ACTIVE, ENDED, WAITING_CHILDREN, Entry, Ledger
-from conveyor.store.pg.rows import MICROSECOND, jsonb, moment
+from conveyor.store.pg.rows import MICROSECOND, jsonb, microseconds, moment
 from conveyor.store.pg.statements import Session
+
+_NO_TIME: Final = timedelta(0)
+
+
+def may_be_plain(outcomes: Sequence[Outcome]) -> bool:
+    """Whether one statement may be enough: nothing is spawned, and no job goes to its children."""
+    leases = {outcome.lease for outcome in outcomes}
+    return len(leases) == len(outcomes) and not any(
+        outcome.spawn or outcome.state is JobState.WAITING_CHILDREN for outcome in outcomes
+    )
+
+
+async def settle_at_once(
+    session: Session, now: datetime | None, outcomes: Sequence[Outcome]
+) -> Settled | None:
+    """Apply outcomes by one statement; None, and nothing applied, if one of them needs more care."""
+    ends = [outcome.retention if outcome.state.terminal else None for outcome in outcomes]
+    [(done,)] = await session.ask(
+        "settle",
+        now=now,
+        queues=[outcome.lease.queue for outcome in outcomes],
+        ids=[outcome.lease.id for outcome in outcomes],
+        tokens=[outcome.lease.token for outcome in outcomes],
+        states=[outcome.state.value for outcome in outcomes],
+        ended=[outcome.state.terminal for outcome in outcomes],
+        attempts=[outcome.attempt for outcome in outcomes],
+        reports=[outcome.report for outcome in outcomes],
+        delays=[microseconds(outcome.delay) for outcome in outcomes],
+        run_at=[outcome.run_at for outcome in outcomes],
+        ages=[None if end is None else microseconds(end.age) for end in ends],
+        counts=[None if end is None else end.count for end in ends],
+        removed=[end is not None and end.age is not None and end.age <= _NO_TIME for end in ends],
+    )
+    return Settled(applied=frozenset(outcome.lease for outcome in outcomes)) if done else None
 
 
 async def settle(session: Session, now: datetime | None, outcomes: Sequence[Outcome]) -> Settled:

@@ -30,6 +30,7 @@ from conveyor.core.store import (
     Where,
 )
 from conveyor.store.pg import advancing, claiming, inserting, pausing, sets, settling
+from conveyor.store.pg.adding import MOST_GATHERED, Adding
 from conveyor.store.pg.bus import PgBus
 from conveyor.store.pg.connections import Connections
 from conveyor.store.pg.migrate import prepare
@@ -80,6 +81,7 @@ class PgStore(Store):
         )
         self._statements: Final = Statements(self._options.schema)
         self._connections: Final = Connections(self._options, self._statements)
+        self._adding: Final = Adding(self._connections)
         self._bus: Final = PgBus(self._options, self._connections)
         self._opened = False
         self._opening: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
@@ -152,11 +154,14 @@ class PgStore(Store):
         self, jobs: Sequence[JobRecord], *, new_only: bool = False, now: datetime | None = None
     ) -> Sequence[Inserted]:
         given = tuple(jobs)
+        plain = inserting.is_plain(given, new_only=new_only)
+        if plain and now is None and len(given) <= MOST_GATHERED:
+            return await self._adding.insert(given)
 
         async def step(session: Session) -> Sequence[Inserted]:
             return await inserting.insert(session, now, given, new_only=new_only)
 
-        return await self._connections.call(step, single=inserting.is_plain(given, new_only=new_only))
+        return await self._connections.call(step, single=plain)
 
     async def claim(self, request: Claim, *, now: datetime | None = None) -> Claimed:
         if claiming.is_plain(request):
@@ -183,11 +188,19 @@ class PgStore(Store):
 
     async def settle(self, outcomes: Sequence[Outcome], *, now: datetime | None = None) -> Settled:
         given = tuple(outcomes)
+        if settling.may_be_plain(given):
 
-        async def step(session: Session) -> Settled:
+            async def at_once(session: Session) -> Settled | None:
+                return await settling.settle_at_once(session, now, given)
+
+            settled = await self._connections.call(at_once, single=True, urgent=True)
+            if settled is not None:
+                return settled
+
+        async def with_care(session: Session) -> Settled:
             return await settling.settle(session, now, given)
 
-        return await self._connections.call(step, urgent=True)
+        return await self._connections.call(with_care, urgent=True)
 
     async def advance(
         self, queues: Collection[str], *, limit: int = 1000, now: datetime | None = None

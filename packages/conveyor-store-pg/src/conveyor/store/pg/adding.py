@@ -1,0 +1,99 @@
+"""Adds that come at the same time, written together: one statement and one commit for all of them.
+
+While as many batches are on their way as is good for them, what else is added waits for the next one. So a
+lone add goes out at once, and many make batches by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from conveyor.core.errors import StoreError
+from conveyor.core.jobs import JobRecord
+from conveyor.core.store import Inserted
+from conveyor.store.pg.connections import Connections
+from conveyor.store.pg.inserting import insert
+from conveyor.store.pg.statements import Session
+
+#: Larger calls go by themselves.
+MOST_GATHERED: Final = 100
+#: The most jobs of one batch.
+_BATCH: Final = 500
+#: How many batches may be on their way at once: while one is committed, another is written.
+_WRITERS: Final = 2
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    jobs: Sequence[JobRecord]
+    answer: asyncio.Future[Sequence[Inserted]]
+
+
+class Adding:
+    """Gathers the adds of one store; only such as no other job depends on."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._waiting: deque[_Call] = deque()
+        self._writers: set[asyncio.Task[None]] = set()
+
+    async def insert(self, jobs: Sequence[JobRecord]) -> Sequence[Inserted]:
+        """Add jobs as `Store.insert` does, perhaps together with those of other calls."""
+        call = _Call(jobs, asyncio.get_running_loop().create_future())
+        self._waiting.append(call)
+        if len(self._writers) < _WRITERS:
+            writer = asyncio.get_running_loop().create_task(self._write())
+            self._writers.add(writer)
+            writer.add_done_callback(self._writers.discard)
+        # Cancelled before its batch is on its way, it is in none; after that, it happens all the same.
+        return await call.answer
+
+    async def _write(self) -> None:
+        while batch := self._batch():
+            try:
+                answers = await self._insert([job for call in batch for job in call.jobs])
+            except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
+                await self._failed(batch, error)
+                continue
+            taken = iter(answers)
+            for call in batch:
+                _answer(call, [next(taken) for _ in call.jobs])
+
+    def _batch(self) -> list[_Call]:
+        batch: list[_Call] = []
+        size = 0
+        while self._waiting and size < _BATCH:
+            call = self._waiting.popleft()
+            if not call.answer.done():
+                batch.append(call)
+                size += len(call.jobs)
+        return batch
+
+    async def _insert(self, jobs: Sequence[JobRecord]) -> Sequence[Inserted]:
+        async def step(session: Session) -> Sequence[Inserted]:
+            return await insert(session, None, jobs)
+
+        return await self._connections.call(step, single=True)
+
+    async def _failed(self, batch: Sequence[_Call], error: Exception) -> None:
+        """Tell all of them, unless it may be the fault of one: then each is tried by itself."""
+        if len(batch) == 1 or (isinstance(error, StoreError) and error.retryable):
+            for call in batch:
+                if not call.answer.done():
+                    call.answer.set_exception(error)
+            return
+        for call in batch:
+            try:
+                _answer(call, await self._insert(call.jobs))
+            except Exception as own:  # noqa: BLE001 - likewise
+                if not call.answer.done():
+                    call.answer.set_exception(own)
+
+
+def _answer(call: _Call, answers: Sequence[Inserted]) -> None:
+    if not call.answer.done():
+        call.answer.set_result(answers)
