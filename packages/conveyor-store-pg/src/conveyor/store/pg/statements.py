@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from importlib.resources import files
-from typing import Any, Final, LiteralString, Protocol, cast
+from typing import Any, Final, Protocol
 
 from psycopg import AsyncConnection, Connection
 from psycopg.sql import SQL, Identifier
@@ -52,7 +52,7 @@ class Statements:
 
     def _compose(self, text: str) -> bytes:
         """A statement with the schema put in; `text` is of this package's making, never a user's."""
-        return SQL(cast("LiteralString", text)).format(schema=self._schema).as_bytes(None)
+        return SQL(text).format(schema=self._schema).as_bytes(None)  # pyright: ignore[reportArgumentType]
 
 
 class Session(Protocol):
