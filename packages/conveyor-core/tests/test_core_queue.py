@@ -589,7 +589,7 @@ async def test_retention_is_applied_in_bounded_steps(
     store.calls.clear()
     await runner._maintenance.tick()
 
-    assert store.calls.count("delete") == 3
+    assert store.calls.count("delete") == 12
     assert await queue.count() == 0
 
 

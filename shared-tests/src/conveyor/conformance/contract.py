@@ -14,6 +14,7 @@ from conveyor.conformance.bench import Bench
 from conveyor.conformance.claiming import Claiming
 from conveyor.conformance.crashes import Crashes
 from conveyor.conformance.events import AllEvents
+from conveyor.conformance.flow_behaviour import AllFlowBehaviour
 from conveyor.conformance.flows import Flows
 from conveyor.conformance.groups import Groups
 from conveyor.conformance.honesty import Honesty
@@ -118,6 +119,7 @@ class StoreContract(
     Crashes,
     Model,
     QueueBehaviour,
+    AllFlowBehaviour,
     Fixtures,
 ):
     """Every test that a store must pass. New ones reach every subclass by themselves."""

@@ -9,6 +9,7 @@ from conveyor.core.errors import (
     InvalidJobStateError,
     InvalidOptionError,
     JobCancelledError,
+    JobExistsError,
     JobFailedError,
     JobNotFoundError,
     JobRemovedError,
@@ -28,6 +29,7 @@ from conveyor.core.errors import (
     UnserialisableResultError,
     UnsupportedFeatureError,
 )
+from conveyor.core.flow import FlowJob, FlowProducer, FlowResult
 from conveyor.core.job import Job
 from conveyor.core.jobs import JobState
 from conveyor.core.limits import GroupLimit, RateLimit
@@ -46,6 +48,9 @@ __all__ = [
     "ConveyorError",
     "Deduplication",
     "Feature",
+    "FlowJob",
+    "FlowProducer",
+    "FlowResult",
     "Group",
     "GroupFullError",
     "GroupLimit",
@@ -54,6 +59,7 @@ __all__ = [
     "InvalidOptionError",
     "Job",
     "JobCancelledError",
+    "JobExistsError",
     "JobFailedError",
     "JobNotFoundError",
     "JobOptions",

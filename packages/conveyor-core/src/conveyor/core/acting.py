@@ -3,42 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from conveyor.core import observing
+from conveyor.core._engine.descendants import cancel_descendants, claim_of
+from conveyor.core._engine.family import is_parent, last_report, read_report, release
+from conveyor.core._engine.parents import follow_up
+from conveyor.core._engine.settler import Verdict, events_of
 from conveyor.core.errors import InvalidJobStateError
-from conveyor.core.events import CancelRequested, JobCancelled, JobRemoved, JobWaiting
-from conveyor.core.ids import new_token
+from conveyor.core.events import (
+    CancelRequested,
+    JobCancelled,
+    JobDelayed,
+    JobRemoved,
+    JobWaiting,
+    JobWaitingChildren,
+)
 from conveyor.core.jobs import JobState
-from conveyor.core.report import Report
-from conveyor.core.store import Change, Claim, Outcome, Where
+from conveyor.core.store import Change, Outcome, Where
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from conveyor.core.clock import Clock
+    from conveyor.core.events import Event
     from conveyor.core.jobs import JobKey, JobRecord
     from conveyor.core.store import Store
 
 #: Cancellations under way: the event loop itself keeps no task alive.
 _under_way: Final[set[asyncio.Future[bool]]] = set()
-#: For how long a job is held by who edits or cancels it; the hold ends by itself if they die.
-_MOMENT: Final = timedelta(seconds=30)
-#: The states in which a job can be held so.
+_IN_LINE: Final = frozenset({JobState.WAITING, JobState.DELAYED})
+#: The states in which a job can be held so, for a moment.
 ASIDE: Final = frozenset({JobState.WAITING, JobState.DELAYED, JobState.WAITING_CHILDREN})
 
 
 async def take(store: Store, key: JobKey) -> JobRecord | None:
     """Hold a job that is not running, whatever is paused; None if it is running, finished or not there."""
-    claimed = await store.claim(
-        Claim(
-            queue=key.queue,
-            count=1,
-            token=new_token(),
-            lease=_MOMENT,
-            worker="",
-            ids=frozenset({key.id}),
-        )
-    )
+    claimed = await store.claim(claim_of(key.queue, [key.id]))
     return claimed.jobs[0] if claimed.jobs else None
 
 
@@ -61,15 +62,15 @@ async def _cancel(store: Store, key: JobKey, clock: Clock) -> bool:
     while True:
         record = await take(store, key)
         if record is not None:
-            settled = await store.settle([Outcome.cancelled(record, _last_report(record))])
+            outcome = Outcome.cancelled(record, last_report(record), release=release(record))
+            told = JobCancelled(queue_name=key.queue, job_id=key.id, at=clock.now())
+            verdict = Verdict(
+                outcome=outcome, events=(told,), parent=record.parent, has_children=is_parent(record)
+            )
+            settled = await store.settle([outcome])
             if record.lease in settled.applied:
-                at = clock.now()
-                await store.bus.publish(
-                    [
-                        JobCancelled(queue_name=key.queue, job_id=key.id, at=at),
-                        *(JobWaiting(queue_name=p.queue, job_id=p.id, at=at) for p in settled.released),
-                    ]
-                )
+                await store.bus.publish(events_of([verdict], settled, clock.now()))
+                await follow_up(store, [verdict], settled, clock, store.bus.publish)
                 return True
         elif await store.update(where, Change(cancel=True)):
             await store.bus.publish([CancelRequested(queue_name=key.queue, job_id=key.id, at=clock.now())])
@@ -77,14 +78,10 @@ async def _cancel(store: Store, key: JobKey, clock: Clock) -> bool:
         else:
             found = await observing.read(store, key)
             if found is None or found.state.terminal:
+                if found is not None and found.state is JobState.CANCELLED and is_parent(found):
+                    # It may have been cancelled by a call that did not get as far as its children.
+                    await cancel_descendants(store, key, clock, store.bus.publish)
                 return False
-
-
-def _last_report(record: JobRecord) -> str:
-    try:
-        return Report.for_run(record).encode(final=True)
-    except (ValueError, TypeError, LookupError):
-        return record.report  # what cannot be read is kept as it is, and stops nobody
 
 
 async def remove(store: Store, key: JobKey, clock: Clock) -> bool:
@@ -94,9 +91,34 @@ async def remove(store: Store, key: JobKey, clock: Clock) -> bool:
     """
     ids = frozenset({key.id})
     states = frozenset(JobState) - {JobState.ACTIVE}
+    found = await observing.read(store, key)
     if await store.delete(Where(queue=key.queue, ids=ids, states=states), limit=1):
-        await store.bus.publish([JobRemoved(queue_name=key.queue, job_id=key.id, at=clock.now())])
+        at = clock.now()
+        events: list[Event] = [JobRemoved(queue_name=key.queue, job_id=key.id, at=at)]
+        if found is not None and found.parent is not None and not found.released:
+            parent = await observing.read(store, found.parent)
+            if parent is not None and parent.state in _IN_LINE:
+                kind = JobWaiting if parent.state is JobState.WAITING else JobDelayed
+                events.append(kind(queue_name=parent.queue, job_id=parent.id, at=at))
+        await store.bus.publish(events)
         return True
     if await observing.read(store, key) is None:
         return False
     raise InvalidJobStateError(key.id, JobState.ACTIVE, ("any other state",), "cancel it first")
+
+
+async def reopened(store: Store, retried: Iterable[JobRecord], clock: Clock) -> list[Event]:
+    """The events of the parents that failed, and that wait again for these retried children."""
+    at = clock.now()
+    events: dict[JobKey, Event] = {}
+    todo = list(retried)
+    while todo:
+        child = todo.pop()
+        if child.parent is None or child.released or child.parent in events:
+            continue
+        parent = await observing.read(store, child.parent)
+        report = None if parent is None else read_report(parent)
+        if parent is not None and parent.state is JobState.WAITING_CHILDREN and report and report.over:
+            events[parent.key] = JobWaitingChildren(queue_name=parent.queue, job_id=parent.id, at=at)
+            todo.append(parent)
+    return list(events.values())

@@ -5,6 +5,7 @@ ConveyorError
 ├── PayloadError (ValueError)             data that is not JSON, too large or too deep
 ├── UnserialisableResultError (TypeError) a handler's result that is not JSON
 ├── JobNotFoundError (LookupError)        the job is not (or no longer) in the store
+├── JobExistsError (ValueError)           a flow has a job_id that is taken; nothing was added
 ├── InvalidJobStateError                  the job's state does not allow the call
 ├── JobFailedError                        a job that was waited for failed
 ├── JobCancelledError                     a job that was waited for was cancelled
@@ -73,6 +74,21 @@ class JobNotFoundError(ConveyorError, LookupError):
         super().__init__(f"there is no job {job_id!r} in queue {queue!r}; it may have been removed")
         self.queue_name = queue
         self.job_id = job_id
+
+
+class JobExistsError(ConveyorError, ValueError):
+    """A job of a flow has a `job_id` that exists in its queue; nothing of the flow was added.
+
+    `path` leads to that job in the flow, as in `children[1].children[0]`; it is empty for the first.
+    """
+
+    def __init__(self, queue: str, job_id: str, path: str) -> None:
+        super().__init__(
+            f"{path + ': ' if path else ''}job {job_id!r} exists in queue {queue!r}; nothing was added"
+        )
+        self.queue_name = queue
+        self.job_id = job_id
+        self.path = path
 
 
 class InvalidJobStateError(ConveyorError):

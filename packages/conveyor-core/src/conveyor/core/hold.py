@@ -7,11 +7,13 @@ import functools
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable
     from concurrent.futures import Future
 
+    from conveyor.core.queue import Queue
     from conveyor.core.report import Report
     from conveyor.core.signals import Signal
+    from conveyor.core.tree import FlowJob
 
 R = TypeVar("R")
 P = ParamSpec("P")
@@ -39,6 +41,10 @@ class Hold(Protocol):
 
     def write_soon(self) -> None:
         """Store the report within a moment."""
+        ...
+
+    async def add_children(self, children: Iterable[FlowJob], queues: Iterable[Queue[Any]]) -> None:
+        """Add these, and have the job wait for them, when the handler returns."""
         ...
 
     def decide(self, signal: Signal) -> None:

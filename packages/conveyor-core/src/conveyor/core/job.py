@@ -9,6 +9,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from conveyor.core import acting, observing
+from conveyor.core._engine.family import FAILED
+from conveyor.core._engine.parents import failure_of
 from conveyor.core.acting import ASIDE
 from conveyor.core.codec import MAX_BYTES, Payload
 from conveyor.core.durations import Duration, duration, instant
@@ -31,15 +33,17 @@ from conveyor.core.signals import Snooze, Unrecoverable
 from conveyor.core.store import Change, Outcome, Where
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from conveyor.core.clock import Clock
     from conveyor.core.events import Event
     from conveyor.core.hold import Hold
     from conveyor.core.jobs import JobKey, JobRecord
+    from conveyor.core.queue import Queue
     from conveyor.core.report import Attempt
     from conveyor.core.signals import Signal
     from conveyor.core.store import Store
+    from conveyor.core.tree import FlowJob
 
 T = TypeVar("T")
 
@@ -117,7 +121,7 @@ class Job(Generic[T]):
 
     @property
     def options(self) -> JobOptions:
-        """Attempts, backoff, timeout and retention."""
+        """Attempts, backoff, timeout, retention, and what a child's failure means to it."""
         return JobOptions.decode(self._record.options)
 
     @property
@@ -144,6 +148,19 @@ class Job(Generic[T]):
     def parent_queue_name(self) -> str | None:
         """The queue of the job that waits for this one."""
         return None if self._record.parent is None else self._record.parent.queue
+
+    @property
+    def children_ids(self) -> tuple[str, ...]:
+        """The ids of its children, in their order: those it was added with, then those that it added itself.
+
+        One whose deduplication key was held when it was to be added, or that was removed since, is among
+        them.
+        """
+        try:
+            known = self.options.children
+        except (ValueError, TypeError, LookupError):
+            known = ()
+        return tuple(dict.fromkeys((*known, *self._report.children)))
 
     @property
     def created_at(self) -> datetime | None:
@@ -245,6 +262,7 @@ class Job(Generic[T]):
         """Everything above as a plain dictionary; the data as JSON has it."""
         names = (
             *("id", "name", "queue_name", "state", "priority", "group_id", "parent_id", "parent_queue_name"),
+            "children_ids",
             *("created_at", "processed_at", "delay_until", "completed_at", "failed_at", "cancelled_at"),
             *("stalled_count", "progress", "return_value", "failed_reason", "attempts_made", "logs"),
             *("stacktrace", "attempt_history", "discarded", "options"),
@@ -306,14 +324,23 @@ class Job(Generic[T]):
 
     @from_threads
     async def get_dependencies(self) -> list[Job[Any]]:
-        """The jobs that this one waits for, or waited for, those that have been removed left out."""
+        """The jobs that this one waits for, or waited for, in their order; those removed are left out."""
         return await self._relatives()
 
     @from_threads
     async def get_children_values(self) -> dict[str, Any]:
-        """The results of this job's completed children, by their ids."""
+        """The results of this job's completed children, by their ids, in their order."""
         children = await self._relatives()
         return {child.id: child.return_value for child in children if child.state is JobState.COMPLETED}
+
+    @from_threads
+    async def get_failed_children(self) -> dict[str, str]:
+        """Why this job's failed children failed, by their ids, in their order; "cancelled" if they were."""
+        return {
+            child.id: failure_of(child._record).message  # noqa: SLF001 - a job is its record, to us
+            for child in await self._relatives()
+            if child.state in FAILED
+        }
 
     # --------------------------------------------------- from its handler
 
@@ -369,6 +396,22 @@ class Job(Generic[T]):
         """From the handler: when it returns, fail the job for good."""
         self._decide("move_to_failed", Unrecoverable(reason))
 
+    @statement_from_threads
+    async def add_children(self, children: Iterable[FlowJob], *, queues: Iterable[Queue[Any]] = ()) -> None:
+        """From the handler: when it returns, add these jobs, and run this one again when they have ended.
+
+        What it returns is not kept then. They are added if, and only if, it returns: not if it raises, asks
+        for a later run or a failure, is cancelled, timed out or shut down. Children that the job has already,
+        by their ids, are passed over, so that a second run may say the same as the first.
+
+        `queues` give their payload types and default options to the jobs of these queues; `max_size` of a
+        group is not looked at. Raises InvalidOptionError or PayloadError with the path of the job concerned,
+        JobExistsError if an id is taken by another job, UnsupportedFeatureError if the store offers no flows.
+        """
+        if self._running is None:
+            raise self._not_running("add_children")
+        await self._running.add_children(children, queues)
+
     # ------------------------------------------------------- from outside
 
     @statement_from_threads
@@ -416,11 +459,14 @@ class Job(Generic[T]):
     async def retry(self) -> None:
         """Run a finished job again, with all its attempts; its logs and history are kept.
 
+        A parent that failed for it is reopened, and waits for it again.
+
         Raises InvalidJobStateError unless it is completed, failed or cancelled, and if another job
         holds its deduplication key now.
         """
         await self._change(Change(retry=True), tuple(sorted(TERMINAL)))
-        await self._tell(JobWaiting(**self._of_event()))
+        reopened = await acting.reopened(self._store, [self._record], self._clock)
+        await self._tell(JobWaiting(**self._of_event()), *reopened)
 
     @statement_from_threads
     async def remove(self) -> None:
@@ -434,8 +480,8 @@ class Job(Generic[T]):
     async def cancel(self) -> bool:
         """Cancel the job, at once if it is not running; else its handler is cancelled within a second.
 
-        False if it has finished, or is not there any more. A handler that ends before it hears of this
-        ends as it does: `wait_until_finished` tells.
+        Its unfinished children are cancelled, too, and theirs. False if it has finished, or is not there any
+        more. A handler that ends before it hears of this ends as it does: `wait_until_finished` tells.
         """
         return await acting.cancel(self._store, self._key, self._clock)
 
@@ -460,6 +506,8 @@ class Job(Generic[T]):
         children = Where(parent=self._key)
         while page := await self._store.find(children, limit=_PAGE, after=found[-1] if found else None):
             found += page
+        order = {job_id: n for n, job_id in enumerate(self.children_ids)}
+        found.sort(key=lambda record: order.get(record.id, len(order)))
         return [self._relative(record) for record in found]
 
     async def _tell(self, *events: Event) -> None:
@@ -478,10 +526,13 @@ class Job(Generic[T]):
 
     def _decide(self, method: str, signal: Signal) -> None:
         if self._running is None:
-            raise InvalidJobStateError(
-                self.id, self.state, ("run by the caller",), f"{method} is for the job's own handler"
-            )
+            raise self._not_running(method)
         self._running.decide(signal)
+
+    def _not_running(self, method: str) -> InvalidJobStateError:
+        return InvalidJobStateError(
+            self.id, self.state, ("run by the caller",), f"{method} is for the job's own handler"
+        )
 
     async def _note(self, edit: Callable[[Report], object]) -> None:
         """Edit the report: under the handler's lease, or under a short one of our own."""

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 INT32: Final = 2_147_483_647
 LONGEST_NAME: Final = 255
 
+#: What becomes of a parent when a child of its own fails.
+ChildFailurePolicy = Literal["fail", "ignore", "remove"]
+
 
 @dataclass(frozen=True, slots=True, init=False)
 class Deduplication:
@@ -101,17 +104,24 @@ class AddOptions(TypedDict, total=False):
     group: Group | str | None
     remove_on_complete: bool | Duration | Keep
     remove_on_fail: bool | Duration | Keep
+    fail_parent_on_child_failure: ChildFailurePolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobOptions:
-    """What a job's options say about its runs and its end."""
+    """What a job's options say about its runs, its end and its children."""
 
     attempts: int = 1
     backoff: Backoff | None = None
     timeout: timedelta | None = None
     remove_on_complete: Retention | None = None
     remove_on_fail: Retention | None = None
+    #: What becomes of this job when a child of its own fails.
+    fail_parent_on_child_failure: ChildFailurePolicy = "fail"
+    #: The ids of the children it was added with, in their order.
+    children: tuple[str, ...] = ()
+    #: Whether the end of this job as failed is also the end of its parent's waiting.
+    fails_parent: bool = False
 
     def encode(self) -> str:
         """JSON text of what differs from the defaults."""
@@ -127,15 +137,25 @@ class JobOptions:
             if kept is not None:
                 age = None if kept.age is None else kept.age.total_seconds()
                 found[name] = {"age": age, "count": kept.count}
+        if self.fail_parent_on_child_failure != "fail":
+            found["fail_parent_on_child_failure"] = self.fail_parent_on_child_failure
+        if self.children:
+            found["children"] = self.children
+        if self.fails_parent:
+            found["fails_parent"] = True
         return to_json(found).decode() if found else "{}"
 
     @staticmethod
-    @lru_cache(maxsize=1024)
     def decode(text: str) -> JobOptions:
         """What was stored by `encode`. Entries of a later release are passed over.
 
         Raises ValueError, TypeError or LookupError for anything else.
         """
+        # The text of a parent names its children: it is long, and no other job has the same.
+        return JobOptions._read(text) if '"children"' in text else _remembered(text)
+
+    @staticmethod
+    def _read(text: str) -> JobOptions:
         if text == "{}":
             return JobOptions()
         found: Any = from_json(text)
@@ -148,7 +168,13 @@ class JobOptions:
             timeout=None if timeout is None else timedelta(seconds=timeout),
             remove_on_complete=_retention(found.get("remove_on_complete")),
             remove_on_fail=_retention(found.get("remove_on_fail")),
+            fail_parent_on_child_failure=_policy(found.get("fail_parent_on_child_failure", "fail")),
+            children=tuple(str(child) for child in found.get("children", ())),
+            fails_parent=bool(found.get("fails_parent", False)),
         )
+
+
+_remembered: Final = lru_cache(maxsize=1024)(JobOptions._read)  # noqa: SLF001 - its own method
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +219,7 @@ def parse(given: Mapping[str, Any]) -> Parsed:
             timeout=None if timeout is None else duration(timeout, "timeout", zero=False),
             remove_on_complete=_removal(given.get("remove_on_complete", False), "remove_on_complete"),
             remove_on_fail=_removal(given.get("remove_on_fail", False), "remove_on_fail"),
+            fail_parent_on_child_failure=_policy(given.get("fail_parent_on_child_failure", "fail")),
         ),
         delay=None if delay is None else duration(delay, "delay"),
         run_at=None if run_at is None else instant(run_at, "run_at"),
@@ -237,6 +264,13 @@ def flag(value: object, option: str) -> bool:
     if not isinstance(value, bool):
         raise InvalidOptionError(option, value, "it is True or False")
     return value
+
+
+def _policy(value: object) -> ChildFailurePolicy:
+    match value:
+        case "fail" | "ignore" | "remove":
+            return value
+    raise InvalidOptionError("fail_parent_on_child_failure", value, 'use "fail", "ignore" or "remove"')
 
 
 def _removal(value: object, option: str) -> Retention | None:

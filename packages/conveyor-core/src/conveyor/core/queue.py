@@ -18,7 +18,7 @@ from conveyor.core.job import Job
 from conveyor.core.jobs import TERMINAL, JobKey, JobRecord, JobState
 from conveyor.core.options import LONGEST_NAME, AddOptions, Parsed, checked_name, flag, parse, whole
 from conveyor.core.reserved import checked_queue_name
-from conveyor.core.store import Change, Inserted, Order, Pause, Where
+from conveyor.core.store import Change, Feature, Inserted, Order, Pause, Where
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -31,6 +31,8 @@ T = TypeVar("T")
 
 #: How many jobs one step of a sweep removes, so that no single step holds up the others for long.
 _SWEEP = 1_000
+#: How many jobs are read at once.
+_LOOK = 100
 _CLEANABLE = TERMINAL | {JobState.WAITING, JobState.DELAYED, JobState.WAITING_CHILDREN}
 
 
@@ -362,7 +364,10 @@ class Queue(Generic[T]):
             raise InvalidJobStateError(job.id, JobState.ACTIVE, ("finished",), hint)
 
     async def retry_jobs(self, state: JobState | str = JobState.FAILED) -> int:
-        """Run all failed (completed, cancelled) jobs again, with all their attempts, and return how many."""
+        """Run all failed (completed, cancelled) jobs again, with all their attempts, and return how many.
+
+        A parent that failed for one of them is reopened, and is not among those counted.
+        """
         wanted = _state(state)
         if wanted not in TERMINAL:
             raise InvalidOptionError("state", state, f"one of {', '.join(sorted(TERMINAL))}")
@@ -375,8 +380,8 @@ class Queue(Generic[T]):
     async def cancel(self, job_id: str) -> bool:
         """Cancel a job, at once if it is not running; else its handler is cancelled within a second.
 
-        False if it has finished, or there is none. A handler that ends before it hears of this ends as
-        it does: `wait_until_finished` tells.
+        Its unfinished children are cancelled, too, and theirs. False if it has finished, or there is none.
+        A handler that ends before it hears of this ends as it does: `wait_until_finished` tells.
         """
         return await acting.cancel(self._store, JobKey(self.name, job_id), self._clock)
 
@@ -399,6 +404,12 @@ class Queue(Generic[T]):
         await self._store.bus.publish(
             [JobWaiting(queue_name=key.queue, job_id=key.id, at=at) for key in sorted(applied)]
         )
+        if change.retry and Feature.FLOWS in self._store.features:
+            ids = sorted(key.id for key in applied)
+            for start in range(0, len(ids), _LOOK):
+                page = frozenset(ids[start : start + _LOOK])
+                retried = await self._store.find(Where(queue=self.name, ids=page), limit=_LOOK)
+                await self._store.bus.publish(await acting.reopened(self._store, retried, self._clock))
         return len(applied)
 
 

@@ -72,6 +72,10 @@ class Report:
     history: list[Attempt] = field(default_factory=list)
     #: Stalled runs that are, or were, in the history.
     stalls: int = 0
+    #: The ids of the children that its runs added, in their order.
+    children: list[str] = field(default_factory=list)
+    #: Whether it was written by the outcome that finished the job (before it was retried, if it was).
+    over: bool = False
     #: No more retries, whatever attempts are left.
     discarded: bool = False
 
@@ -97,7 +101,7 @@ class Report:
         """A report from its text.
 
         What a job that is not `finished` has of an earlier life, from before it was retried by hand, is left
-        out, save for logs and history.
+        out, save for logs, history and children.
 
         Raises ValueError, TypeError or LookupError if it cannot be read.
         """
@@ -110,6 +114,8 @@ class Report:
             logs=list(found.get("logs", ())),
             runs=int(found.get("runs", 0)),
             history=[_attempt(entry) for entry in found.get("history", ())],
+            children=[str(child) for child in found.get("children", ())],
+            over=bool(found.get("final")),
         )
         if finished or not found.get("final"):
             report.result = found.get("result")
@@ -133,6 +139,7 @@ class Report:
             "logs": self.logs,
             "runs": self.runs,
             "history": [_entry(attempt) for attempt in self.history],
+            "children": self.children,
         }
         found = {name: value for name, value in found.items() if value}
         if self.result is not None:

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 from uuid import uuid4
 
@@ -22,6 +23,7 @@ from conveyor.core._engine.handlers import annotated_payload, checked_handler
 from conveyor.core._engine.heartbeat import Heartbeat
 from conveyor.core._engine.maintenance import Maintenance
 from conveyor.core._engine.outage import Outage
+from conveyor.core._engine.parents import Parents
 from conveyor.core._engine.poller import Poller, Rules
 from conveyor.core._engine.run import Run, Stop
 from conveyor.core._engine.settler import Settler, Verdict
@@ -31,6 +33,7 @@ from conveyor.core.clock import Clock, SystemClock
 from conveyor.core.codec import Payload
 from conveyor.core.durations import Duration, duration
 from conveyor.core.errors import InvalidOptionError, StoreError, UnsupportedFeatureError
+from conveyor.core.flow import adopt
 from conveyor.core.ids import new_token
 from conveyor.core.job import Job
 from conveyor.core.limits import GroupLimit, RateLimit
@@ -187,6 +190,9 @@ class Worker(Generic[T]):
         judge = Judge(worker=self.name, strategies=self._strategies, random=rand.random)
         self._announcer = Announcer(store)
         self._heartbeat = Heartbeat(store, self._lease, clock, outage("renewing leases"))
+        self._parents = Parents(
+            store=store, announcer=self._announcer, outage=outage("looking after parents"), clock=clock
+        )
         self._settler = Settler(
             store=store,
             heartbeat=self._heartbeat,
@@ -194,6 +200,7 @@ class Worker(Generic[T]):
             outage=outage("writing outcomes"),
             clock=clock,
             applied=self._applied,
+            written=self._parents.note,
         )
         self._executor = Executor(
             handler=self._handler,
@@ -305,9 +312,10 @@ class Worker(Generic[T]):
             running = [run.task for run in self._executor.running if run.task is not None]
             if running:
                 await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            elif not self._poller.ready and not self._settler.backlog:
+            elif not self._poller.ready and not self._settler.backlog and not self._parents.busy:
                 break
             await self._settler.flush()
+            await self._parents.flush()
         await self._announcer.flush()
         self._executor.close()
 
@@ -376,6 +384,7 @@ class Worker(Generic[T]):
     # --------------------------------------------------------------- below
 
     def _job_of(self, run: Run) -> Job[T]:
+        run.adopt = partial(adopt, self._store, self._clock)
         job: Job[T] = Job(self._store, run.record, self._payload, self._clock, hold=run)
         job._data, job._decoded = run.data, True  # noqa: SLF001 - decoded once, by the poller
         return job
@@ -438,6 +447,7 @@ class Worker(Generic[T]):
         await self._ended([telling], give_up)
         await self._ended([telling], max(grace, self._clock.monotonic() + _CANCEL_GRACE / 2), hurried=False)
         settler.abandon()
+        self._parents.abandon()
         self._announcer.abandon()
         self._heartbeat.stop()
         executor.close()
@@ -450,8 +460,9 @@ class Worker(Generic[T]):
                 _log.error("%s: a part of the worker had failed", self.name, exc_info=error)
 
     async def _told(self) -> None:
-        """Return when every outcome is written and every event told."""
+        """Return when every outcome is written, what follows from it is done, and every event told."""
         await self._settler.flush()
+        await self._parents.flush()
         await self._announcer.flush()
 
     async def _ended(

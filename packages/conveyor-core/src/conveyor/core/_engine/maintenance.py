@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from conveyor.core import clock as time
+from conveyor.core._engine.retention import sweep
 from conveyor.core.jobs import JobState
 from conveyor.core.store import Order, Where
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from conveyor.core.store import Store
 
 _log: Final = logging.getLogger("conveyor.worker")
-_SWEEP: Final = 500
 _LOOK: Final = 100
 
 
@@ -60,10 +60,7 @@ class Maintenance:
 
     async def tick(self) -> None:
         """Remove what is over, and warn of jobs that wait for a handler nobody here has."""
-        expired = Where(queue=self._queue, expired=True)
-        while await self._store.delete(expired, limit=_SWEEP) == _SWEEP:
-            if self._stopped.is_set():
-                return
+        await sweep(self._store, self._queue, self._stopped.is_set)
         if self._names is not None:
             await self._warn_of_unknown_names(self._names)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from conveyor.core import clock as time
+from conveyor.core._engine.parents import fate
 from conveyor.core._engine.run import Run, Stop
 from conveyor.core._engine.settler import Verdict
 from conveyor.core.codec import Payload
@@ -207,12 +208,12 @@ class Poller:
             self._advance_at = now
         for row in claimed.undecodable:
             self._settler.put(self._judge.unreadable(row, self._clock.now()))
-        self._take(claimed)
+        await self._take(claimed)
 
-    def _take(self, claimed: Claimed) -> None:
+    async def _take(self, claimed: Claimed) -> None:
         runs = [run for record in claimed.jobs if (run := self._opened(record)) is not None]
         self._heartbeat.hold(runs)
-        self._ready.extend(runs)
+        self._ready.extend(await self._may_run(runs))
         if self.paused or self._stopping:
             # Told so while the claim was on its way.
             self.give_back()
@@ -225,6 +226,28 @@ class Poller:
             self._suspects = suspects[: max(1, self._ahead())]
             kept = set(self._suspects)
             self.give_back([run for run in self._ready if run not in kept])
+
+    async def _may_run(self, runs: list[Run]) -> list[Run]:
+        """Leave out the parents whose children decide otherwise."""
+        parents = [run for run in runs if run.settings.children or run.report.children]
+        if not parents:
+            return runs
+        fates = await asyncio.gather(
+            *(fate(self._store, run.record, run.report, run.settings, self._clock) for run in parents),
+            return_exceptions=True,
+        )
+        for run, found in zip(parents, fates, strict=True):
+            verdict = found if not isinstance(found, BaseException) else self._not_told(run, found)
+            if verdict is not None:
+                run.ended = True
+                self._settler.put(verdict)
+        return [run for run in runs if not run.ended]
+
+    def _not_told(self, run: Run, error: BaseException) -> Verdict:
+        """It cannot be told now whether a parent may run: it goes back, and is looked at again."""
+        self._outage.failed(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+        self._claim_at = self._clock.monotonic() + _BREATH
+        return Verdict(outcome=Outcome.given_back(run.record))
 
     def _return_hoarded(self) -> None:
         """Give back what was claimed ahead of handlers that turn out to take long: others may be idle."""

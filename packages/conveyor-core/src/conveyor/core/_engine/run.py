@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Awaitable, Callable, Iterable
     from datetime import datetime
 
     from conveyor.core._engine.heartbeat import Heartbeat
     from conveyor.core.jobs import JobRecord
     from conveyor.core.options import JobOptions
+    from conveyor.core.queue import Queue
     from conveyor.core.report import Report
     from conveyor.core.signals import Signal
+    from conveyor.core.tree import FlowJob
+
+    Adopt = Callable[["Run", Iterable[FlowJob], Iterable[Queue[Any]]], Awaitable[None]]
 
 
 class Stop(Enum):
@@ -29,7 +34,9 @@ class Run:
     """A held job: what its handler's `Job` writes through, and what the engine knows of it."""
 
     __slots__ = (
+        "adopt",
         "began",
+        "children",
         "data",
         "decision",
         "ended",
@@ -64,6 +71,10 @@ class Run:
         self.loop = loop
         self.stop: Stop | None = None
         self.decision: Signal | None = None
+        #: The jobs to be added, children first, when the handler returns.
+        self.children: list[JobRecord] = []
+        #: Makes them of what the handler gives.
+        self.adopt: Adopt | None = None
         self.task: asyncio.Task[None] | None = None
         self.started_at: datetime | None = None
         #: By the worker's clock, in seconds.
@@ -96,6 +107,11 @@ class Run:
     def write_soon(self) -> None:
         """Store the report within a moment; raises LeaseLostError if the lease is known to be gone."""
         self.heartbeat.write_soon(self)
+
+    async def add_children(self, children: Iterable[FlowJob], queues: Iterable[Queue[Any]]) -> None:
+        """Add these, and have the job wait for them, when the handler returns."""
+        if self.adopt is not None:
+            await self.adopt(self, children, queues)
 
     def decide(self, signal: Signal) -> None:
         """Settle the job so, instead of as completed, when the handler returns."""

@@ -13,13 +13,14 @@ from conveyor.core.jobs import JobState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from datetime import timedelta
+    from datetime import datetime, timedelta
 
     from conveyor.core._engine.announcer import Announcer
     from conveyor.core._engine.heartbeat import Heartbeat
     from conveyor.core._engine.outage import Outage
     from conveyor.core.clock import Clock
     from conveyor.core.events import Event
+    from conveyor.core.jobs import JobKey, JobRecord
     from conveyor.core.store import Inserted, Outcome, Pause, Settled, Store
 
 _log: Final = logging.getLogger("conveyor.worker")
@@ -35,6 +36,9 @@ class Verdict:
     outcome: Outcome
     events: tuple[Event, ...] = ()
     pause: tuple[Pause, timedelta] | None = None
+    #: The job's parent, and whether it is one itself: for what follows from a job's end in its family.
+    parent: JobKey | None = None
+    has_children: bool = False
 
 
 class Settler:
@@ -49,6 +53,7 @@ class Settler:
         outage: Outage,
         clock: Clock,
         applied: Callable[[Verdict], None],
+        written: Callable[[Sequence[Verdict], Settled], None],
     ) -> None:
         self._store = store
         self._heartbeat = heartbeat
@@ -56,6 +61,7 @@ class Settler:
         self._outage = outage
         self._clock = clock
         self._applied = applied
+        self._written = written
         self._waiting: list[Verdict] = []
         self._task: asyncio.Task[None] | None = None
         self._abandoned = False
@@ -126,19 +132,32 @@ class Settler:
                     verdict.outcome.lease.id,
                 )
             self._applied(verdict)
-        self._announcer.tell(self._events(batch, settled))
-
-    def _events(self, batch: Sequence[Verdict], settled: Settled) -> list[Event]:
-        events = [e for v in batch if v.outcome.lease in settled.applied for e in v.events]
-        at = self._clock.now()
-        events.extend(JobWaiting(queue_name=key.queue, job_id=key.id, at=at) for key in settled.released)
-        events.extend(told(found, at) for found in settled.spawned if found.created)
-        return events
+        self._announcer.tell(events_of(batch, settled, self._clock.now()))
+        self._written(batch, settled)
 
 
-def told(found: Inserted, at: object) -> Event:
+def events_of(batch: Sequence[Verdict], settled: Settled, at: datetime) -> list[Event]:
+    """What to tell of verdicts that were written."""
+    events = [e for v in batch if v.outcome.lease in settled.applied for e in v.events]
+    events.extend(JobWaiting(queue_name=key.queue, job_id=key.id, at=at) for key in settled.released)
+    events.extend(told(found, at) for found in settled.spawned if found.created)
+    created = {found.key for found in settled.spawned if found.created}
+    events.extend(
+        JobWaiting(queue_name=v.outcome.lease.queue, job_id=v.outcome.lease.id, at=at)
+        for v in batch
+        # It added children, all of which stood in for by others: it waits for none.
+        if v.outcome.state is JobState.WAITING_CHILDREN and not created.intersection(_keys(v.outcome.spawn))
+    )
+    return events
+
+
+def _keys(records: Sequence[JobRecord]) -> set[JobKey]:
+    return {record.key for record in records}
+
+
+def told(found: Inserted, at: datetime) -> Event:
     """The event of a job that was added."""
     kind = {JobState.DELAYED: JobDelayed, JobState.WAITING_CHILDREN: JobWaitingChildren}.get(
         found.state, JobWaiting
     )
-    return kind(queue_name=found.key.queue, job_id=found.key.id, at=at)  # type: ignore[arg-type]
+    return kind(queue_name=found.key.queue, job_id=found.key.id, at=at)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from conveyor.core._engine.family import is_parent, kept, release
 from conveyor.core._engine.run import Stop
 from conveyor.core._engine.settler import Verdict
 from conveyor.core.codec import encode
@@ -19,6 +21,7 @@ from conveyor.core.events import (
     JobFailed,
     JobRetrying,
     JobWaiting,
+    JobWaitingChildren,
     QueuePaused,
 )
 from conveyor.core.report import Failure, Report
@@ -108,13 +111,16 @@ class Judge:
             message=f"stalled: {record.stalled} times its worker died, or lost touch for too long",
         )
         report.error = failure
-        return _gone(record, report, options, failure, now)
+        return gone(record, report, options, failure, now)
 
     def unrunnable(self, record: JobRecord, failure: Failure, now: datetime) -> Verdict:
         """What is stored of the job cannot be read: fail it without running it."""
+        report = Report(error=failure).encode(final=True)
         return Verdict(
-            outcome=Outcome.failed(record, Report(error=failure).encode(final=True)),
+            outcome=Outcome.failed(record, report, release=release(record)),
             events=(_event(JobFailed, record, now, reason=failure.message),),
+            parent=record.parent,
+            has_children=is_parent(record),
         )
 
     def unreadable(self, row: Undecodable, now: datetime) -> Verdict:
@@ -126,12 +132,16 @@ class Judge:
     def cancelled_unrun(self, record: JobRecord, report: Report, now: datetime) -> Verdict:
         """Somebody asked the job's last run to stop, and it stalled: it ends here."""
         return Verdict(
-            outcome=Outcome.cancelled(record, report.encode(final=True)),
+            outcome=Outcome.cancelled(record, report.encode(final=True), release=release(record)),
             events=(_event(JobCancelled, record, now),),
+            parent=record.parent,
+            has_children=is_parent(record),
         )
 
     def _completed(self, run: Run, value: Any, now: datetime) -> Verdict:
         record, report = run.record, run.report
+        if run.children:
+            return self._awaiting(run, now)
         try:
             encode(value, root="result")
         except BaseException as error:  # noqa: BLE001 - a value of the user's own class may raise anything
@@ -139,15 +149,31 @@ class Judge:
             failure = Failure.of(UnserialisableResultError(text))
             self._note(run, "failed", now, failure)
             report.error = failure
-            return _gone(record, report, run.settings, failure, now)
+            return gone(record, report, run.settings, failure, now)
         report.result = value
         report.error = None
         self._note(run, "completed", now)
         return Verdict(
             outcome=Outcome.completed(
-                record, report.encode(final=True), retention=run.settings.remove_on_complete
+                record, report.encode(final=True), retention=kept(record, run.settings.remove_on_complete)
             ),
             events=(_event(JobCompleted, record, now),),
+            parent=record.parent,
+            has_children=bool(run.settings.children or report.children),
+        )
+
+    def _awaiting(self, run: Run, now: datetime) -> Verdict:
+        """The handler has added children: the job runs again when they have ended. This result goes."""
+        record, report = run.record, run.report
+        report.error = None
+        known = {*run.settings.children, *report.children}
+        report.children += [
+            child.id for child in run.children if child.parent == record.key and child.id not in known
+        ]
+        self._note(run, "completed", now)
+        return Verdict(
+            outcome=Outcome.awaiting(record, report.encode(), children=tuple(run.children)),
+            events=(_event(JobWaitingChildren, record, now),),
         )
 
     def _signalled(self, run: Run, signal: Signal | None, now: datetime) -> Verdict:
@@ -179,8 +205,12 @@ class Judge:
     def _cancelled(self, run: Run, now: datetime) -> Verdict:
         self._note(run, "cancelled", now)
         return Verdict(
-            outcome=Outcome.cancelled(run.record, run.report.encode(final=True)),
+            outcome=Outcome.cancelled(
+                run.record, run.report.encode(final=True), release=release(run.record, run.settings)
+            ),
             events=(_event(JobCancelled, run.record, now),),
+            parent=run.record.parent,
+            has_children=bool(run.settings.children or run.report.children),
         )
 
     def _failed(
@@ -198,7 +228,7 @@ class Judge:
         report.error = failure
         self._note(run, outcome, now, failure)
         if final or report.discarded or report.failures >= run.settings.attempts:
-            return _gone(record, report, run.settings, failure, now)
+            return gone(record, report, run.settings, failure, now)
         if delay is None:
             delay = self._backoff(run, report.failures)
         event = _event(JobRetrying, record, now, reason=failure.message, attempts_made=report.failures)
@@ -222,10 +252,22 @@ class Judge:
         run.report.ended(outcome, worker=self.worker, started_at=run.started_at, ended_at=now, error=failure)
 
 
-def _gone(record: JobRecord, report: Report, options: JobOptions, failure: Failure, now: datetime) -> Verdict:
+#: Decides for those who are no worker.
+NOBODY: Final = Judge(worker="", strategies={}, random=random.random)
+
+
+def gone(record: JobRecord, report: Report, options: JobOptions, failure: Failure, now: datetime) -> Verdict:
+    """The job has failed for good."""
     return Verdict(
-        outcome=Outcome.failed(record, report.encode(final=True), retention=options.remove_on_fail),
+        outcome=Outcome.failed(
+            record,
+            report.encode(final=True),
+            release=release(record, options),
+            retention=kept(record, options.remove_on_fail),
+        ),
         events=(_event(JobFailed, record, now, reason=failure.message),),
+        parent=record.parent,
+        has_children=bool(options.children or report.children),
     )
 
 

@@ -1,0 +1,248 @@
+"""A parent's fate from its children's, and what follows in a family from the end of one of its jobs.
+
+A child that fails may be the end of its parent's waiting. What becomes of the parent is decided by whoever
+claims it next: by the ordinary claim of a worker, before it runs the job, and by who wrote the child's
+outcome at once, by its id. Both read the children first, so that a crash between the two steps loses nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from conveyor.core._engine.descendants import PAGE, by_queue, cancel_descendants, claim_of
+from conveyor.core._engine.family import FAILED, UNFINISHED
+from conveyor.core._engine.settler import Verdict, events_of
+from conveyor.core._engine.verdict import NOBODY, gone
+from conveyor.core.errors import StoreError
+from conveyor.core.events import JobDelayed, JobRemoved, JobWaiting
+from conveyor.core.jobs import JobKey, JobState
+from conveyor.core.options import JobOptions
+from conveyor.core.report import Failure, Report
+from conveyor.core.store import Change, Outcome, Release, Retention, Where
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from conveyor.core._engine.announcer import Announcer
+    from conveyor.core._engine.descendants import Tell
+    from conveyor.core._engine.outage import Outage
+    from conveyor.core.clock import Clock
+    from conveyor.core.events import Event
+    from conveyor.core.jobs import JobRecord
+    from conveyor.core.store import Settled, Store
+
+_log: Final = logging.getLogger("conveyor.flow")
+
+#: What the error of a job is called that failed because a child of its own did.
+CHILD_FAILED: Final = "child-failed"
+#: A parent that was released although a child of its own goes on is looked at again after this.
+_AGAIN: Final = timedelta(seconds=1)
+
+
+async def fate(
+    store: Store, record: JobRecord, report: Report, options: JobOptions, clock: Clock
+) -> Verdict | None:
+    """What becomes of a parent just claimed, by its children; None if it may run."""
+    counts = await store.count(Where(parent=record.key))
+    failed = sum(number for (_, state), number in counts.items() if state in FAILED)
+    if failed and options.fail_parent_on_child_failure == "remove":
+        return await _removed(store, record, clock)
+    if failed and options.fail_parent_on_child_failure == "fail":
+        report.error = await _reason(store, record)
+        return gone(record, report, options, report.error, clock.now())
+    if any(state in UNFINISHED for _, state in counts):
+        # Rare: a child that had failed was retried at this very moment, or failed without its policy being
+        # legible, or the job was retried by hand before its children had ended.
+        # Pinned by test_a_parent_released_too_early_does_not_run_before_its_children_have_ended.
+        outcome = Outcome.snoozed(record, report.encode(), delay=_AGAIN)
+        if record.pending:
+            outcome = Outcome.given_back(record)
+        event = JobDelayed(queue_name=record.queue, job_id=record.id, at=clock.now())
+        return Verdict(outcome=outcome, events=() if record.pending else (event,))
+    return None
+
+
+async def _removed(store: Store, record: JobRecord, clock: Clock) -> Verdict:
+    if record.holds_key and record.unique_for is not None:
+        # A job that holds its key outlives its retention.
+        where = Where(queue=record.queue, ids=frozenset({record.id}), unique_key=record.unique_key)
+        await store.update(where, Change(release_key=True))
+    return Verdict(
+        outcome=Outcome.cancelled(record, record.report, retention=Retention(age=timedelta(0))),
+        events=(JobRemoved(queue_name=record.queue, job_id=record.id, at=clock.now()),),
+        parent=record.parent,
+        has_children=True,
+    )
+
+
+async def _reason(store: Store, record: JobRecord) -> Failure:
+    """Why a parent fails: the first child that did, or what was the reason of that."""
+    found = await store.find(Where(parent=record.key, states=FAILED), limit=1)
+    if not found:
+        return Failure(type=CHILD_FAILED, message="a child failed; its row cannot be read")
+    child = found[0]
+    what = f"job {child.id!r} ({child.name}) of queue {child.queue!r}"
+    if child.state is JobState.CANCELLED:
+        return Failure(type=CHILD_FAILED, message=f"child failed: {what} was cancelled")
+    error = failure_of(child)
+    if error.type == CHILD_FAILED:
+        return error
+    return Failure(type=CHILD_FAILED, message=f"child failed: {what}: {error.message}")
+
+
+def failure_of(record: JobRecord) -> Failure:
+    """Why a job failed or was cancelled."""
+    if record.state is JobState.CANCELLED:
+        return Failure(type="cancelled", message="cancelled")
+    try:
+        error = Report.of(record).error
+    except (ValueError, TypeError, LookupError):
+        error = None
+    return error or Failure(type="unknown", message="unknown")
+
+
+async def follow_up(
+    store: Store, verdicts: Sequence[Verdict], settled: Settled, clock: Clock, tell: Tell
+) -> None:
+    """Do what follows in their families from these jobs' ends, up to the roots."""
+    consequences = Consequences()
+    consequences.note(verdicts, settled)
+    while consequences:
+        await consequences.draw(store, clock, tell)
+
+
+@dataclass(slots=True)
+class Consequences:
+    """What is still to be done for the families of jobs that have ended; doing it twice does no harm."""
+
+    #: Parents that are over: children kept for them may go.
+    ended: list[JobKey]
+    #: Parents that were cancelled, whose children are to be.
+    cancelled: list[JobKey]
+    #: Parents whose fate may be decided now.
+    undecided: dict[JobKey, None]
+
+    def __init__(self) -> None:
+        self.ended, self.cancelled, self.undecided = [], [], {}
+
+    def __bool__(self) -> bool:
+        return bool(self.ended or self.cancelled or self.undecided)
+
+    def note(self, verdicts: Sequence[Verdict], settled: Settled) -> None:
+        """Take in what was settled."""
+        strays = False
+        explained = set[JobKey | None]()
+        for verdict in verdicts:
+            outcome = verdict.outcome
+            if outcome.lease not in settled.applied or not outcome.state.terminal:
+                continue
+            explained.add(verdict.parent)
+            if outcome.release is Release.ALL and verdict.parent is not None:
+                self.undecided[verdict.parent] = None
+            elif outcome.release is Release.ALL:
+                strays = True
+            if verdict.has_children:
+                self.ended.append(outcome.lease.key)
+                if outcome.state is JobState.CANCELLED and outcome.retention is None:
+                    self.cancelled.append(outcome.lease.key)
+        if strays:
+            # The parent of a job whose row cannot be read is known by being released.
+            self.undecided.update(dict.fromkeys(key for key in settled.released if key not in explained))
+
+    async def draw(self, store: Store, clock: Clock, tell: Tell) -> None:
+        """Do one round of it; what is done is not tried again if this raises."""
+        while self.cancelled:
+            await cancel_descendants(store, self.cancelled[-1], clock, tell)
+            self.cancelled.pop()
+        while self.ended:
+            kept = Where(parent=self.ended[-1], expired=True)
+            while await store.delete(kept, limit=PAGE) == PAGE:
+                pass
+            self.ended.pop()
+        for queue, ids in by_queue(list(self.undecided)[:PAGE]).items():
+            verdicts = await _decide(store, queue, ids, clock)
+            settled = await store.settle([verdict.outcome for verdict in verdicts])
+            for job_id in ids:
+                self.undecided.pop(JobKey(queue, job_id), None)
+            await tell(events_of(verdicts, settled, clock.now()))
+            self.note(verdicts, settled)
+
+
+async def _decide(store: Store, queue: str, ids: Iterable[str], clock: Clock) -> list[Verdict]:
+    """Claim these parents, if they can be, and decide about each."""
+    claimed = await store.claim(claim_of(queue, ids))
+    decided = await asyncio.gather(*(_decided(store, record, clock) for record in claimed.jobs))
+    return [*decided, *(NOBODY.unreadable(row, clock.now()) for row in claimed.undecodable)]
+
+
+async def _decided(store: Store, record: JobRecord, clock: Clock) -> Verdict:
+    try:
+        report, options = Report.for_run(record), JobOptions.decode(record.options)
+    except (ValueError, TypeError, LookupError) as error:
+        text = f"what is stored of the job cannot be read: {error}"
+        return NOBODY.unrunnable(record, Failure(type="undecodable", message=text), clock.now())
+    if record.cancel_requested:
+        return NOBODY.cancelled_unrun(record, report, clock.now())
+    verdict = await fate(store, record, report, options, clock)
+    if verdict is not None:
+        return verdict
+    later = record.run_at is not None
+    kind = JobDelayed if later else JobWaiting
+    return Verdict(
+        outcome=Outcome.given_back(record),
+        events=() if record.pending else (kind(queue_name=record.queue, job_id=record.id, at=clock.now()),),
+    )
+
+
+class Parents:
+    """Draws the consequences of what a worker settles, beside its other work."""
+
+    def __init__(self, *, store: Store, announcer: Announcer, outage: Outage, clock: Clock) -> None:
+        self._store = store
+        self._announcer = announcer
+        self._outage = outage
+        self._clock = clock
+        self._consequences = Consequences()
+        self._task: asyncio.Task[None] | None = None
+        self._abandoned = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is still to be done."""
+        return self._task is not None and not self._task.done()
+
+    def note(self, verdicts: Sequence[Verdict], settled: Settled) -> None:
+        """Draw the consequences of these soon; after `abandon`, never: who claims the parents will."""
+        self._consequences.note(verdicts, settled)
+        if self._consequences and not self.busy and not self._abandoned:
+            self._task = asyncio.get_running_loop().create_task(self._draw())
+
+    async def flush(self) -> None:
+        """Return when everything noted so far is done."""
+        while self._task is not None and not self._task.done():
+            await asyncio.wait([self._task])
+
+    def abandon(self) -> None:
+        """Stop trying."""
+        self._abandoned = True
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _draw(self) -> None:
+        while self._consequences and not self._abandoned:
+            try:
+                await self._consequences.draw(self._store, self._clock, self._tell)
+            except StoreError as error:
+                await self._outage.wait(error)
+            except Exception:  # noqa: BLE001 - a bug must not hold up the worker: logged, and left to others
+                _log.exception("parents were not looked at; who claims them will")
+                self._consequences = Consequences()
+            else:
+                self._outage.over()
+
+    async def _tell(self, events: list[Event]) -> None:
+        self._announcer.tell(events)

@@ -1,0 +1,7 @@
+"""Flow behaviour."""
+
+from conveyor.conformance.flow_endings import Endings
+
+
+class AllFlowBehaviour(Endings):
+    """Flows."""
