@@ -1,7 +1,12 @@
-"""Flow behaviour."""
+"""Flow behaviour: FlowProducer, Job and Worker on the store, as users of flows see them."""
 
+from __future__ import annotations
+
+from conveyor.conformance.flow_adding import AddingFlows
 from conveyor.conformance.flow_endings import Endings
+from conveyor.conformance.flow_growing import Growing
+from conveyor.conformance.flow_living import Cancelling, Reading, Retrying
 
 
-class AllFlowBehaviour(Endings):
+class AllFlowBehaviour(AddingFlows, Endings, Reading, Retrying, Cancelling, Growing):
     """Flows."""

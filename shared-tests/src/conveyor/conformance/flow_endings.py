@@ -161,7 +161,9 @@ class Endings:
             assert (found.get(f"middle-{n}"), found.get(f"root-{n}")) == (middle, root)
             assert found[f"sibling-{n}"] == found[f"aunt-{n}"] == "completed"
             ran = {f"sibling-{n}": 1, f"aunt-{n}": 1}
-            ran |= {f"{who}-{n}": 1 for who, state in (("middle", middle), ("root", root)) if state == "completed"}
+            ran |= {
+                f"{who}-{n}": 1 for who, state in (("middle", middle), ("root", root)) if state == "completed"
+            }
             assert {k: v for k, v in bench.runs.items() if k != f"kid-{n}"} == ran
             if bad and policy != "ignore":
                 assert waiting.get(f"middle-{n}") == middle, "decided at once, without a worker of its queue"
