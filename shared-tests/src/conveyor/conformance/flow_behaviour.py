@@ -6,7 +6,8 @@ from conveyor.conformance.flow_adding import AddingFlows
 from conveyor.conformance.flow_endings import Endings
 from conveyor.conformance.flow_growing import Growing
 from conveyor.conformance.flow_living import Cancelling, Reading, Retrying
+from conveyor.conformance.flow_model import RandomFlows
 
 
-class AllFlowBehaviour(AddingFlows, Endings, Reading, Retrying, Cancelling, Growing):
+class AllFlowBehaviour(AddingFlows, Endings, Reading, Retrying, Cancelling, Growing, RandomFlows):
     """Flows."""
