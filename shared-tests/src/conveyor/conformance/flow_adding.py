@@ -76,7 +76,7 @@ class AddingFlows:
             "q",
         )
 
-    async def test_what_add_returns_is_what_is_stored(self, store: Store) -> None:
+    async def test_what_adding_a_flow_returns_is_what_is_stored(self, store: Store) -> None:
         bench = FlowBench(store)
 
         added = await bench.producer.add(

@@ -123,7 +123,7 @@ class Dying(WrappedStore):
         if self._left == 0 and self._after:
             await super()._pass_on(method, *args, **kwargs)
         self.dead.set()
-        await asyncio.Event().wait()
+        return await asyncio.Event().wait()
 
 
 async def run_and_die(store: Dying, *workers: Worker[Any]) -> bool:

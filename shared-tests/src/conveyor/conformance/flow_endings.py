@@ -1,4 +1,4 @@
-"""Flow behaviour: every way a child can end, each policy of its parent and of its grandparent, and crashes."""
+"""Flow behaviour: every way a child can end, under each policy of those above it, and crashes."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ End = Callable[[FlowBench, str, str], Awaitable[None]]
 
 
 async def completed(bench: FlowBench, queue: str, _: str) -> None:
+    """It runs well."""
     await bench.run_all(queue)
 
 
 async def failed(bench: FlowBench, queue: str, _: str) -> None:
+    """Its handler raises."""
+
     async def fail(job: Job[Any]) -> None:
         raise RuntimeError(job.id)
 
@@ -31,12 +34,14 @@ async def failed(bench: FlowBench, queue: str, _: str) -> None:
 
 
 async def stalled(bench: FlowBench, queue: str, _: str) -> None:
+    """Its worker dies, once too often."""
     await bench.store.claim(claim(1, queue=queue))
     await bench.later("31s")
     await bench.run_all(queue, max_stalled=0)
 
 
 async def timed_out(bench: FlowBench, queue: str, job_id: str) -> None:
+    """Its handler takes too long."""
     worker = bench.worker_of(queue, Gate())
     async with worker:
         await until((await bench.job(queue, job_id)).is_active)
@@ -45,10 +50,12 @@ async def timed_out(bench: FlowBench, queue: str, job_id: str) -> None:
 
 
 async def cancelled(bench: FlowBench, queue: str, job_id: str) -> None:
+    """It is cancelled while it waits."""
     assert await bench.another_queue(queue).cancel(job_id)
 
 
 async def cancelled_while_it_runs(bench: FlowBench, queue: str, job_id: str) -> None:
+    """It is cancelled while it runs."""
     job = await bench.job(queue, job_id)
 
     async def cancel_itself(_: Job[Any]) -> None:
@@ -66,26 +73,32 @@ async def cancelled_while_it_runs(bench: FlowBench, queue: str, job_id: str) -> 
 
 
 async def removed(bench: FlowBench, queue: str, job_id: str) -> None:
+    """It is removed."""
     assert await bench.another_queue(queue).remove(job_id)
 
 
 async def drained(bench: FlowBench, queue: str, _: str) -> None:
+    """Its queue is drained."""
     assert await bench.another_queue(queue).drain() == 1
 
 
 async def cleaned(bench: FlowBench, queue: str, _: str) -> None:
+    """Its queue is cleaned."""
     assert await bench.another_queue(queue).clean("waiting") == 1
 
 
 async def obliterated(bench: FlowBench, queue: str, _: str) -> None:
+    """Its queue is obliterated."""
     await bench.another_queue(queue).obliterate()
 
 
 async def of_another_type(bench: FlowBench, queue: str, _: str) -> None:
+    """Its data does not fit the type of its worker."""
     await bench.run_all(queue, payload=int)
 
 
 async def illegible(bench: FlowBench, queue: str, job_id: str) -> None:
+    """Its row cannot be decoded."""
     bench.store = Illegible(bench.store, {job_id})  # type: ignore[assignment]
     await bench.run_all(queue)
 

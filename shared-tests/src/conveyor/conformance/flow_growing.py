@@ -156,7 +156,7 @@ class Growing:
             await gate.until_begun()
             if end == "cancel":
                 await job.cancel()
-                while not (await job.refresh()).state.terminal:  # noqa: ASYNC110 - the clock is turned by hand
+                while not (await job.refresh()).state.terminal:
                     await bench.later("1s")
             closing = asyncio.create_task(worker.close(0))
             while not closing.done():

@@ -328,8 +328,8 @@ class Cancelling:
             flow = leaf("root", queue, children=[leaf("a", kids, name="bad"), leaf("b", kids, delay="10s")])
             await bench.producer.add(flow)
 
-            async def retry(queue: str = kids, bench: FlowBench = bench) -> None:
-                for _ in range(n):
+            async def retry(queue: str = kids, bench: FlowBench = bench, turns: int = n) -> None:
+                for _ in range(turns):
                     await asyncio.sleep(0)
                 where = Where(queue=queue, ids=frozenset({"a"}))
                 await until(lambda: bench.store.update(where, Change(retry=True)))

@@ -1,4 +1,4 @@
-"""Flow behaviour: random trees and random histories, against a few lines that say what should come of them."""
+"""Flow behaviour: random trees and histories, against a few lines that say what should come of them."""
 
 from __future__ import annotations
 
@@ -111,14 +111,14 @@ def grown(die: random.Random, size: int, prefix: str) -> list[Node]:
 
 async def play(store: Store, seed: int, size: int, steps: list[int]) -> None:
     """Grow a tree, and do to its jobs what the steps say, comparing after each."""
-    die = random.Random(seed)  # noqa: S311 - nothing secret
+    die = random.Random(seed)
     prefix = f"t{next(_numbers)}-"
     nodes = grown(die, size, prefix)
     bench = FlowBench(store)
     added = await bench.producer.add(nodes[0].flow())
     assert added.job.id == nodes[0].id
     for step in steps:
-        await one_step(bench, nodes, random.Random(step))  # noqa: S311 - nothing secret
+        await one_step(bench, nodes, random.Random(step))
         await compare(bench, nodes)
     # Whatever has happened: nothing is stuck, for it comes to an end.
     for _ in nodes:

@@ -75,7 +75,7 @@ class Report:
     #: The ids of the children that its runs added, in their order.
     children: list[str] = field(default_factory=list)
     #: Whether it was written by the outcome that finished the job (before it was retried, if it was).
-    over: bool = False
+    over: bool = field(default=False, compare=False)
     #: No more retries, whatever attempts are left.
     discarded: bool = False
 
