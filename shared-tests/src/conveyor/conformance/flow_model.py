@@ -73,7 +73,7 @@ class Node:
     def cancel(self) -> None:
         """It, and then what is below it."""
         self.end("cancelled")
-        todo = [self]
+        todo: list[Node] = [self]
         while todo:
             for child in todo.pop().children:
                 if child.state in LIVE:
@@ -83,7 +83,7 @@ class Node:
     def retry(self) -> None:
         """Wait again, and have the parent wait again if it waits or has failed."""
         self.state = "waiting"
-        node = self
+        node: Node = self
         while node.parent is not None and node.released:
             parent = node.parent
             if parent.state not in ("waiting", "waiting-children", "failed"):

@@ -268,8 +268,12 @@ def flag(value: object, option: str) -> bool:
 
 def _policy(value: object) -> ChildFailurePolicy:
     match value:
-        case "fail" | "ignore" | "remove":
-            return value
+        case "fail":
+            return "fail"
+        case "ignore":
+            return "ignore"
+        case "remove":
+            return "remove"
     raise InvalidOptionError("fail_parent_on_child_failure", value, 'use "fail", "ignore" or "remove"')
 
 

@@ -67,13 +67,14 @@ def flow_jobs(given: object, option: str) -> tuple[FlowJob, ...]:
 
     Raises InvalidOptionError for anything but an iterable of FlowJobs.
     """
-    found = tuple(given) if isinstance(given, Iterable) else (given,)
-    for one in found:
-        if not isinstance(one, FlowJob):
-            raise InvalidOptionError(option, one, "they are FlowJobs: FlowJob(name, queue_name, data, …)")
     if not isinstance(given, Iterable):
         raise InvalidOptionError(option, given, "give a list of FlowJobs, also for one")
-    return found
+    found: list[FlowJob] = []
+    for one in given:
+        if not isinstance(one, FlowJob):
+            raise InvalidOptionError(option, one, "they are FlowJobs: FlowJob(name, queue_name, data, …)")
+        found.append(one)
+    return tuple(found)
 
 
 @dataclass(slots=True, eq=False, repr=False)
