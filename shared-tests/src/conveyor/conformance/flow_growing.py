@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from typing import Any
 
@@ -158,9 +157,7 @@ class Growing:
                 await job.cancel()
                 while not (await job.refresh()).state.terminal:
                     await bench.later("1s")
-            closing = asyncio.create_task(worker.close(0))
-            while not closing.done():
-                await bench.later("1s")
+            await worker.close(0)
             assert (await bench.states("q"))[end] == state
 
         assert await bench.states("q") == {"cancel": "cancelled", "close": "waiting"}

@@ -335,7 +335,8 @@ class Cancelling:
                 await until(lambda: bench.store.update(where, Change(retry=True)))
 
             retrying = asyncio.create_task(retry())
-            await bench.worker_of(kids, bench.orderly).run_until_idle()
+            while not retrying.done():  # a claim may pass over a job that the retry is looking at
+                await bench.worker_of(kids, bench.orderly).run_until_idle()
             await retrying
             for _ in range(4):
                 await bench.run_all(queue, kids)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
-from conveyor.core.jobs import JobKey, JobRecord, JobState
+from conveyor.core.jobs import TERMINAL, JobKey, JobRecord, JobState
 from conveyor.core.store import Change, Order, Where
 from conveyor.store.pg.ledger import ACTIVE, DELAYED, ENDED, WAITING, Entry, Ledger
 from conveyor.store.pg.rows import ID, jsonb, moment, records
@@ -48,10 +49,30 @@ async def update(session: Session, now: datetime | None, where: Where, change: C
     """Apply a change to every job of a set, in the order they were added."""
     now = await moment(session, now)
     ledger = Ledger(session, now)
+    concerned = _states(change) if where.states is None else _states(change) & where.states
+    where = replace(
+        where, states=concerned
+    )  # what it does not concern is not locked, so nobody passes over it
     entries = ledger.keep(await locked(session, where, now, await seqs(session, where, now)))
     changed = frozenset([entry.key for entry in entries if await _changed(ledger, entry, change)])
     await ledger.flush()
     return changed
+
+
+def _states(change: Change) -> frozenset[JobState]:
+    """The states of the jobs that a change may apply to."""
+    found: set[JobState] = set()
+    if change.release_key:
+        found.update(JobState)
+    if change.retry or change.retention is not None:
+        found |= TERMINAL
+    if change.payload is not None or change.priority is not None:
+        found |= set(JobState) - TERMINAL
+    if change.delay is not None or change.run_at is not None:
+        found |= {JobState.WAITING, JobState.DELAYED}
+    if change.cancel:
+        found.add(JobState.ACTIVE)
+    return frozenset(found)
 
 
 async def _changed(ledger: Ledger, entry: Entry, change: Change) -> bool:
