@@ -417,3 +417,15 @@ async def test_a_queue_name_that_is_kept_for_core_is_refused(name: str, store: F
     with pytest.raises(InvalidOptionError, match="Conveyor's own"):
         Worker(name, print, store)
     assert Queue("conveyor", store).name == "conveyor"
+
+
+@pytest.mark.parametrize("key", ["", "\x00", "\ud800", 7, None], ids=ascii)
+async def test_what_cannot_be_a_deduplication_key_is_refused_before_the_store_is_asked(
+    queue: Queue[Any], store: FaultyStore, key: Any
+) -> None:
+    store.calls.clear()
+
+    with pytest.raises(InvalidOptionError, match="key"):
+        await queue.remove_deduplication_key(key)
+
+    assert store.calls == []

@@ -44,6 +44,10 @@ AREAS: Final = (
     "crashes",
     "model",
     "queue_behaviour",
+    "deduplication",
+    "dead_letters",
+    "workers_seen",
+    "explain",
 )
 #: The other modules that have assertions.
 OTHERS: Final = ("make", "bench", "worker_behaviour", "contract", "test_conformance")

@@ -501,7 +501,7 @@ class Races:
         assert all(state.terminal for state in (await states(handles[0])).values())
 
 
-async def in_processes(url: str | None, role: str, count: int = 3) -> list[list[Any]]:
+async def in_processes(url: str | None, role: str, count: int = 3, patience: float = 50) -> list[list[Any]]:
     """Play a role in several processes at once, and return what each got."""
     if url is None:
         pytest.skip("needs the store's URL: give the class a `store_url` fixture or a `store_scheme`")
@@ -521,7 +521,7 @@ async def in_processes(url: str | None, role: str, count: int = 3) -> list[list[
             assert process.stdin is not None
             process.stdin.write("go\n")
             process.stdin.flush()
-        return [json.loads(process.communicate(timeout=50)[0]) for process in processes]
+        return [json.loads(process.communicate(timeout=patience)[0]) for process in processes]
 
     try:
         return await asyncio.to_thread(play)

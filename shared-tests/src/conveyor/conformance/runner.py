@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from conveyor.conformance.make import LEASE, at, claim, completed, job
+from conveyor.core import Deduplication, Job, NewJob, Queue, Worker
 from conveyor.core.discovery import open_store
 from conveyor.core.store import JobState, Limit, Store, Where
 
@@ -66,12 +67,35 @@ async def append(store: Store, who: str) -> list[str]:
     return mine
 
 
+async def storm(store: Store, _: str, *, keys: int = 60) -> list[tuple[str, str, bool]]:
+    """Add jobs for the same keys as everybody while working them off, and tell what each call returned."""
+    queue: Queue[Any] = Queue("q", store)
+    told: list[tuple[str, str, bool]] = []
+
+    async def nothing(_: Job[Any]) -> None:
+        """Finish at once."""
+
+    async with Worker("q", nothing, store, concurrency=10):
+        for first in range(0, keys, 20):
+            named = [f"key-{n}" for n in range(first, min(keys, first + 20))]
+            jobs = await queue.add_bulk([NewJob("work", deduplication=Deduplication(key)) for key in named])
+            told += [(key, job.id, job.deduplicated) for key, job in zip(named, jobs, strict=True)]
+    return told
+
+
+async def long_storm(store: Store, who: str) -> list[tuple[str, str, bool]]:
+    """The same with a thousand keys."""
+    return await storm(store, who, keys=1_000)
+
+
 ROLES: dict[str, Callable[[Store, str], Awaitable[Sequence[Any]]]] = {
     "claim_all": claim_all,
     "add_keys": add_keys,
     "work": work,
     "end_children": end_children,
     "append": append,
+    "storm": storm,
+    "long_storm": long_storm,
 }
 
 

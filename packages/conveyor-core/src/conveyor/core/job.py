@@ -140,6 +140,11 @@ class Job(Generic[T]):
         return self._record.group
 
     @property
+    def deduplication_key(self) -> str | None:
+        """The key it was added with, as stores keep it: for a payload, or a long key, a fingerprint."""
+        return self._record.unique_key
+
+    @property
     def parent_id(self) -> str | None:
         """The job that waits for this one."""
         return None if self._record.parent is None else self._record.parent.id
@@ -263,6 +268,7 @@ class Job(Generic[T]):
         names = (
             *("id", "name", "queue_name", "state", "priority", "group_id", "parent_id", "parent_queue_name"),
             "children_ids",
+            "deduplication_key",
             *("created_at", "processed_at", "delay_until", "completed_at", "failed_at", "cancelled_at"),
             *("stalled_count", "progress", "return_value", "failed_reason", "attempts_made", "logs"),
             *("stacktrace", "attempt_history", "discarded", "options"),

@@ -51,8 +51,8 @@ class Deduplication:
         return made
 
     def _fill(self, key: object, ttl: Duration | None, mode: object) -> None:
-        if key is not None and (not isinstance(key, str) or not key or "\x00" in key or not _encodable(key)):
-            raise InvalidOptionError("key", key, "it is a string of at least one character, without NUL")
+        if key is not None:
+            checked_key(key, "key")
         if mode not in ("keep", "replace"):
             raise InvalidOptionError("mode", mode, 'use "keep" or "replace"')
         put = object.__setattr__
@@ -243,6 +243,16 @@ def checked_name(value: object, option: str) -> str:
         not _encodable(value) or any(unicodedata.category(letter) == "Cc" for letter in value)
     ):
         raise InvalidOptionError(option, value, allowed)
+    return value
+
+
+def checked_key(value: object, option: str) -> str:
+    """A deduplication key: valid Unicode without NUL, of any length above zero.
+
+    Raises InvalidOptionError otherwise.
+    """
+    if not isinstance(value, str) or not value or "\x00" in value or not _encodable(value):
+        raise InvalidOptionError(option, value, "it is a string of at least one character, without NUL")
     return value
 
 

@@ -7,16 +7,16 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack
 
-from conveyor.core import acting, observing
+from conveyor.core import acting, deduplicating, observing
 from conveyor.core.clock import Clock, SystemClock
-from conveyor.core.codec import MAX_BYTES, Payload, canonical, fingerprint
+from conveyor.core.codec import MAX_BYTES, Payload
 from conveyor.core.durations import Duration, duration
 from conveyor.core.errors import InvalidJobStateError, InvalidOptionError
 from conveyor.core.events import JobDelayed, JobWaiting, QueueDrained, QueuePaused, QueueResumed
 from conveyor.core.ids import new_job_id
 from conveyor.core.job import Job
 from conveyor.core.jobs import TERMINAL, JobKey, JobRecord, JobState
-from conveyor.core.options import LONGEST_NAME, AddOptions, Parsed, checked_name, flag, parse, whole
+from conveyor.core.options import AddOptions, Parsed, checked_name, flag, parse, whole
 from conveyor.core.reserved import checked_queue_name
 from conveyor.core.store import Change, Feature, Inserted, Order, Pause, Where
 
@@ -138,7 +138,7 @@ class Queue(Generic[T]):
 
     async def now(self, name: str, data: T | None = None, **options: Unpack[AddOptions]) -> Job[T]:
         """Add a job without a delay, whatever the queue's default options say."""
-        [job] = await self._add([(name, data, {**options, "delay": None, "run_at": None})])
+        [job] = await self._add([(name, data, {**options, "delay": 0, "run_at": None})])
         return job
 
     async def _add(self, given: Sequence[tuple[str, T | None, Mapping[str, Any]]]) -> list[Job[T]]:
@@ -150,20 +150,24 @@ class Queue(Generic[T]):
             return []
         inserted = await self._store.insert(records)
         await self._announce(inserted, records)
-        duplicates = [
-            (record, options, found)
-            for record, options, found in zip(records, parsed, inserted, strict=True)
-            if not found.created
-        ]
-        standing = await self._standing(duplicates)
+        standing = await self._standing(
+            [
+                (record, options, found.key)
+                for record, options, found in zip(records, parsed, inserted, strict=True)
+                if not found.created
+            ]
+        )
         return [
-            self._seen(_as_stored(record, found))
-            if found.created
             # One that stood in the way and has been removed since: what is known of it is its identity.
-            else self._seen(
+            # One that was created, and replaced by a later one of this call: as it is now.
+            self._seen(
                 standing.get(found.key.id)
-                or replace(record, id=found.key.id, state=found.state, created_at=found.created_at),
-                deduplicated=True,
+                or (
+                    _as_stored(record, found)
+                    if found.created
+                    else replace(record, id=found.key.id, state=found.state, created_at=found.created_at)
+                ),
+                deduplicated=not found.created,
             )
             for record, found in zip(records, inserted, strict=True)
         ]
@@ -182,9 +186,6 @@ class Queue(Generic[T]):
         checked_name(name, "name")
         payload = self._payload.encode(data, self._max_bytes)
         dedup, group = options.deduplication, options.group
-        key = None
-        if dedup is not None:
-            key = fingerprint(name, canonical(payload)) if dedup.key is None else _short(dedup.key)
         return JobRecord(
             queue=self.name,
             id=options.job_id or new_job_id(),
@@ -197,7 +198,7 @@ class Queue(Generic[T]):
             run_at=options.run_at,
             group=None if group is None else group.id,
             group_max_size=None if group is None else group.max_size,
-            unique_key=key,
+            unique_key=deduplicating.key_of(dedup, name, payload),
             unique_for=None if dedup is None else dedup.ttl,
         )
 
@@ -211,30 +212,12 @@ class Queue(Generic[T]):
         if events:
             await self._store.bus.publish(events)
 
-    async def _standing(
-        self, duplicates: Sequence[tuple[JobRecord, Parsed, Inserted]]
-    ) -> dict[str, JobRecord]:
+    async def _standing(self, duplicates: Sequence[tuple[JobRecord, Parsed, JobKey]]) -> dict[str, JobRecord]:
         """The jobs that were there before, by id, once they have taken what replaces their data."""
         if not duplicates:
             return {}
-        for record, options, found in duplicates:
-            dedup = options.deduplication
-            if dedup is not None and dedup.mode == "replace" and found.key.id != record.id:
-                await self._replace(found.key, record)
-        ids = frozenset(found.key.id for _, _, found in duplicates)
-        records = await self._store.find(Where(queue=self.name, ids=ids), limit=len(ids))
-        return {record.id: record for record in records}
-
-    async def _replace(self, holder: JobKey, record: JobRecord) -> None:
-        change = Change(payload=record.payload, delay=record.delay, run_at=record.run_at)
-        where = Where(
-            queue=holder.queue,
-            ids=frozenset({holder.id}),
-            states=frozenset({JobState.WAITING, JobState.DELAYED}),
-        )
-        if await self._store.update(where, change) and (record.delay or record.run_at):
-            event = JobDelayed(queue_name=holder.queue, job_id=holder.id, at=self._clock.now())
-            await self._store.bus.publish([event])
+        found = await deduplicating.replace_holders(self._store, self.name, duplicates, self._clock)
+        return {record.id: record for record in found}
 
     def _seen(self, record: JobRecord, *, deduplicated: bool = False) -> Job[T]:
         return Job(
@@ -393,10 +376,11 @@ class Queue(Generic[T]):
         return await acting.remove(self._store, JobKey(self.name, job_id), self._clock)
 
     async def remove_deduplication_key(self, key: str) -> bool:
-        """Let the next add with this key add a job, and say whether a job held it."""
-        return bool(
-            await self._store.update(Where(queue=self.name, unique_key=_short(key)), Change(release_key=True))
-        )
+        """Let the next add with this key add a job, and say whether a job held it.
+
+        The key of a job that was added by its payload is its `Job.deduplication_key`.
+        """
+        return await deduplicating.release(self._store, self.name, key)
 
     async def _wake(self, state: JobState, change: Change) -> int:
         applied = await self._store.update(Where(queue=self.name, states=frozenset({state})), change)
@@ -452,8 +436,3 @@ def _pause(job_name: str | None, group: str | None) -> Pause:
     if group is not None:
         checked_name(group, "group")
     return Pause(name=job_name, group=group)
-
-
-def _short(key: str) -> str:
-    """A key that every store can index: a long one is replaced by its fingerprint."""
-    return key if len(key.encode()) <= LONGEST_NAME else fingerprint(key)
