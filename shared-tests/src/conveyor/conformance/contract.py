@@ -13,6 +13,7 @@ from conveyor.conformance.advancing import Advancing
 from conveyor.conformance.bench import Bench
 from conveyor.conformance.claiming import Claiming
 from conveyor.conformance.crashes import Crashes
+from conveyor.conformance.dead_letters import DeadLetters
 from conveyor.conformance.deduplication import DeduplicationModes
 from conveyor.conformance.events import AllEvents
 from conveyor.conformance.flow_behaviour import AllFlowBehaviour
@@ -122,6 +123,7 @@ class StoreContract(
     QueueBehaviour,
     AllFlowBehaviour,
     DeduplicationModes,
+    DeadLetters,
     Fixtures,
 ):
     """Every test that a store must pass. New ones reach every subclass by themselves."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from conveyor.core.dead_letters import DeadLetter
 from conveyor.core.discovery import InstalledStore, installed_stores, open_store
 from conveyor.core.errors import (
     ConveyorError,
@@ -46,6 +47,7 @@ __all__ = [
     "Attempt",
     "Backoff",
     "ConveyorError",
+    "DeadLetter",
     "Deduplication",
     "Feature",
     "FlowJob",

@@ -13,6 +13,7 @@ from conveyor.core._engine.family import FAILED
 from conveyor.core._engine.parents import failure_of
 from conveyor.core.acting import ASIDE
 from conveyor.core.codec import MAX_BYTES, Payload
+from conveyor.core.dead_letters import DeadLetter, dead_letter
 from conveyor.core.durations import Duration, duration, instant
 from conveyor.core.errors import (
     InvalidJobStateError,
@@ -252,6 +253,11 @@ class Job(Generic[T]):
         return self._report.discarded
 
     @property
+    def dead_letter_of(self) -> DeadLetter | None:
+        """Of a job in a dead-letter queue: the job that failed, and how; None for any other job."""
+        return dead_letter(self._record)
+
+    @property
     def _report(self) -> Report:
         if self._hold is not None:
             return self._hold.report
@@ -269,6 +275,7 @@ class Job(Generic[T]):
             *("id", "name", "queue_name", "state", "priority", "group_id", "parent_id", "parent_queue_name"),
             "children_ids",
             "deduplication_key",
+            *("deduplication_key", "dead_letter_of"),
             *("created_at", "processed_at", "delay_until", "completed_at", "failed_at", "cancelled_at"),
             *("stalled_count", "progress", "return_value", "failed_reason", "attempts_made", "logs"),
             *("stacktrace", "attempt_history", "discarded", "options"),

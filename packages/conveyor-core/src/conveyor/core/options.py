@@ -105,6 +105,7 @@ class AddOptions(TypedDict, total=False):
     remove_on_complete: bool | Duration | Keep
     remove_on_fail: bool | Duration | Keep
     fail_parent_on_child_failure: ChildFailurePolicy
+    dead_letter: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +123,8 @@ class JobOptions:
     children: tuple[str, ...] = ()
     #: Whether the end of this job as failed is also the end of its parent's waiting.
     fails_parent: bool = False
+    #: The queue to which the job is added when it fails for good.
+    dead_letter: str | None = None
 
     def encode(self) -> str:
         """JSON text of what differs from the defaults."""
@@ -143,6 +146,8 @@ class JobOptions:
             found["children"] = self.children
         if self.fails_parent:
             found["fails_parent"] = True
+        if self.dead_letter is not None:
+            found["dead_letter"] = self.dead_letter
         return to_json(found).decode() if found else "{}"
 
     @staticmethod
@@ -161,7 +166,7 @@ class JobOptions:
         found: Any = from_json(text)
         if not isinstance(found, dict):
             raise TypeError("a job's options are a JSON object")
-        backoff, timeout = found.get("backoff"), found.get("timeout")
+        backoff, timeout, dead_letter = found.get("backoff"), found.get("timeout"), found.get("dead_letter")
         return JobOptions(
             attempts=int(found.get("attempts", 1)),
             backoff=None if backoff is None else Backoff.from_json(backoff),
@@ -171,6 +176,7 @@ class JobOptions:
             fail_parent_on_child_failure=_policy(found.get("fail_parent_on_child_failure", "fail")),
             children=tuple(str(child) for child in found.get("children", ())),
             fails_parent=bool(found.get("fails_parent", False)),
+            dead_letter=None if dead_letter is None else str(dead_letter),
         )
 
 
@@ -205,7 +211,7 @@ def parse(given: Mapping[str, Any]) -> Parsed:
     if delay is not None and run_at is not None:
         raise InvalidOptionError("run_at", run_at, "give a delay or a run_at, not both")
     timeout, job_id, group = given.get("timeout"), given.get("job_id"), given.get("group")
-    deduplication = given.get("deduplication")
+    deduplication, dead_letter = given.get("deduplication"), given.get("dead_letter")
     if deduplication is not None and not isinstance(deduplication, Deduplication):
         raise InvalidOptionError(
             "deduplication", deduplication, 'use Deduplication("key") or Deduplication.by_payload()'
@@ -220,6 +226,7 @@ def parse(given: Mapping[str, Any]) -> Parsed:
             remove_on_complete=_removal(given.get("remove_on_complete", False), "remove_on_complete"),
             remove_on_fail=_removal(given.get("remove_on_fail", False), "remove_on_fail"),
             fail_parent_on_child_failure=_policy(given.get("fail_parent_on_child_failure", "fail")),
+            dead_letter=None if dead_letter is None else checked_name(dead_letter, "dead_letter"),
         ),
         delay=None if delay is None else duration(delay, "delay"),
         run_at=None if run_at is None else instant(run_at, "run_at"),

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack
 
-from conveyor.core import acting, deduplicating, observing
+from conveyor.core import acting, deduplicating, observing, redriving
 from conveyor.core.clock import Clock, SystemClock
 from conveyor.core.codec import MAX_BYTES, Payload
+from conveyor.core.dead_letters import checked_dead_letter
 from conveyor.core.durations import Duration, duration
 from conveyor.core.errors import InvalidJobStateError, InvalidOptionError
 from conveyor.core.events import JobDelayed, JobWaiting, QueueDrained, QueuePaused, QueueResumed
@@ -64,10 +65,11 @@ class Queue(Generic[T]):
         *,
         payload: type[T] | None = None,
         default_job_options: AddOptions | None = None,
+        dead_letter: str | None = None,
         max_payload_bytes: int = MAX_BYTES,
         clock: Clock | None = None,
     ) -> None:
-        """Name a queue.
+        """Name a queue. Its jobs that fail for good are added to `dead_letter`, unless they say otherwise.
 
         Raises InvalidOptionError for a name or a default that cannot be used. `clock` is for tests.
         """
@@ -75,7 +77,10 @@ class Queue(Generic[T]):
         self._store = store
         self._payload: Payload[T] = Payload(payload)
         self._defaults: dict[str, Any] = dict(default_job_options or {})
-        self._standard = parse(self._defaults)
+        if dead_letter is not None:
+            self._defaults.setdefault("dead_letter", dead_letter)
+            checked_dead_letter(checked_name(dead_letter, "dead_letter"), self.name)
+        self._standard = self._checked(self._defaults)
         self._max_bytes = whole(max_payload_bytes, "max_payload_bytes", least=1)
         self._clock = clock or SystemClock()
         self._closed = asyncio.Event()
@@ -180,7 +185,12 @@ class Queue(Generic[T]):
         for here, there in (("delay", "run_at"), ("run_at", "delay")):
             if options.get(here) is not None and there not in options:
                 merged.pop(there, None)
-        return parse(merged)
+        return self._checked(merged)
+
+    def _checked(self, options: Mapping[str, Any]) -> Parsed:
+        parsed = parse(options)
+        checked_dead_letter(parsed.settings.dead_letter, self.name)
+        return parsed
 
     def _record(self, name: str, data: T | None, options: Parsed) -> JobRecord:
         checked_name(name, "name")
@@ -381,6 +391,19 @@ class Queue(Generic[T]):
         The key of a job that was added by its payload is its `Job.deduplication_key`.
         """
         return await deduplicating.release(self._store, self.name, key)
+
+    async def redrive(self, *, ids: Iterable[str] | None = None, limit: int | None = None) -> int:
+        """Send the dead letters that wait in this queue back to where they came from, and return how many.
+
+        All of them, or the ones with these `ids`, or the first `limit`. A job that is still there, failed, is
+        retried where it is; one that has been removed is added again under its old id, with its data and its
+        options. Either has all its attempts, and its letter is removed. The letter stays, and is not counted,
+        where another job has that id or that deduplication key now. A call that dies on the way loses nothing
+        and doubles nothing.
+        """
+        wanted = None if ids is None else frozenset(checked_name(one, "ids") for one in ids)
+        most = None if limit is None else whole(limit, "limit", least=1)
+        return await redriving.redrive(self._store, self.name, self._clock, ids=wanted, limit=most)
 
     async def _wake(self, state: JobState, change: Change) -> int:
         applied = await self._store.update(Where(queue=self.name, states=frozenset({state})), change)

@@ -78,6 +78,8 @@ class Report:
     over: bool = field(default=False, compare=False)
     #: No more retries, whatever attempts are left.
     discarded: bool = False
+    #: Of a dead letter: the job that failed. See `dead_letters.py`.
+    dead_letter_of: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, record: JobRecord) -> Report:
@@ -116,6 +118,7 @@ class Report:
             history=[_attempt(entry) for entry in found.get("history", ())],
             children=[str(child) for child in found.get("children", ())],
             over=bool(found.get("final")),
+            dead_letter_of=found.get("dead_letter_of"),
         )
         if finished or not found.get("final"):
             report.result = found.get("result")
@@ -140,6 +143,7 @@ class Report:
             "runs": self.runs,
             "history": [_entry(attempt) for attempt in self.history],
             "children": self.children,
+            "dead_letter_of": self.dead_letter_of,
         }
         found = {name: value for name, value in found.items() if value}
         if self.result is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from conveyor.core._engine.family import is_parent, kept, release
 from conveyor.core._engine.run import Stop
 from conveyor.core._engine.settler import Verdict
 from conveyor.core.codec import encode
+from conveyor.core.dead_letters import letters_of
 from conveyor.core.errors import JobTimeoutError, UnserialisableResultError
 from conveyor.core.events import (
     JobCancelled,
@@ -24,6 +26,7 @@ from conveyor.core.events import (
     JobWaitingChildren,
     QueuePaused,
 )
+from conveyor.core.options import JobOptions
 from conveyor.core.report import Failure, Report
 from conveyor.core.retry import Backoff
 from conveyor.core.signals import RateLimited, Retry, Signal, Snooze, Unrecoverable
@@ -37,7 +40,6 @@ if TYPE_CHECKING:
     from conveyor.core.durations import Duration
     from conveyor.core.events import Event
     from conveyor.core.jobs import JobRecord
-    from conveyor.core.options import JobOptions
     from conveyor.core.store import Undecodable
 
 _log: Final = logging.getLogger("conveyor.worker")
@@ -115,13 +117,9 @@ class Judge:
 
     def unrunnable(self, record: JobRecord, failure: Failure, now: datetime) -> Verdict:
         """What is stored of the job cannot be read: fail it without running it."""
-        report = Report(error=failure).encode(final=True)
-        return Verdict(
-            outcome=Outcome.failed(record, report, release=release(record)),
-            events=(_event(JobFailed, record, now, reason=failure.message),),
-            parent=record.parent,
-            has_children=is_parent(record),
-        )
+        report, options = _readable(record)
+        report.error = failure
+        return gone(record, report, options, failure, now)
 
     def unreadable(self, row: Undecodable, now: datetime) -> Verdict:
         """The job's row cannot be read: fail it."""
@@ -256,18 +254,32 @@ class Judge:
 NOBODY: Final = Judge(worker="", strategies={}, random=random.random)
 
 
-def gone(record: JobRecord, report: Report, options: JobOptions, failure: Failure, now: datetime) -> Verdict:
-    """The job has failed for good."""
+def _readable(record: JobRecord) -> tuple[Report, JobOptions | None]:
+    """What can be read of a job that cannot be read whole."""
+    report, options = Report(), None
+    with contextlib.suppress(Exception):
+        report = Report.for_run(record)
+    with contextlib.suppress(Exception):
+        options = JobOptions.decode(record.options)
+    return report, options
+
+
+def gone(
+    record: JobRecord, report: Report, options: JobOptions | None, failure: Failure, now: datetime
+) -> Verdict:
+    """The job has failed for good; `options` None: they cannot be read."""
+    settings = options or JobOptions()
     return Verdict(
         outcome=Outcome.failed(
             record,
             report.encode(final=True),
             release=release(record, options),
-            retention=kept(record, options.remove_on_fail),
+            retention=kept(record, settings.remove_on_fail),
+            spawn=letters_of(record, report, settings),
         ),
         events=(_event(JobFailed, record, now, reason=failure.message),),
         parent=record.parent,
-        has_children=bool(options.children or report.children),
+        has_children=is_parent(record) if options is None else bool(options.children or report.children),
     )
 
 
