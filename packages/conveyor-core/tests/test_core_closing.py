@@ -31,6 +31,7 @@ from conveyor.core import (
 )
 from conveyor.core.events import LocalBus
 from conveyor.core.jobs import JobRecord
+from conveyor.core.reserved import workers_of
 from conveyor.core.store import Beat, Claim, Claimed, Renewed, Where
 from conveyor.core.testing import ClockedStore, FaultyStore, ManualClock, WrappedStore
 from conveyor.store.memory import MemoryStore
@@ -814,13 +815,13 @@ async def test_an_outage_is_told_once_and_so_is_its_end(
     job = await queue.add("a")
     store.fail("claim", StoreUnavailableError("the database went away"), times=20)
 
-    async with worker(nothing):
+    async with worker(nothing, lock_duration="1h"):  # so the worker's own entry takes but one of the failures
         await clock.advance(300)
         assert (await job.refresh()).state is JobState.COMPLETED
 
     told = [record.getMessage() for record in caplog.records]
     assert sum("went away" in line for line in told) == 1
-    assert sum("works again, after 20 failures" in line for line in told) == 1
+    assert sum("works again, after 19 failures" in line for line in told) == 1
 
 
 async def test_a_store_in_trouble_is_not_hammered(
@@ -934,4 +935,4 @@ async def test_beats_of_settled_jobs_are_not_sent(
         await queue.add_bulk([NewJob("a") for _ in range(10)])
         async with worker(nothing, store=store, concurrency=3):
             await clock.advance(100)
-        assert getattr(store, "beats", []) == []
+        assert {beat.lease.queue for beat in store.beats} == {workers_of("q")}

@@ -33,6 +33,7 @@ from conveyor.conformance.round_trips import RoundTrips
 from conveyor.conformance.sets import Sets
 from conveyor.conformance.settling import Settling
 from conveyor.conformance.unique_keys import UniqueKeys
+from conveyor.conformance.workers_seen import WorkersSeen
 from conveyor.core.discovery import open_store
 from conveyor.core.store import Feature, Store
 
@@ -124,6 +125,7 @@ class StoreContract(
     AllFlowBehaviour,
     DeduplicationModes,
     DeadLetters,
+    WorkersSeen,
     Fixtures,
 ):
     """Every test that a store must pass. New ones reach every subclass by themselves."""

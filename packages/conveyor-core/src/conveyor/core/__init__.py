@@ -38,6 +38,7 @@ from conveyor.core.options import AddOptions, Deduplication, Group, JobOptions, 
 from conveyor.core.queue import NewJob, Queue
 from conveyor.core.report import Attempt
 from conveyor.core.retry import Backoff
+from conveyor.core.seen import RunningJob, WorkerInfo
 from conveyor.core.signals import RateLimited, Retry, Snooze, Unrecoverable
 from conveyor.core.store import Feature, Order, Pause, Store
 from conveyor.core.worker import Worker, WorkerStats
@@ -78,6 +79,7 @@ __all__ = [
     "RateLimit",
     "RateLimited",
     "Retry",
+    "RunningJob",
     "SchemaTooNewError",
     "Snooze",
     "Store",
@@ -94,6 +96,7 @@ __all__ = [
     "UnserialisableResultError",
     "UnsupportedFeatureError",
     "Worker",
+    "WorkerInfo",
     "WorkerStats",
     "installed_stores",
     "open_store",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack
 
-from conveyor.core import acting, deduplicating, observing, redriving
+from conveyor.core import acting, deduplicating, observing, redriving, seen
 from conveyor.core.clock import Clock, SystemClock
 from conveyor.core.codec import MAX_BYTES, Payload
 from conveyor.core.dead_letters import checked_dead_letter
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from conveyor.core.events import Event
+    from conveyor.core.seen import WorkerInfo
     from conveyor.core.store import Store
 
 T = TypeVar("T")
@@ -271,6 +272,14 @@ class Queue(Generic[T]):
         """How many jobs are in these states (none named: in any), exactly."""
         return sum((await self._store.count(Where(queue=self.name, states=_states(states)))).values())
 
+    async def get_workers(self) -> list[WorkerInfo]:
+        """The workers that run for this queue, in any process, the longest there first.
+
+        Each tells of itself with its heartbeat, three times per `lock_duration`; one that died is listed
+        until that is over. One that has just started, or cannot reach the store, may be missing.
+        """
+        return await seen.find_workers(self._store, self.name)
+
     def events(self) -> AsyncIterator[Event]:
         """Every event of this queue, from every process, from the first step of the iteration on.
 
@@ -349,6 +358,7 @@ class Queue(Generic[T]):
                     await self.resume()
                 raise
         await self._store.forget(self.name)
+        await seen.sweep(self._store, self.name, spare_young=False)
 
     async def _refuse_active(self) -> None:
         active = Where(queue=self.name, states=frozenset({JobState.ACTIVE}))

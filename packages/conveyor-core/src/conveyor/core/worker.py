@@ -12,11 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 from uuid import uuid4
 
 from conveyor.core import clock as time
 from conveyor.core import events as told
+from conveyor.core import seen
 from conveyor.core._engine.announcer import Announcer
 from conveyor.core._engine.executor import Executor
 from conveyor.core._engine.handlers import annotated_payload, checked_handler
@@ -25,6 +27,7 @@ from conveyor.core._engine.maintenance import Maintenance
 from conveyor.core._engine.outage import Outage
 from conveyor.core._engine.parents import Parents
 from conveyor.core._engine.poller import Poller, Rules
+from conveyor.core._engine.presence import Presence
 from conveyor.core._engine.run import Run, Stop
 from conveyor.core._engine.settler import Settler, Verdict
 from conveyor.core._engine.stopping import told_by_signals
@@ -39,6 +42,7 @@ from conveyor.core.job import Job
 from conveyor.core.limits import GroupLimit, RateLimit
 from conveyor.core.options import checked_name, flag, whole
 from conveyor.core.reserved import checked_queue_name
+from conveyor.core.seen import RunningJob, WorkerInfo
 from conveyor.core.store import Claim, Feature, Limit, Pause
 
 if TYPE_CHECKING:
@@ -170,9 +174,11 @@ class Worker(Generic[T]):
             maintenance_interval, "maintenance_interval", zero=False
         ).total_seconds()
         self._strategies = _checked_strategies(backoff_strategies)
+        self._max_global_concurrency, self._limiter, self._group = max_global_concurrency, limiter, group
         self._limited = limited
         self._settled = 0
         self._tasks: list[asyncio.Task[None]] = []
+        self._announcing: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._hurry = False
         self._changed = asyncio.Event()
@@ -189,7 +195,16 @@ class Worker(Generic[T]):
 
         judge = Judge(worker=self.name, strategies=self._strategies, random=rand.random)
         self._announcer = Announcer(store)
-        self._heartbeat = Heartbeat(store, self._lease, clock, outage("renewing leases"))
+        self._presence = Presence(
+            store=store,
+            queue=self.queue_name,
+            id=self.id,
+            worker=self.name,
+            payload=lambda: seen.entry(self._info(), self._lease),
+            lease=self._lease,
+            clock=clock,
+        )
+        self._heartbeat = Heartbeat(store, self._lease, clock, outage("renewing leases"), self._presence)
         self._parents = Parents(
             store=store, announcer=self._announcer, outage=outage("looking after parents"), clock=clock
         )
@@ -269,6 +284,7 @@ class Worker(Generic[T]):
             asyncio.create_task(self._heartbeat.loop()),
             asyncio.create_task(self._maintenance.loop()),
         ]
+        self._started_at = self._clock.now()
         # Heard before looked for: a job that is added in between is not missed.
         try:
             await listening.wait()
@@ -276,6 +292,7 @@ class Worker(Generic[T]):
             await self.close(0)
             raise
         self._tasks.append(asyncio.create_task(self._poller.loop()))
+        self._announcing = asyncio.create_task(self._presence.loop())
 
     async def run(self) -> None:
         """Run until SIGINT or SIGTERM, then let running handlers finish; a second signal means now."""
@@ -383,6 +400,33 @@ class Worker(Generic[T]):
 
     # --------------------------------------------------------------- below
 
+    def _info(self) -> WorkerInfo:
+        """What the worker tells of itself."""
+        claim, running = self._rules.claim, self._executor.running
+        host, pid, _ = self.id.rsplit(":", 2)
+        return WorkerInfo(
+            id=self.id,
+            name=self.name,
+            queue_names=(self.queue_name,),
+            host=host,
+            pid=int(pid),
+            started_at=self._started_at,
+            last_beat_at=self._clock.now(),
+            concurrency=self._concurrency,
+            paused=self._poller.paused,
+            lifo=claim.newest_first,
+            names=claim.names,
+            max_global_concurrency=self._max_global_concurrency,
+            limiter=self._limiter,
+            group=self._group,
+            running_count=len(running),
+            ready_count=self._poller.ready,
+            running=tuple(
+                RunningJob(id=run.record.id, name=run.record.name, started_at=run.started_at)
+                for run in islice(running, seen.MOST_RUNNING)
+            ),
+        )
+
     def _job_of(self, run: Run) -> Job[T]:
         run.adopt = partial(adopt, self._store, self._clock)
         job: Job[T] = Job(self._store, run.record, self._payload, self._clock, hold=run)
@@ -452,6 +496,8 @@ class Worker(Generic[T]):
         self._heartbeat.stop()
         executor.close()
         parts = [listen, beat, maintain, *poll, telling]
+        if self._announcing is not None:
+            parts.append(self._announcing)
         for task in parts:
             task.cancel()
         await self._ended(parts, self._clock.monotonic() + _CANCEL_GRACE / 2, hurried=False)
@@ -460,10 +506,13 @@ class Worker(Generic[T]):
                 _log.error("%s: a part of the worker had failed", self.name, exc_info=error)
 
     async def _told(self) -> None:
-        """Return when every outcome is written, what follows from it is done, and every event told."""
+        """Return when all is written, done and told that follows from it, and the worker's entry removed."""
         await self._settler.flush()
         await self._parents.flush()
         await self._announcer.flush()
+        self._presence.leave()
+        if self._announcing is not None:
+            await asyncio.wait([self._announcing])
 
     async def _ended(
         self, tasks: Sequence[asyncio.Task[None]], deadline: float, *, hurried: bool = True

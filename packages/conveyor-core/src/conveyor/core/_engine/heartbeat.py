@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from conveyor.core._engine.outage import Outage
+    from conveyor.core._engine.presence import Presence
     from conveyor.core._engine.run import Run
     from conveyor.core.clock import Clock
     from conveyor.core.jobs import Lease
@@ -34,11 +35,14 @@ _LAG: Final = 1.0
 class Heartbeat:
     """Holds runs, from their claim until they are settled, and renews their leases."""
 
-    def __init__(self, store: Store, lease: timedelta, clock: Clock, outage: Outage) -> None:
+    def __init__(
+        self, store: Store, lease: timedelta, clock: Clock, outage: Outage, presence: Presence
+    ) -> None:
         self._store = store
         self._lease = lease
         self._clock = clock
         self._outage = outage
+        self._presence = presence
         self._held: dict[Lease, Run] = {}
         self._edited: set[Lease] = set()
         self._payloads: dict[Lease, str] = {}
@@ -93,7 +97,7 @@ class Heartbeat:
 
     async def tick(self) -> None:
         """Renew everything that is held, once; a failure is tried again until it works or nothing is left."""
-        while self._held:
+        while self._held or self._presence.lease is not None:
             try:
                 await self._renew(self._held.keys())
             except Exception as error:  # noqa: BLE001 - whatever it is, leases must go on being renewed
@@ -171,7 +175,11 @@ class Heartbeat:
             else Beat(lease=lease, report=self._held[lease].report.encode(), payload=payloads.get(lease))
             for lease in leases
         ]
+        # The worker's own sign of life rides along.
+        if payloads is None and (mine := self._presence.beat()) is not None:
+            beats.append(mine)
         renewed = await self._store.renew(beats, self._lease)
+        self._presence.heard(renewed)
         for lease in renewed.lost:
             lost = self._held.get(lease)
             # A job that was settled while the renewal was on its way is lost to it, and rightly so.

@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from conveyor.core import clock as time
+from conveyor.core import seen
 from conveyor.core._engine.retention import sweep
 from conveyor.core.jobs import JobState
 from conveyor.core.store import Order, Where
@@ -21,7 +22,7 @@ _LOOK: Final = 100
 
 
 class Maintenance:
-    """Removes finished jobs whose retention is over, in bounded steps."""
+    """Removes finished jobs whose retention is over, in bounded steps, and what dead workers left."""
 
     def __init__(
         self,
@@ -59,10 +60,11 @@ class Maintenance:
             await time.wait(self._clock, self._stopped, pause)
 
     async def tick(self) -> None:
-        """Remove what is over, and warn of jobs that wait for a handler nobody here has."""
+        """Remove what is over and who is gone; warn of jobs that wait for a handler nobody here has."""
         await sweep(self._store, self._queue, self._stopped.is_set)
         if self._names is not None:
             await self._warn_of_unknown_names(self._names)
+        await seen.sweep(self._store, self._queue)
 
     async def _warn_of_unknown_names(self, known: frozenset[str]) -> None:
         waiting = Where(queue=self._queue, states=frozenset({JobState.WAITING}))
