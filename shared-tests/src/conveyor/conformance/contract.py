@@ -17,6 +17,7 @@ from conveyor.conformance.dead_letters import DeadLetters
 from conveyor.conformance.deduplication import DeduplicationModes
 from conveyor.conformance.events import AllEvents
 from conveyor.conformance.flow_behaviour import AllFlowBehaviour
+from conveyor.conformance.explain import Explaining
 from conveyor.conformance.flows import Flows
 from conveyor.conformance.groups import Groups
 from conveyor.conformance.honesty import Honesty
@@ -126,6 +127,7 @@ class StoreContract(
     DeduplicationModes,
     DeadLetters,
     WorkersSeen,
+    Explaining,
     Fixtures,
 ):
     """Every test that a store must pass. New ones reach every subclass by themselves."""

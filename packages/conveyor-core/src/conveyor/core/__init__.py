@@ -31,6 +31,7 @@ from conveyor.core.errors import (
     UnsupportedFeatureError,
 )
 from conveyor.core.flow import FlowJob, FlowProducer, FlowResult
+from conveyor.core.explanation import Explanation, Reason
 from conveyor.core.job import Job
 from conveyor.core.jobs import JobState
 from conveyor.core.limits import GroupLimit, RateLimit
@@ -50,6 +51,7 @@ __all__ = [
     "ConveyorError",
     "DeadLetter",
     "Deduplication",
+    "Explanation",
     "Feature",
     "FlowJob",
     "FlowProducer",
@@ -78,6 +80,7 @@ __all__ = [
     "Queue",
     "RateLimit",
     "RateLimited",
+    "Reason",
     "Retry",
     "RunningJob",
     "SchemaTooNewError",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack
 
-from conveyor.core import acting, deduplicating, observing, redriving, seen
+from conveyor.core import acting, deduplicating, explaining, observing, redriving, seen
 from conveyor.core.clock import Clock, SystemClock
 from conveyor.core.codec import MAX_BYTES, Payload
 from conveyor.core.dead_letters import checked_dead_letter
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from conveyor.core.events import Event
+    from conveyor.core.explanation import Explanation
     from conveyor.core.seen import WorkerInfo
     from conveyor.core.store import Store
 
@@ -279,6 +280,14 @@ class Queue(Generic[T]):
         until that is over. One that has just started, or cannot reach the store, may be missing.
         """
         return await seen.find_workers(self._store, self.name)
+
+    async def explain(self, job_id: str) -> Explanation:
+        """Say why a job is not running: as a value, and by `str()` as text. Nothing is changed.
+
+        Limits are known from the workers seen; the jobs ahead of it are counted up to 1,000. Raises
+        JobNotFoundError if there is no such job.
+        """
+        return await explaining.explain(self._store, JobKey(self.name, checked_name(job_id, "job_id")))
 
     def events(self) -> AsyncIterator[Event]:
         """Every event of this queue, from every process, from the first step of the iteration on.
