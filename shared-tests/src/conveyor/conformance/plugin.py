@@ -104,6 +104,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Check the options, and start the report in the process that will print it."""
+    config.addinivalue_line("markers", "chaos: kills processes, fills disks, cuts connections, or takes long")
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Report(config), "conveyor-report")
     if not config.getoption("--conveyor-store"):
