@@ -16,8 +16,8 @@ from conveyor.conformance.crashes import Crashes
 from conveyor.conformance.dead_letters import DeadLetters
 from conveyor.conformance.deduplication import DeduplicationModes
 from conveyor.conformance.events import AllEvents
-from conveyor.conformance.flow_behaviour import AllFlowBehaviour
 from conveyor.conformance.explain import Explaining
+from conveyor.conformance.flow_behaviour import AllFlowBehaviour
 from conveyor.conformance.flows import Flows
 from conveyor.conformance.groups import Groups
 from conveyor.conformance.honesty import Honesty

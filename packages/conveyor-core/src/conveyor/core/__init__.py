@@ -30,8 +30,8 @@ from conveyor.core.errors import (
     UnserialisableResultError,
     UnsupportedFeatureError,
 )
-from conveyor.core.flow import FlowJob, FlowProducer, FlowResult
 from conveyor.core.explanation import Explanation, Reason
+from conveyor.core.flow import FlowJob, FlowProducer, FlowResult
 from conveyor.core.job import Job
 from conveyor.core.jobs import JobState
 from conveyor.core.limits import GroupLimit, RateLimit

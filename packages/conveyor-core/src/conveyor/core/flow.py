@@ -10,7 +10,7 @@ from conveyor.core.clock import Clock, SystemClock
 from conveyor.core.codec import MAX_BYTES
 from conveyor.core.errors import InvalidOptionError, JobExistsError, UnsupportedFeatureError
 from conveyor.core.jobs import JobKey, JobRecord, JobState
-from conveyor.core.options import whole
+from conveyor.core.options import Parsed, whole
 from conveyor.core.queue import Queue, _as_stored
 from conveyor.core.store import Feature, Where
 from conveyor.core.tree import FlowJob, Node, flow_jobs, planned, subtree
@@ -160,10 +160,10 @@ async def existing(store: Store, nodes: Iterable[Node]) -> dict[JobKey, JobRecor
 
 async def _results(nodes: Sequence[Node], inserted: Sequence[Inserted]) -> list[FlowResult]:
     # The holders of keys take what replaces their data, as when a single job is added.
-    duplicates: dict[Queue[Any], list[tuple[JobRecord, Any, Inserted]]] = {}
+    duplicates: dict[Queue[Any], list[tuple[JobRecord, Parsed, JobKey]]] = {}
     for node, found in zip(nodes, inserted, strict=True):
         if not found.created and found.key != node.record.key:
-            duplicates.setdefault(node.queue, []).append((node.record, node.parsed, found))
+            duplicates.setdefault(node.queue, []).append((node.record, node.parsed, found.key))
     standing = {queue: await queue._standing(given) for queue, given in duplicates.items()}  # noqa: SLF001
     results: dict[Node, FlowResult] = {}
     for node, found in zip(nodes, inserted, strict=True):
