@@ -16,7 +16,12 @@ from conveyor.core.testing import ClockedStore, ManualClock, run_until_idle
 #: What a test waits for in real time takes milliseconds; a store that needs longer than this has lost it.
 SOON: Final = 15.0
 
-Handler = Callable[[Job[Any]], object] | Mapping[str, Callable[[Job[Any]], object]]
+#: Of a job; or, with `batch=`, of a list of jobs.
+Handler = (
+    Callable[[Job[Any]], object]
+    | Callable[[list[Job[Any]]], object]
+    | Mapping[str, Callable[[Job[Any]], object] | Callable[[list[Job[Any]]], object]]
+)
 
 
 async def nothing(_: Job[Any]) -> None:

@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from conveyor.conformance.advancing import Advancing
+from conveyor.conformance.batches import Batches
 from conveyor.conformance.bench import Bench
 from conveyor.conformance.claiming import Claiming
 from conveyor.conformance.crashes import Crashes
@@ -128,6 +129,7 @@ class StoreContract(
     DeadLetters,
     WorkersSeen,
     Explaining,
+    Batches,
     Fixtures,
 ):
     """Every test that a store must pass. New ones reach every subclass by themselves."""

@@ -48,6 +48,7 @@ AREAS: Final = (
     "dead_letters",
     "workers_seen",
     "explain",
+    "batches",
 )
 #: The other modules that have assertions.
 OTHERS: Final = ("make", "bench", "worker_behaviour", "contract", "test_conformance")

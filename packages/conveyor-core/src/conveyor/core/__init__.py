@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from conveyor.core.dead_letters import DeadLetter
+from conveyor.core.batches import Batch
 from conveyor.core.discovery import InstalledStore, installed_stores, open_store
 from conveyor.core.errors import (
+    BatchResultError,
     ConveyorError,
     GroupFullError,
     InvalidJobStateError,
@@ -48,6 +50,8 @@ __all__ = [
     "AddOptions",
     "Attempt",
     "Backoff",
+    "Batch",
+    "BatchResultError",
     "ConveyorError",
     "DeadLetter",
     "Deduplication",

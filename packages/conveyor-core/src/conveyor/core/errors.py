@@ -11,6 +11,7 @@ ConveyorError
 ├── JobCancelledError                     a job that was waited for was cancelled
 ├── JobRemovedError                       a job that was waited for was removed
 ├── JobTimeoutError (TimeoutError)        a handler ran longer than its job's timeout
+├── BatchResultError (ValueError)         a batch's handler returned not one result for each job
 ├── LeaseLostError                        the writer no longer holds the job
 ├── GroupFullError                        a group has reached its max_size
 ├── UnknownStoreError (LookupError)       no installed store serves the URL's scheme
@@ -130,6 +131,13 @@ class JobRemovedError(ConveyorError):
 
 class JobTimeoutError(ConveyorError, TimeoutError):
     """A handler ran longer than its job's `timeout` and was cancelled."""
+
+
+class BatchResultError(ConveyorError, ValueError):
+    """The handler of a batch returned something else than None or a list with one result for each job.
+
+    It fails the run of every job of the batch.
+    """
 
 
 class LeaseLostError(ConveyorError):

@@ -32,6 +32,7 @@ from conveyor.core._engine.run import Run, Stop
 from conveyor.core._engine.settler import Settler, Verdict
 from conveyor.core._engine.stopping import told_by_signals
 from conveyor.core._engine.verdict import Judge
+from conveyor.core.batches import Batch
 from conveyor.core.clock import Clock, SystemClock
 from conveyor.core.codec import Payload
 from conveyor.core.durations import Duration, duration
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
     from conveyor.core.store import Store
 
 T = TypeVar("T")
+#: A function of a job; or, with `batch`, of a list of jobs.
+Handler = Callable[[Job[T]], object] | Callable[[list[Job[T]]], object]
 _log: Final = logging.getLogger("conveyor.worker")
 
 #: After this long, handlers that ignore their cancellation are left behind.
@@ -94,8 +97,9 @@ class Worker(Generic[T]):
     """Runs the jobs of a queue with a handler.
 
     The handler is an async function, or a plain one, which runs in a thread; or a mapping of such by job
-    name: then only jobs of these names are claimed. `async with` starts the worker and closes it; `run()`
-    does so until the process is told to stop.
+    name: then only jobs of these names are claimed. It takes a job; with `batch`, a list of jobs, of each of
+    which it returns the result, by position. `async with` starts the worker and closes it; `run()` does so
+    until the process is told to stop.
 
     A handler may run again after a crash; of its outcomes exactly one is accepted.
     """
@@ -103,13 +107,14 @@ class Worker(Generic[T]):
     def __init__(
         self,
         queue_name: str,
-        handler: Callable[[Job[T]], object] | Mapping[str, Callable[[Job[T]], object]],
+        handler: Handler[T] | Mapping[str, Handler[T]],
         store: Store,
         *,
         concurrency: int = 1,
         max_global_concurrency: int | None = None,
         limiter: RateLimit | None = None,
         group: GroupLimit | None = None,
+        batch: Batch | None = None,
         lifo: bool = False,
         lock_duration: Duration = "30s",
         max_stalled: int = 3,
@@ -129,6 +134,7 @@ class Worker(Generic[T]):
         """
         self.queue_name = checked_queue_name(queue_name, "queue_name")
         self._handler = checked_handler(handler)
+        self._batch = _checked_batch(batch, self._handler, prefetch)
         self._store = store
         self._clock = clock or SystemClock()
         #: Unique to this worker, in this process, this time.
@@ -168,7 +174,8 @@ class Worker(Generic[T]):
             max_stalled=whole(max_stalled, "max_stalled", least=0),
             stalled_interval=duration(stalled_interval, "stalled_interval", zero=False).total_seconds(),
             poll_interval=duration(poll_interval, "poll_interval", zero=False).total_seconds(),
-            prefetch=0 if limited else prefetch,
+            prefetch=0 if limited or batch is not None else prefetch,
+            batch=batch,
         )
         self._maintenance_interval = duration(
             maintenance_interval, "maintenance_interval", zero=False
@@ -219,6 +226,7 @@ class Worker(Generic[T]):
         )
         self._executor = Executor(
             handler=self._handler,
+            batched=self._batch is not None,
             job_of=self._job_of,
             concurrency=self._concurrency,
             judge=judge,
@@ -322,6 +330,7 @@ class Worker(Generic[T]):
         Raises what the store raises when jobs are claimed. Outcomes are written until they are accepted,
         as long as that takes.
         """
+        self._poller.linger_no_more()
         while True:
             self._poller.wake_for_time()
             self._poller.wake()
@@ -459,6 +468,7 @@ class Worker(Generic[T]):
                 run = self._heartbeat.find(job_id)
                 if run is not None:
                     run.halt(Stop.CANCELLED)
+                    self._poller.freed()
             case told.QueuePaused(job_name=job_name, group=group):
                 self._poller.heard_pause(Pause(name=job_name, group=group))
             case _:
@@ -549,6 +559,20 @@ def _checked_strategies(
                 "backoff_strategies", {name: strategy}, "each is a function of the failures so far"
             )
     return dict(given or {})
+
+
+def _checked_batch(batch: object, handler: object, prefetch: int | None) -> Batch | None:
+    if batch is None:
+        return None
+    if not isinstance(batch, Batch):
+        raise InvalidOptionError("batch", batch, 'use Batch(100, linger="200ms")')
+    if not callable(handler) and batch.by != "name":
+        raise InvalidOptionError(
+            "batch", batch, 'handlers by name take batches of one name: Batch(size, by="name")'
+        )
+    if prefetch:
+        raise InvalidOptionError("prefetch", prefetch, "with a batch it is 0: a claim brings a whole batch")
+    return batch
 
 
 def _limit(active: int | None, rate: RateLimit | None, option: str) -> Limit | None:

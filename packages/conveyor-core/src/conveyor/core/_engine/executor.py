@@ -9,18 +9,19 @@ from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final
 
+from conveyor.core._engine import results
 from conveyor.core._engine.run import Stop
 from conveyor.core._engine.threads import Threads
 from conveyor.core._engine.verdict import Judge, Raised, Returned
 from conveyor.core.events import JobActive
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from conveyor.core._engine.announcer import Announcer
     from conveyor.core._engine.run import Run
     from conveyor.core._engine.settler import Settler, Verdict
-    from conveyor.core.clock import Clock
+    from conveyor.core.clock import Clock, Timer
     from conveyor.core.job import Job
 
 
@@ -30,13 +31,15 @@ _log: Final = logging.getLogger("conveyor.worker")
 class Executor:
     """Runs up to `concurrency` handlers at once, and passes on what becomes of their jobs.
 
+    With `batched`, a handler takes a list of jobs; without, each takes one. A call of it has one slot.
     A slot comes back when its handler has ended, however it ends; one that ignores its cancellation keeps it.
     """
 
     def __init__(
         self,
         *,
-        handler: Callable[[Job[Any]], object] | Mapping[str, Callable[[Job[Any]], object]],
+        handler: Callable[[Any], object] | Mapping[str, Callable[[Any], object]],
+        batched: bool = False,
         job_of: Callable[[Run], Job[Any]],
         concurrency: int,
         judge: Judge,
@@ -46,6 +49,7 @@ class Executor:
         freed: Callable[[Verdict | None], None],
     ) -> None:
         self._handler = handler
+        self._batched = batched
         self._job_of = job_of
         self.concurrency = concurrency
         self._judge = judge
@@ -55,6 +59,7 @@ class Executor:
         self._freed = freed
         #: Oldest first.
         self.running: dict[Run, None] = {}
+        self._calls = 0
         #: Seconds that a handler takes, as a moving average; None until one has ended.
         self.typical: float | None = None
         self._threads = Threads()
@@ -62,80 +67,104 @@ class Executor:
     @property
     def free(self) -> int:
         """How many more handlers may start."""
-        return self.concurrency - len(self.running)
+        return self.concurrency - self._calls
 
     def busy_for(self, seconds: float) -> int:
         """How many handlers have been running for longer than that."""
         before = self._clock.monotonic() - seconds
         return sum(1 for _ in takewhile(lambda run: run.began < before, self.running))
 
-    def start(self, run: Run) -> None:
-        """Run the handler of a held job."""
-        self.running[run] = None
-        run.began = self._clock.monotonic()
-        run.task = asyncio.get_running_loop().create_task(self._execute(run))
+    def start(self, runs: Sequence[Run]) -> None:
+        """Call the handler for held jobs: several for a batch, else one."""
+        self._calls += 1
+        task = asyncio.get_running_loop().create_task(self._execute(runs))
+        for run in runs:
+            self.running[run] = None
+            run.began = self._clock.monotonic()
+            run.mates = runs
+            run.task = task
 
     def close(self) -> None:
         """Let the threads go; what still runs in one is not waited for."""
         self._threads.close()
 
-    async def _execute(self, run: Run) -> None:
-        run.started = True
-        run.started_at = self._clock.now()
-        record = run.record
+    async def _execute(self, runs: Sequence[Run]) -> None:
+        at = self._clock.now()
+        for run in runs:
+            run.started = True
+            run.started_at = at
         timer = None
+        # Those that were to stop before they started are not in the call.
+        live = [run for run in runs if run.stop is None]
+        endings: dict[Run, Returned | Raised] = dict.fromkeys(runs, Raised(asyncio.CancelledError()))
         try:
-            if run.stop is not None:
-                ending: Returned | Raised = Raised(asyncio.CancelledError())
-            else:
-                self._announcer.tell(
-                    [
-                        JobActive(
-                            queue_name=record.queue,
-                            job_id=record.id,
-                            at=run.started_at,
-                            worker=self._judge.worker,
-                        )
-                    ]
-                )
-                if run.settings.timeout is not None:
-                    timer = self._clock.call_later(
-                        run.settings.timeout.total_seconds(), partial(run.halt, Stop.TIMED_OUT)
-                    )
-                ending = Returned(await self._call(run))
+            if live:
+                self._announcer.tell([self._active(run) for run in live])
+                timer = self._timeout(live)
+                value = await self._call(live)
+                ended = results.each(live, value) if self._batched else [Returned(value)]
+                endings.update(zip(live, ended, strict=True))
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises, its slot comes back
             task = asyncio.current_task()
-            by_others = task is not None and task.cancelling() > 0 and run.stop is None
-            ending = Raised(error, outside=by_others and isinstance(error, asyncio.CancelledError))
+            by_others = task is not None and task.cancelling() > 0 and any(run.stop is None for run in live)
+            outside = by_others and isinstance(error, asyncio.CancelledError)
+            endings.update(dict.fromkeys(live, Raised(error, outside=outside)))
         finally:
             if timer is not None:
                 timer.cancel()
-            run.ended = True
-            self.running.pop(run, None)
-        self._measure(self._clock.monotonic() - run.began)
+            for run in runs:
+                run.ended = True
+                self.running.pop(run, None)
+            self._calls -= 1
+        self._measure(self._clock.monotonic() - runs[0].began)
+        for run, ending in endings.items():
+            self._settle(run, ending)
+
+    def _settle(self, run: Run, ending: Returned | Raised) -> None:
         verdict: Verdict | None = None
         try:
             verdict = self._judge.verdict(run, ending, self._clock.now())
         except BaseException:  # noqa: BLE001 - what a handler left may be hostile: then the job stalls
-            _log.exception("what becomes of job %s cannot be told; its lease is let go", record.id)
+            _log.exception("what becomes of job %s cannot be told; its lease is let go", run.record.id)
         if verdict is not None:
             self._settler.put(verdict)
         else:
-            run.heartbeat.drop([record.lease])
+            run.heartbeat.drop([run.record.lease])
         self._freed(verdict)
 
-    async def _call(self, run: Run) -> Any:
-        handler = self._handler if callable(self._handler) else self._handler[run.record.name]
-        job = self._job_of(run)
+    def _active(self, run: Run) -> JobActive:
+        record, at = run.record, run.started_at or self._clock.now()
+        return JobActive(queue_name=record.queue, job_id=record.id, at=at, worker=self._judge.worker)
+
+    def _timeout(self, runs: Sequence[Run]) -> Timer | None:
+        """The least of their timeouts binds the call, and so each of them."""
+        limit = min((run.settings.timeout for run in runs if run.settings.timeout is not None), default=None)
+        if limit is None:
+            return None
+
+        def halt() -> None:
+            for run in runs:
+                run.halt(Stop.TIMED_OUT)
+
+        for run in runs:
+            run.limit = limit
+        return self._clock.call_later(limit.total_seconds(), halt)
+
+    async def _call(self, runs: Sequence[Run]) -> Any:
+        handler = self._handler if callable(self._handler) else self._handler[runs[0].record.name]
+        jobs = [self._job_of(run) for run in runs]
+        given = jobs if self._batched else jobs[0]
         if is_async(handler):
-            return await handler(job)  # type: ignore[misc]
-        run.in_thread = True
-        ending = await self._threads.run(partial(_plain, handler, job))
-        run.in_thread = False
+            return await handler(given)  # type: ignore[misc]
+        for run in runs:
+            run.in_thread = True
+        ending = await self._threads.run(partial(_plain, handler, given))
+        for run in runs:
+            run.in_thread = False
         if isinstance(ending, Raised):
             raise ending.error
         if inspect.isawaitable(ending.value):
-            if run.stop is not None:
+            if all(run.stop is not None for run in runs):
                 _close(ending.value)
                 raise asyncio.CancelledError
             return await ending.value
@@ -155,10 +184,10 @@ def is_async(handler: Callable[..., object]) -> bool:
     )
 
 
-def _plain(handler: Callable[[Job[Any]], object], job: Job[Any]) -> Returned | Raised:
+def _plain(handler: Callable[[Any], object], given: Job[Any] | list[Job[Any]]) -> Returned | Raised:
     """Call a handler in a thread. Its exception travels as a value: a future takes not every kind."""
     try:
-        return Returned(handler(job))
+        return Returned(handler(given))
     except BaseException as error:  # noqa: BLE001 - whatever a handler raises is for the verdict to judge
         return Raised(error)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from conveyor.core.errors import InvalidOptionError
@@ -39,7 +39,10 @@ def _checked_callable(handler: object) -> None:
 
 
 def annotated_payload(handler: Any) -> Any:
-    """The payload type of a handler annotated `Job[Email]`; None if there is none, or several differ."""
+    """The payload type of a handler annotated `Job[Email]`; None if there is none, or several differ.
+
+    The handler of a batch is annotated `list[Job[Email]]`.
+    """
     handlers = [handler] if callable(handler) else list(handler.values())
     found = {_payload_of(one) for one in handlers}
     return found.pop() if len(found) == 1 else None
@@ -54,6 +57,8 @@ def _payload_of(handler: Any) -> Any:
         return None
     for parameter in parameters:
         hint = hints.get(parameter)
+        if typing.get_origin(hint) in (list, Sequence):  # of a batch
+            [hint] = typing.get_args(hint)
         if typing.get_origin(hint) is Job:
             [kind] = typing.get_args(hint)
             return None if kind is Any or isinstance(kind, TypeVar) else kind

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from conveyor.core import clock as time
+from conveyor.core._engine import company
+from conveyor.core._engine.gathering import Gatherer
 from conveyor.core._engine.parents import fate
 from conveyor.core._engine.run import Run, Stop
 from conveyor.core._engine.settler import Verdict
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from conveyor.core._engine.outage import Outage
     from conveyor.core._engine.settler import Settler
     from conveyor.core._engine.verdict import Judge
+    from conveyor.core.batches import Batch
     from conveyor.core.clock import Clock
     from conveyor.core.jobs import JobRecord
     from conveyor.core.store import Claimed, Pause, Store
@@ -53,6 +57,7 @@ class Rules:
     poll_interval: float
     #: Jobs claimed ahead: a fixed number, or None for as many as the handlers' speed suggests.
     prefetch: int | None
+    batch: Batch | None = None
 
 
 class Poller:
@@ -83,6 +88,9 @@ class Poller:
         self._clock = clock
         self._outage = outage
         self._ready: deque[Run] = deque()
+        limited = rules.claim.limit is not None or rules.claim.group_limit is not None
+        self._gatherer = Gatherer(rules.batch, limited_by_group=limited)
+        self._company_at = 0.0
         #: Of those claimed last, the ones that have stalled before.
         self._suspects: list[Run] = []
         self._news = asyncio.Event()
@@ -99,8 +107,12 @@ class Poller:
 
     def wake(self) -> None:
         """There may be jobs: claim now, if there is room."""
-        self._claim_at = 0.0
+        self._claim_at = self._company_at = 0.0
         self._news.set()
+
+    def linger_no_more(self) -> None:
+        """Start what is ready without waiting for company."""
+        self._gatherer.hasty = True
 
     def wake_for_time(self) -> None:
         """A job may be due soon: look when."""
@@ -144,12 +156,24 @@ class Poller:
         wanted = self._wanted()
         if wanted > 0 and self._clock.monotonic() >= self._claim_at:
             await self._claim(wanted)
+            await self._find_company()
             self._start()
             wanted = self._wanted()
+        elif self._clock.monotonic() >= self._company_at:
+            await self._find_company()
+            self._start()
         now = self._clock.monotonic()
         until_claim = self._claim_at - now if wanted > 0 else self._rules.poll_interval
-        until_look = _AHEAD if self._ready else self._rules.poll_interval
-        return max(0.0, min(until_claim, until_look, self._advance_at - now))
+        return max(0.0, min(until_claim, self._until_look(now), self._advance_at - now))
+
+    def _until_look(self, now: float) -> float:
+        if not self._ready or self._rules.batch is None:
+            return _AHEAD if self._ready else self._rules.poll_interval
+        until_due = self._gatherer.wait(self._ready, now)
+        if until_due <= 0:  # they wait for a slot, and hear when one is free
+            return self._rules.poll_interval
+        until_company = self._company_at - now if self._gatherer.lacking(self._ready) else math.inf
+        return min(until_due, max(0.0, until_company), self._rules.poll_interval)
 
     def give_back(self, runs: Iterable[Run] | None = None) -> None:
         """Return what has not started (or these of it) to the store, as if never claimed."""
@@ -179,9 +203,9 @@ class Poller:
         ahead = self._ahead()
         free = self._executor.free
         # Refilled when half is used up, so that claims come in batches.
-        if free - len(self._ready) <= 0 and len(self._ready) > ahead // 2:
+        if ahead and free - len(self._ready) <= 0 and len(self._ready) > ahead // 2:
             return 0
-        return max(0, free + ahead - len(self._ready))
+        return max(0, self._gatherer.room(free, self._ready) + ahead)
 
     def _ahead(self) -> int:
         if self._rules.prefetch is not None:
@@ -206,12 +230,35 @@ class Poller:
         elif now - self._advanced_at >= self._rules.poll_interval:
             # A claim that is always full never says when something is due.
             self._advance_at = now
-        for row in claimed.undecodable:
-            self._settler.put(self._judge.unreadable(row, self._clock.now()))
+        self._refuse(claimed)
         await self._take(claimed)
 
+    async def _find_company(self) -> None:
+        """Fill up the batches that are ready and not full, as far as there are jobs for them."""
+        lacking = [] if self._rules.batch is None or self._alone else self._gatherer.lacking(self._ready)
+        claim = self._rules.claim
+        find = company.same_name if self._gatherer.by == "name" else company.same_group
+        for lead, count in lacking:
+            if lead.ended or self.paused or self._stopping:
+                continue
+            found = await find(self._store, claim, lead.record, count)
+            if found is not None:
+                for record in found.back:
+                    self._settler.put(Verdict(outcome=Outcome.given_back(record)))
+                self._refuse(found.claimed)
+                await self._take(found.claimed)
+        if lacking:
+            self._company_at = self._clock.monotonic() + self._rules.poll_interval
+
+    def _refuse(self, claimed: Claimed) -> None:
+        for row in claimed.undecodable:
+            self._settler.put(self._judge.unreadable(row, self._clock.now()))
+
     async def _take(self, claimed: Claimed) -> None:
+        now = self._clock.monotonic()
         runs = [run for record in claimed.jobs if (run := self._opened(record)) is not None]
+        for run in runs:
+            run.claimed_at = now
         self._heartbeat.hold(runs)
         self._ready.extend(await self._may_run(runs))
         if self.paused or self._stopping:
@@ -292,15 +339,15 @@ class Poller:
 
     def _start(self) -> None:
         while self._ready and self._executor.free > 0 and not self._stopping:
-            run = self._ready[0]
-            if run.stop is Stop.LEASE_LOST:
-                self._ready.popleft()
-                self._heartbeat.drop([run.record.lease])
-                continue
-            if run.record.stalled and self._executor.running:
+            if self._ready[0].record.stalled and self._executor.running:
                 return
-            self._ready.popleft()
-            self._executor.start(run)
+            together = self._gatherer.take(self._ready, self._clock.monotonic())
+            if not together:
+                return
+            lost = [run for run in together if run.stop is Stop.LEASE_LOST]
+            self._heartbeat.drop(run.record.lease for run in lost)
+            if len(lost) < len(together):
+                self._executor.start([run for run in together if run.stop is not Stop.LEASE_LOST])
 
     # ---------------------------------------------------------- time passing
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Awaitable, Callable, Iterable
-    from datetime import datetime
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from datetime import datetime, timedelta
 
     from conveyor.core._engine.heartbeat import Heartbeat
     from conveyor.core.jobs import JobRecord
@@ -37,12 +37,15 @@ class Run:
         "adopt",
         "began",
         "children",
+        "claimed_at",
         "data",
         "decision",
         "ended",
         "heartbeat",
         "in_thread",
+        "limit",
         "loop",
+        "mates",
         "noticed",
         "record",
         "report",
@@ -79,6 +82,11 @@ class Run:
         self.started_at: datetime | None = None
         #: By the worker's clock, in seconds.
         self.began = 0.0
+        self.claimed_at = 0.0
+        #: The jobs that one call of the handler runs, this one included.
+        self.mates: Sequence[Run] = (self,)
+        #: The timeout that binds the call: the least of them.
+        self.limit: timedelta | None = None
         self.started = False
         self.in_thread = False
         #: Whether the handler has seen that it is asked to stop.
@@ -92,10 +100,15 @@ class Run:
         return self.stop is not None
 
     def halt(self, why: Stop) -> None:
-        """Ask the handler to stop; the first reason holds. One in a thread looks at `job.cancelled`."""
+        """Ask the handler to stop; the first reason holds. One in a thread looks at `job.cancelled`.
+
+        A batch goes on while one of its jobs may: its handler, too, has to look.
+        """
         if self.stop is not None or self.ended:
             return
         self.stop = why
+        if any(mate.stop is None for mate in self.mates):
+            return
         # A task that has not taken its first step would end without the executor's clean-up.
         if self.started and not self.in_thread and self.task is not None:
             self.task.cancel()

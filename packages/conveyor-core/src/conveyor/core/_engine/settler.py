@@ -118,10 +118,10 @@ class Settler:
         _log.warning("a batch of %d outcomes failed (%s) and was written one by one", len(batch), error)
 
     async def _write(self, batch: Sequence[Verdict]) -> None:
-        for verdict in batch:
-            if verdict.pause is not None:
-                what, time = verdict.pause
-                await self._store.pause(verdict.outcome.lease.queue, what, time)
+        for queue, (what, time) in dict.fromkeys(
+            (verdict.outcome.lease.queue, verdict.pause) for verdict in batch if verdict.pause is not None
+        ):
+            await self._store.pause(queue, what, time)
         settled = await self._store.settle([verdict.outcome for verdict in batch])
         self._heartbeat.drop(verdict.outcome.lease for verdict in batch)
         for verdict in batch:

@@ -8,6 +8,7 @@ import logging
 import random
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from conveyor.core._engine.family import is_parent, kept, release
@@ -53,12 +54,17 @@ class Returned:
     value: Any
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Raised:
     """The handler raised; `outside` if it was cancelled by none of us."""
 
     error: BaseException
     outside: bool = False
+
+    @cached_property
+    def failure(self) -> Failure:
+        """What is kept of it, made once for all jobs of a batch."""
+        return Failure.of(self.error)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,9 +85,8 @@ class Judge:
             case Stop.CANCELLED, _:
                 return self._cancelled(run, now)
             case Stop.TIMED_OUT, _:
-                limit = run.settings.timeout
                 error = JobTimeoutError(
-                    f"the handler ran longer than its timeout of {limit} and was cancelled"
+                    f"the handler ran longer than its timeout of {run.limit} and was cancelled"
                 )
                 return self._failed(run, Failure.of(error), now, outcome="timed-out")
             case (Stop.SHUTDOWN, Raised(asyncio.CancelledError())) | (None, Raised(outside=True)):
@@ -94,8 +99,8 @@ class Judge:
                 return self._signalled(run, run.decision, now)
             case _, Raised(Signal() as signal):
                 return self._signalled(run, signal, now)
-            case _, Raised(error):
-                return self._failed(run, Failure.of(error), now)
+            case _, Raised() as raised:
+                return self._failed(run, raised.failure, now)
             case _:  # pragma: no cover - the cases above are all there are
                 raise AssertionError(ending)
 
