@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from conveyor.conformance.advancing import Advancing
+from conveyor.conformance.ageing import Ageing
 from conveyor.conformance.batches import Batches
 from conveyor.conformance.bench import Bench
 from conveyor.conformance.claiming import Claiming
@@ -20,10 +21,12 @@ from conveyor.conformance.events import AllEvents
 from conveyor.conformance.explain import Explaining
 from conveyor.conformance.flow_behaviour import AllFlowBehaviour
 from conveyor.conformance.flows import Flows
+from conveyor.conformance.group_behaviour import GroupBehaviour
 from conveyor.conformance.groups import Groups
 from conveyor.conformance.honesty import Honesty
 from conveyor.conformance.inserting import Inserting
 from conveyor.conformance.lifecycle import Lifecycle
+from conveyor.conformance.limit_behaviour import LimitBehaviour
 from conveyor.conformance.limits import Limits
 from conveyor.conformance.model import Model
 from conveyor.conformance.pausing import Pausing
@@ -129,7 +132,10 @@ class StoreContract(
     DeadLetters,
     WorkersSeen,
     Explaining,
+    GroupBehaviour,
+    LimitBehaviour,
     Batches,
+    Ageing,
     Fixtures,
 ):
     """Every test that a store must pass. New ones reach every subclass by themselves."""

@@ -48,7 +48,10 @@ AREAS: Final = (
     "dead_letters",
     "workers_seen",
     "explain",
+    "group_behaviour",
+    "limit_behaviour",
     "batches",
+    "ageing",
 )
 #: The other modules that have assertions.
 OTHERS: Final = ("make", "bench", "worker_behaviour", "contract", "test_conformance")

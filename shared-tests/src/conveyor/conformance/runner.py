@@ -11,11 +11,13 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
+import warnings
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from conveyor.conformance.make import LEASE, at, claim, completed, job
-from conveyor.core import Deduplication, Job, NewJob, Queue, Worker
+from conveyor.core import Deduplication, GroupLimit, Job, NewJob, Queue, RateLimit, Worker
 from conveyor.core.discovery import open_store
 from conveyor.core.store import JobState, Limit, Store, Where
 
@@ -88,6 +90,38 @@ async def long_storm(store: Store, who: str) -> list[tuple[str, str, bool]]:
     return await storm(store, who, keys=1_000)
 
 
+async def run_worker(store: Store, options: str) -> list[tuple[str, str, float, float]]:
+    """Run a worker, made as `options` says, until every job of the queue has finished.
+
+    Tells of each run the job's id, when it was claimed, and when its handler began and ended, by a clock
+    that all processes of a machine share. A run is told as it ends, too: who kills this process knows it.
+    """
+    how = json.loads(options)
+    runs: list[tuple[str, str, float, float]] = []
+
+    async def handler(job: Job[Any]) -> None:
+        began = time.monotonic()
+        print(f"began {job.id}", flush=True)  # noqa: T201 - this is how it talks
+        await asyncio.sleep(how["takes"])
+        runs.append((job.id, str(job.processed_at), began, time.monotonic()))
+
+    worker: Worker[Any] = Worker(
+        "q",
+        handler,
+        store,
+        concurrency=how.get("concurrency", 4),
+        max_global_concurrency=how.get("active"),
+        limiter=RateLimit(*how["rate"]) if "rate" in how else None,
+        group=GroupLimit(how["group"]) if "group" in how else None,
+        lock_duration=how.get("lease", "30s"),
+    )
+    async with worker:
+        # Other processes run jobs as well, and set no event of ours.
+        while any(not state.terminal for _, state in await store.count(Where(queue="q"))):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    return runs
+
+
 ROLES: dict[str, Callable[[Store, str], Awaitable[Sequence[Any]]]] = {
     "claim_all": claim_all,
     "add_keys": add_keys,
@@ -96,6 +130,7 @@ ROLES: dict[str, Callable[[Store, str], Awaitable[Sequence[Any]]]] = {
     "append": append,
     "storm": storm,
     "long_storm": long_storm,
+    "run_worker": run_worker,
 }
 
 
@@ -108,4 +143,5 @@ async def main(url: str, role: str, argument: str) -> None:
 
 
 if __name__ == "__main__":
+    warnings.filterwarnings("ignore", message="lock_duration")
     asyncio.run(main(*sys.argv[1:]))

@@ -34,6 +34,7 @@ from conveyor.core.errors import (
 )
 from conveyor.core.explanation import Explanation, Reason
 from conveyor.core.flow import FlowJob, FlowProducer, FlowResult
+from conveyor.core.groups import GroupInfo
 from conveyor.core.job import Job
 from conveyor.core.jobs import JobState
 from conveyor.core.limits import GroupLimit, RateLimit
@@ -62,6 +63,7 @@ __all__ = [
     "FlowResult",
     "Group",
     "GroupFullError",
+    "GroupInfo",
     "GroupLimit",
     "InstalledStore",
     "InvalidJobStateError",

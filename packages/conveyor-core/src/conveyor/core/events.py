@@ -122,7 +122,9 @@ class QueueResumed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueDrained(Event):
-    """The queue's waiting jobs were removed by `drain()`."""
+    """The queue's waiting jobs were removed by `drain()`; of one group only, if that is told."""
+
+    group: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

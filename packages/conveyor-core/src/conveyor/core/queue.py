@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack
 
-from conveyor.core import acting, deduplicating, explaining, observing, redriving, seen
+from conveyor.core import acting, deduplicating, explaining, groups, observing, redriving, seen
 from conveyor.core.clock import Clock, SystemClock
 from conveyor.core.codec import MAX_BYTES, Payload
 from conveyor.core.dead_letters import checked_dead_letter
@@ -36,6 +36,8 @@ T = TypeVar("T")
 _SWEEP = 1_000
 #: How many jobs are read at once.
 _LOOK = 100
+#: Jobs' places differ by fractions of the period: with a shorter one, not by enough to be told apart.
+_SHORTEST_AGEING = timedelta(milliseconds=1)
 _CLEANABLE = TERMINAL | {JobState.WAITING, JobState.DELAYED, JobState.WAITING_CHILDREN}
 
 
@@ -67,11 +69,14 @@ class Queue(Generic[T]):
         *,
         payload: type[T] | None = None,
         default_job_options: AddOptions | None = None,
+        ageing: Duration | None = None,
         dead_letter: str | None = None,
         max_payload_bytes: int = MAX_BYTES,
         clock: Clock | None = None,
     ) -> None:
         """Name a queue. Its jobs that fail for good are added to `dead_letter`, unless they say otherwise.
+
+        With `ageing`, a job that is added here gains one step of priority for every such time it waits.
 
         Raises InvalidOptionError for a name or a default that cannot be used. `clock` is for tests.
         """
@@ -83,6 +88,7 @@ class Queue(Generic[T]):
             self._defaults.setdefault("dead_letter", dead_letter)
             checked_dead_letter(checked_name(dead_letter, "dead_letter"), self.name)
         self._standard = self._checked(self._defaults)
+        self._ageing = None if ageing is None else _ageing(ageing)
         self._max_bytes = whole(max_payload_bytes, "max_payload_bytes", least=1)
         self._clock = clock or SystemClock()
         self._closed = asyncio.Event()
@@ -198,6 +204,9 @@ class Queue(Generic[T]):
         checked_name(name, "name")
         payload = self._payload.encode(data, self._max_bytes)
         dedup, group = options.deduplication, options.group
+        if options.lifo and self._ageing is not None:
+            # Of two jobs of one priority the older has the better place, however little it is older.
+            raise InvalidOptionError("lifo", True, "in a queue with ageing the oldest goes first")  # noqa: FBT003
         return JobRecord(
             queue=self.name,
             id=options.job_id or new_job_id(),
@@ -206,6 +215,7 @@ class Queue(Generic[T]):
             options=options.settings.encode(),
             priority=options.priority,
             lifo=options.lifo,
+            ageing=self._ageing,
             delay=options.delay or None,
             run_at=options.run_at,
             group=None if group is None else group.id,
@@ -289,6 +299,26 @@ class Queue(Generic[T]):
         """
         return await explaining.explain(self._store, JobKey(self.name, checked_name(job_id, "job_id")))
 
+    async def get_groups(
+        self, *, finished: bool = False, limit: int = 1_000, after: str | None = None
+    ) -> list[groups.GroupInfo]:
+        """The groups that have unfinished jobs or are paused, by id; the next page is behind `after`.
+
+        With `finished`, groups whose jobs have all finished are there, too, and the counts tell of every
+        state; else of the states of unfinished jobs.
+        """
+        return await groups.groups_of(
+            self._store,
+            self.name,
+            finished=flag(finished, "finished"),
+            limit=whole(limit, "limit", least=1),
+            after=None if after is None else checked_name(after, "after"),
+        )
+
+    async def get_group(self, group: str) -> groups.GroupInfo:
+        """One group, with its counts in every state; one that has no jobs has none in any state."""
+        return await groups.group_of(self._store, self.name, checked_name(group, "group"))
+
     def events(self) -> AsyncIterator[Event]:
         """Every event of this queue, from every process, from the first step of the iteration on.
 
@@ -322,16 +352,21 @@ class Queue(Generic[T]):
 
     # ------------------------------------------------------ sets of jobs
 
-    async def drain(self, *, delayed: bool = True) -> int:
-        """Remove the jobs that wait, with `delayed` those to come too, and return how many."""
+    async def drain(self, *, delayed: bool = True, group: str | None = None) -> int:
+        """Remove the jobs that wait, with `delayed` those to come too, and return how many.
+
+        With `group`, of that group only.
+        """
         states = {JobState.WAITING, JobState.WAITING_CHILDREN}
         if flag(delayed, "delayed"):
             states.add(JobState.DELAYED)
-        where = Where(queue=self.name, states=frozenset(states))
+        if group is not None:
+            checked_name(group, "group")
+        where = Where(queue=self.name, states=frozenset(states), group=group)
         removed = 0
         while step := await self._store.delete(where, limit=_SWEEP):
             removed += step
-        await self._store.bus.publish([QueueDrained(queue_name=self.name, at=self._clock.now())])
+        await self._store.bus.publish([QueueDrained(queue_name=self.name, at=self._clock.now(), group=group)])
         return removed
 
     async def clean(self, state: JobState | str, grace: Duration = 0, limit: int = 1_000) -> int:
@@ -478,3 +513,10 @@ def _pause(job_name: str | None, group: str | None) -> Pause:
     if group is not None:
         checked_name(group, "group")
     return Pause(name=job_name, group=group)
+
+
+def _ageing(given: Duration) -> timedelta:
+    period = duration(given, "ageing", zero=False)
+    if period < _SHORTEST_AGEING:
+        raise InvalidOptionError("ageing", given, "the period is a millisecond at least")
+    return period

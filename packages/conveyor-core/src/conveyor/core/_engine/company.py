@@ -37,7 +37,7 @@ async def same_name(store: Store, claim: Claim, lead: JobRecord, count: int) -> 
 
 
 async def same_group(store: Store, claim: Claim, lead: JobRecord, count: int) -> Company | None:
-    """Up to `count` waiting jobs of the lead's group, most urgent first, by their ids; None if there are none.
+    """Up to `count` waiting jobs of the lead's group, most urgent first, by their ids; None: there are none.
 
     A claim by ids passes over pauses and due times, so what it should not have taken is to go back. It is
     for workers without limits, over which it passes as well.
