@@ -225,6 +225,62 @@ def test_what_a_store_does_not_declare_is_a_row_of_its_own(pytester: pytest.Pyte
     assert "groups" in report(pytester, "TestMine")["not offered"]
 
 
+STORMS = """
+import pytest
+
+@pytest.mark.chaos
+def test_storm():
+    pass
+
+def test_calm():
+    pass
+"""
+
+
+@pytest.mark.slow
+def test_the_storms_of_the_suite_are_left_out_and_that_is_said(pytester: pytest.Pytester) -> None:
+    mine(pytester)
+
+    result = run_here(pytester, "-k", "jobs_does_not_delay_a_small_one or large_group_does_not_delay")
+
+    result.assert_outcomes(passed=1, skipped=1)
+    result.stdout.fnmatch_lines(
+        ["group behaviour *ok 1", "1 long storms were left out: run them with -m chaos"]
+    )
+
+
+@pytest.mark.slow
+def test_a_store_conforms_without_the_storms(pytester: pytest.Pytester) -> None:
+    mine(pytester)
+
+    result = run_here(pytester, "-k", "jobs_does_not_delay_a_small_one", "--conveyor-report", "report.json")
+
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["group behaviour *left out"])
+    assert report(pytester, "TestMine")["areas"]["group behaviour"] == {"left out": 1}
+
+
+@pytest.mark.slow
+def test_the_storms_are_run_when_asked_for(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_mine=STORMS)
+    pytester.makeini("[pytest]\nconveyor_chaos_apart = true\n")
+
+    apart = run(pytester)
+    asked = run(pytester, "-m", "chaos")
+
+    apart.assert_outcomes(passed=1, skipped=1)
+    apart.stdout.fnmatch_lines(["1 long storms were left out: run them with -m chaos"])
+    asked.assert_outcomes(passed=1, deselected=1)
+    asked.stdout.no_fnmatch_line("*left out*")
+
+
+@pytest.mark.slow
+def test_another_projects_tests_marked_chaos_are_its_own_affair(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_mine=STORMS)
+
+    run(pytester).assert_outcomes(passed=2)
+
+
 @pytest.mark.slow
 def test_a_bug_fails_its_row_and_the_verdict(pytester: pytest.Pytester) -> None:
     mine(pytester, bug=True)

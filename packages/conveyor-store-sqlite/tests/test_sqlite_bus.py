@@ -288,7 +288,7 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 async def test_another_process_is_heard_soon(store: SqliteStore) -> None:
     async with store.bus.subscribe({"q"}, kinds={JobCompleted}) as events:
         speaker = await asyncio.create_subprocess_exec(sys.executable, "-c", SPEAKER, store.path, "100")
@@ -357,7 +357,7 @@ def test_a_file_shared_by_processes_is_warned_of_once(
     assert caplog.text.count("WAL-reset") == 1
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 @pytest.mark.skipif(
     not may_lose_commits(sqlite3.sqlite_version_info), reason="this SQLite has the correction"
 )

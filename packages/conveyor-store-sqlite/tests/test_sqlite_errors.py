@@ -247,7 +247,7 @@ async def test_a_full_disk_fails_only_the_calls_that_need_room(store: SqliteStor
     assert await total(store) == 2
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 @pytest.mark.skipif(
     sys.platform != "linux" or os.geteuid() != 0, reason="mounts a file system, which root may"
 )
@@ -281,7 +281,7 @@ def test_a_full_file_system(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ read-only
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 @pytest.mark.skipif(
     sys.platform != "linux" or os.geteuid() != 0, reason="mounts a file system, which root may"
 )
@@ -543,7 +543,7 @@ loop.close()
 """
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_a_forked_child_may_not_use_the_file_and_harms_nothing(tmp_path: Path) -> None:
     path = tmp_path / "jobs.db"
@@ -583,7 +583,7 @@ def integrity(path: Path) -> str:
         return found
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_a_killed_process_loses_nothing_that_it_was_told_is_there(tmp_path: Path) -> None:
     path = tmp_path / "jobs.db"
     told: set[str] = set()

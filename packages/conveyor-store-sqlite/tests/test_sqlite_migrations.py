@@ -169,7 +169,7 @@ for path in sys.argv[2:]:
 """
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_sixteen_processes_may_open_a_new_file_at_once(tmp_path: Path) -> None:
     asyncio.run(open_and_close(tmp_path / "reference.db"))
     paths = [str(tmp_path / f"jobs-{number}.db") for number in range(ROUNDS)]

@@ -19,7 +19,7 @@ from conveyor.core.jobs import JobRecord, JobState
 from conveyor.core.store import Where
 from conveyor.store.sqlite import SqliteStore
 
-pytestmark = pytest.mark.chaos
+pytestmark = pytest.mark.slow
 
 #: Adds jobs and works off what is there; prints what it settled, a line for each batch.
 WORKER = """

@@ -57,6 +57,7 @@ AREAS: Final = (
 OTHERS: Final = ("make", "bench", "worker_behaviour", "contract", "test_conformance")
 #: Why a test was left out, as its skip begins: the store does without, or the run does.
 NOT_OFFERED: Final = "not offered: "
+LEFT_OUT: Final = "left out: a long storm; run it with -m chaos"
 
 # said here because pytest's own registration goes by RECORD, which does not list an editable install's files
 pytest.register_assert_rewrite(*(f"conveyor.conformance.{module}" for module in OTHERS + AREAS))
@@ -93,6 +94,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="TEMPLATE",
         help="where its stores are; {tmp}, {worker} and {n} (counts the tests) are filled in",
     )
+    parser.addini(
+        "conveyor_chaos_apart",
+        "leave out every test marked chaos, not only those of the suite, unless -m names the mark",
+        type="bool",
+        default=False,
+    )
     group.addoption("--conveyor-report", metavar="FILE", help="write the report there as JSON")
     group.addoption(
         "--conveyor-examples",
@@ -108,7 +115,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Check the options, and start the report in the process that will print it."""
-    config.addinivalue_line("markers", "chaos: kills processes, fills disks, cuts connections, or takes long")
+    config.addinivalue_line(
+        "markers", "chaos: a long storm, left out unless `-m chaos` (or the like) is given"
+    )
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Report(config), "conveyor-report")
     if not config.getoption("--conveyor-store"):
@@ -124,6 +133,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.option.importmode = "importlib"
     # A project that has no settings for pytest-asyncio is none of its business here.
     warnings.filterwarnings("ignore", message='.*"asyncio_default_fixture_loop_scope" is unset')
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the long storms out, and say so, unless they are asked for."""
+    if "chaos" in config.getoption("markexpr"):
+        return
+    for item in items:
+        ours = hasattr(getattr(item, "function", None), "conveyor_area")
+        if item.get_closest_marker("chaos") and (ours or config.getini("conveyor_chaos_apart")):
+            item.add_marker(pytest.mark.skip(reason=LEFT_OUT))
 
 
 def _schemes(config: pytest.Config) -> list[str]:
@@ -242,10 +261,14 @@ class Report:
         self._cells: dict[tuple[str, str], Counter[str]] = {}
         self._seen: dict[str, set[str]] = {}
         self._lacking: dict[str, set[str]] = {}
+        self._left_out = 0
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count one report of a test of the suite."""
         properties: dict[str, Any] = dict(report.user_properties)
+        reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
+        left_out = report.skipped and LEFT_OUT in reason
+        self._left_out += left_out
         if "conveyor" not in properties:
             return
         store, area, name = properties["conveyor"]
@@ -254,9 +277,8 @@ class Report:
         if report.failed:
             cell["failed" if report.when == "call" else "errors"] += 1
         elif report.skipped:
-            reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
             _, offered, lacking = reason.partition(NOT_OFFERED)
-            cell["not offered" if offered else "skipped"] += 1
+            cell["left out" if left_out else "not offered" if offered else "skipped"] += 1
             if offered:
                 self._lacking.setdefault(store, set()).update(lacking.split(", "))
         elif report.when == "call":
@@ -264,8 +286,12 @@ class Report:
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Print the table, and a verdict for each store."""
-        if not self._cells:
-            return
+        if self._cells:
+            self._print_table(terminalreporter)
+        if self._left_out:
+            terminalreporter.write_line(f"{self._left_out} long storms were left out: run them with -m chaos")
+
+    def _print_table(self, terminalreporter: Any) -> None:
         areas = sorted({area for area, _ in self._cells}, key=_place_in_table)
         stores = sorted({store for _, store in self._cells})
         width = max(map(len, areas)) + 2
@@ -294,7 +320,7 @@ class Report:
             return f"ERROR {cell['errors']}"
         if cell["passed"]:
             return f"ok {cell['passed']}"
-        return "not offered" if cell["not offered"] else "skipped" if cell["skipped"] else "-"
+        return next((way for way in ("not offered", "skipped", "left out") if cell[way]), "-")
 
     def _verdict(self, store: str) -> str:
         total: Counter[str] = Counter()
