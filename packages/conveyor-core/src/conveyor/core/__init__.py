@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from conveyor.core.dead_letters import DeadLetter
 from conveyor.core.batches import Batch
+from conveyor.core.dead_letters import DeadLetter
 from conveyor.core.discovery import InstalledStore, installed_stores, open_store
 from conveyor.core.errors import (
     BatchResultError,
