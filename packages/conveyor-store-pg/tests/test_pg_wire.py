@@ -21,6 +21,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 from psycopg.pq import TransactionStatus
 
 from conveyor.core import Queue
@@ -405,7 +406,7 @@ async def test_a_role_that_may_create_nothing_opens_current_tables(server: Serve
         await connections.call(running(f"grant usage on schema {schema} to {schema}"))
         await connections.call(running(f"grant select on all tables in schema {schema} to {schema}"))
     with psycopg.connect(server.url) as other:
-        url = psycopg.conninfo.make_conninfo(other.info.dsn, user=schema, password=other.info.password)
+        url = make_conninfo(other.info.dsn, user=schema, password=other.info.password)
 
     async with connected(Options.checked(url, schema=schema)) as connections:
         assert await prepare(connections) == 0
@@ -506,7 +507,7 @@ async def take(events: AsyncIterator[Event], count: int) -> list[Event]:
 
 
 def store(server: Server, schema: str, **more: Any) -> PgStore:
-    return PgStore(server.url, schema=schema, **({"operation_timeout": "5s"} | more))
+    return PgStore(server.url, schema=schema, operation_timeout="5s", **more)
 
 
 async def test_nothing_is_sent_while_nobody_else_listens(server: Server, schema: str) -> None:
