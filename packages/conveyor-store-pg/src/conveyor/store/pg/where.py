@@ -42,8 +42,9 @@ _BRANCHES: Final = (
     Branch(JobState.FAILED, "state = 'failed'" + _FINISHED),
     Branch(JobState.CANCELLED, "state = 'cancelled'" + _FINISHED),
 )
+_ALL_WAITING: Final = Branch(JobState.WAITING, "state = 'waiting'")
 
-_EXPIRED: Final = """seq in (
+_EXPIRED: Final = """seq = any(array(
   select seq
     from {schema}.conveyor_jobs
    where expires_at <= %(now)s
@@ -63,7 +64,9 @@ _EXPIRED: Final = """seq in (
     ) kept
    where later >= keep_count
      and held is not true
-)"""
+))"""
+#: What is looked at again of that when a job has been locked.
+_STILL_EXPIRED: Final = "finished_at is not null and (expires_at <= %(now)s or keep_count is not null)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,8 @@ async def seqs(
 ) -> list[int]:
     """The numbers of the jobs of a set, in order, behind a job."""
     condition = _condition(where, now)
-    key, backwards, behind = _ORDERS[order]
+    # In one queue and state, the order in which jobs were added is that of conveyor_jobs_added.
+    added = "seq" if where.queue is None or _is_found_otherwise(where) else "seq + 0"
     parameters = condition.parameters | {"limit": limit}
     if after is not None:
         parameters |= {
@@ -95,15 +99,11 @@ async def seqs(
             "after_place": -after.seq if after.lifo else after.seq,
             "after_finished": after.finished_at,
         }
-    selects = [
-        _select(
-            _all(branch.sql, *condition.terms, *((behind,) if after is not None else ())),
-            key,
-            backwards=backwards,
-            finished=_FINISHED in branch.sql,
-        )
-        for branch in condition.branches
-    ]
+    selects = []
+    for branch in _merged(condition.branches, order):
+        key, backwards, behind = _ordered(order, branch, added, after)
+        terms = _all(branch.sql, *condition.terms, *((behind,) if after is not None else ()))
+        selects.append(_select(terms, key, backwards=backwards))
     if not selects:
         return []
     merged = _MERGED.format(
@@ -122,6 +122,8 @@ async def locked(session: Session, where: Where, now: datetime, found: Sequence[
     if where.states is not None and not _is_found_otherwise(where):
         terms.append(_IN_STATES)
         condition.parameters["states"] = sorted(where.states)
+    if where.expired:
+        terms.append(_STILL_EXPIRED)
     sql = _locking().replace("{terms}", _all("true", *terms))
     return await _asked(session, sql, condition.parameters | {"seqs": list(found)})
 
@@ -175,11 +177,15 @@ _COUNT: Final = """select {of}::text as key, {state} as state, count(*) as jobs
  group by 1, 2"""
 _STATES: Final = {state.value: state for state in JobState}
 _FINISHED_AT: Final = "coalesce(finished_at, '-infinity')"
+#: The same for a job that has not finished: a constant, so that an index may have the order.
+_NEVER: Final = "'-infinity'::timestamptz"
 _AFTER_FINISHED: Final = "coalesce(%(after_finished)s::timestamptz, '-infinity')"
+#: In place of what says when a job was added.
+_ADDED: Final = "{added}"
 #: For each order: what to sort by, whether backwards, and what is behind a job.
 _ORDERS: Final[dict[Order, tuple[tuple[str, ...], bool, str]]] = {
-    Order.ADDED: (("seq",), False, "seq > %(after_seq)s"),
-    Order.NEWEST: (("seq",), True, "seq < %(after_seq)s"),
+    Order.ADDED: ((_ADDED,), False, f"{_ADDED} > %(after_seq)s"),
+    Order.NEWEST: ((_ADDED,), True, f"{_ADDED} < %(after_seq)s"),
     Order.FINISHED: (
         (_FINISHED_AT, "seq"),
         True,
@@ -201,10 +207,32 @@ def _order(columns: Iterable[str], *, backwards: bool) -> str:
     return ", ".join(f"{column} desc" if backwards else column for column in columns)
 
 
-def _select(conditions: str, key: tuple[str, ...], *, backwards: bool, finished: bool) -> str:
+def _merged(branches: Iterable[Branch], order: Order) -> Iterable[Branch]:
+    """The branches, with one for all waiting jobs unless those with and without a group are sorted apart."""
+    if order is Order.CLAIM:
+        return branches
+    return dict.fromkeys(_ALL_WAITING if branch.state is JobState.WAITING else branch for branch in branches)
+
+
+def _ordered(
+    order: Order, branch: Branch, added: str, after: JobRecord | None
+) -> tuple[tuple[str, ...], bool, str]:
+    """What to sort the rows of a branch by, whether backwards, and what is behind a job."""
+    key, backwards, behind = _ORDERS[order]
+    if order is Order.FINISHED and _FINISHED in branch.sql:
+        key, behind = (("finished_at", "seq"), behind.replace(_FINISHED_AT, "finished_at"))
+    elif order is Order.FINISHED and branch.state is not None:
+        # Those that have not finished come last of all.
+        behind = (
+            "true" if after is not None and after.finished_at is not None else f"{_ADDED} < %(after_seq)s"
+        )
+        key = (_NEVER, _ADDED)
+    return tuple(part.replace(_ADDED, added) for part in key), backwards, behind.replace(_ADDED, added)
+
+
+def _select(conditions: str, key: tuple[str, ...], *, backwards: bool) -> str:
     columns = ", ".join((*(f"{column} as key_{n}" for n, column in enumerate(key)), "seq"))
-    sql = _SELECT.format(columns=columns, conditions=conditions, order=_order(key, backwards=backwards))
-    return sql.replace(_FINISHED_AT, "finished_at") if finished else sql
+    return _SELECT.format(columns=columns, conditions=conditions, order=_order(key, backwards=backwards))
 
 
 def _condition(where: Where, now: datetime) -> _Condition:
@@ -243,16 +271,20 @@ _TERMS: Final[dict[str, tuple[str, Callable[[Any], dict[str, Any]]]]] = {
 }
 _IN_STATES: Final = "state = any(%(states)s::text[])"
 #: How a term begins that locking a row does not look at again: what it says of others may have changed.
-_SUBQUERY: Final = "seq in ("
+_SUBQUERY: Final = "seq = any(array("
 
 
 def _branches(where: Where) -> tuple[Branch, ...]:
     if _is_found_otherwise(where):
         return (Branch(None),)
     states = JobState if where.states is None else where.states
-    return tuple(branch for branch in _BRANCHES if branch.state in states)
+    return tuple(
+        branch
+        for branch in _BRANCHES
+        if branch.state in states and (where.group is None or _UNGROUPED not in branch.sql)
+    )
 
 
 def _is_found_otherwise(where: Where) -> bool:
     """Whether the set is of a few rows that an index of their own finds."""
-    return where.ids is not None or where.parent is not None or where.unique_key is not None
+    return where.ids is not None or where.parent is not None or where.unique_key is not None or where.expired

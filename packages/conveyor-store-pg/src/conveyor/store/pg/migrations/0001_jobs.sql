@@ -95,10 +95,10 @@ create index conveyor_jobs_parent
   on {schema}.conveyor_jobs (parent_queue, parent_id)
   where parent_id is not null;
 
--- Jobs that wait for children: sets of them.
-create index conveyor_jobs_waiting_children
-  on {schema}.conveyor_jobs (queue, seq)
-  where state = 'waiting-children';
+-- Jobs of one state in the order they were added: sets of them, Order.ADDED, Order.NEWEST. Of an expression,
+-- because a plan that has the order from the primary key reads all other jobs on its way.
+create index conveyor_jobs_added
+  on {schema}.conveyor_jobs (queue, state, (seq + 0));
 
 -- Finished jobs: sets and counts of them, Order.FINISHED.
 create index conveyor_jobs_finished

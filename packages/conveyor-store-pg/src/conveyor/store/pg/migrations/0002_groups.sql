@@ -34,7 +34,7 @@ create table {schema}.conveyor_groups (
 
 -- Whether a queue knows any group: gate.sql, forget_queue.sql.
 create index conveyor_groups_known
-  on {schema}.conveyor_groups (queue)
+  on {schema}.conveyor_groups (queue, grp)
   where known;
 
 -- Groups that are to be looked at again: unpark.sql, wait.sql.

@@ -1,10 +1,17 @@
 -- A claim of a queue that has nothing to do with groups, limits or pauses, in one step: whether it is such a
--- queue, the moment, and then the jobs.
+-- queue, the moment, and then the jobs. The first lane is asked for in the order of an index: for a mere
+-- `exists` a plan may read all lanes of all queues, because it expects to meet one soon.
 with gate as materialized (
   select
     m.now,
     exists (select from {schema}.conveyor_queues where queue = %(queue)s)
-    or exists (select from {schema}.conveyor_lanes where queue = %(queue)s)
+    or (
+      select true
+        from {schema}.conveyor_lanes
+       where queue = %(queue)s
+       order by grp, name
+       limit 1
+    ) is not null
     or exists (
       select
         from {schema}.conveyor_pauses

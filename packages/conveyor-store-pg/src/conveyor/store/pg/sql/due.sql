@@ -1,13 +1,19 @@
 -- Jobs that are due become waiting; each with its name and group, and those that somebody is at are left.
 with due as materialized (
-  select seq
-    from {schema}.conveyor_jobs
-   where queue = any(%(queues)s::text[])
-     and state = 'delayed'
-     and run_at <= %(now)s
-   order by run_at
+  select j.seq
+    from unnest(%(queues)s::text[]) q (queue)
+   cross join lateral (
+     select seq, run_at
+       from {schema}.conveyor_jobs
+      where queue = q.queue
+        and state = 'delayed'
+        and run_at <= %(now)s
+      order by run_at
+      limit %(limit)s
+        for update skip locked
+   ) j
+   order by j.run_at
    limit %(limit)s
-     for update skip locked
 ),
 moved as (
   update {schema}.conveyor_jobs j

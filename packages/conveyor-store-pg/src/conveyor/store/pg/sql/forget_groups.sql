@@ -23,13 +23,13 @@ with idle as materialized (
              select q.served
                from {schema}.conveyor_queues q
               where q.queue = %(queue)s
-                and exists (
-                  select
+                and (
+                  select true
                     from {schema}.conveyor_jobs
-                   where queue = %(queue)s
-                     and state = 'waiting'
-                     and grp is null
-                )
+                   where queue = %(queue)s and state = 'waiting' and grp is null
+                   order by rank, place
+                   limit 1
+                ) is not null
            )
          ),
          9223372036854775807

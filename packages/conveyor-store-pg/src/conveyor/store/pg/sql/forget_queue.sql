@@ -2,5 +2,17 @@ delete from {schema}.conveyor_queues q
  where queue = %(queue)s
    and turns = 0
    and not limited
-   and not exists (select from {schema}.conveyor_groups where queue = %(queue)s)
-   and not exists (select from {schema}.conveyor_lanes where queue = %(queue)s)
+   and (
+     select true
+       from {schema}.conveyor_groups
+      where queue = %(queue)s
+      order by grp
+      limit 1
+   ) is null
+   and (
+     select true
+       from {schema}.conveyor_lanes
+      where queue = %(queue)s
+      order by grp, name
+      limit 1
+   ) is null

@@ -4,9 +4,10 @@ update {schema}.conveyor_queues q
        served = 0
  where queue = %(queue)s
    and turns > 0
-   and not exists (
-     select
+   and (
+     select true
        from {schema}.conveyor_groups
-      where queue = %(queue)s
-        and known
-   )
+      where queue = %(queue)s and known
+      order by grp
+      limit 1
+   ) is null

@@ -1,6 +1,6 @@
 -- What a claim has to know first: the moment, whether the queue is paused and until when, which names are,
 -- the turns of its groups, whether it knows any, whether any job of a group is waiting, and whether its
--- claims stand in line.
+-- claims stand in line. The first of a kind is asked for in the order of an index, as in claim.sql.
 select
   m.now at time zone 'UTC',
   exists (
@@ -26,8 +26,20 @@ select
   ),
   coalesce(q.turns, 0),
   coalesce(q.served, 0),
-  exists (select from {schema}.conveyor_groups where queue = %(queue)s and known),
-  exists (select from {schema}.conveyor_lanes where queue = %(queue)s),
+  (
+    select true
+      from {schema}.conveyor_groups
+     where queue = %(queue)s and known
+     order by grp
+     limit 1
+  ) is not null,
+  (
+    select true
+      from {schema}.conveyor_lanes
+     where queue = %(queue)s
+     order by grp, name
+     limit 1
+  ) is not null,
   q.queue is not null
   from (select coalesce(%(now)s::timestamptz, clock_timestamp()) as now) m
   left join {schema}.conveyor_queues q

@@ -1,5 +1,11 @@
 -- Which of these queues have anything to do with groups, or with claims that stand in line.
 select q.queue
   from unnest(%(queues)s::text[]) q (queue)
- where exists (select from {schema}.conveyor_groups where queue = q.queue)
+ where (
+   select true
+     from {schema}.conveyor_groups
+    where queue = q.queue
+    order by grp
+    limit 1
+ ) is not null
     or exists (select from {schema}.conveyor_queues where queue = q.queue)

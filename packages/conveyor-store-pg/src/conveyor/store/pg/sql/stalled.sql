@@ -1,13 +1,19 @@
 -- Leases that ran out are taken back: their jobs return to where they were.
 with lost as materialized (
-  select seq
-    from {schema}.conveyor_jobs
-   where queue = any(%(queues)s::text[])
-     and state = 'active'
-     and lease_until <= %(now)s
-   order by lease_until
+  select j.seq
+    from unnest(%(queues)s::text[]) q (queue)
+   cross join lateral (
+     select seq, lease_until
+       from {schema}.conveyor_jobs
+      where queue = q.queue
+        and state = 'active'
+        and lease_until <= %(now)s
+      order by lease_until
+      limit %(limit)s
+        for update skip locked
+   ) j
+   order by j.lease_until
    limit %(limit)s
-     for update skip locked
 ),
 moved as (
   update {schema}.conveyor_jobs j

@@ -1,4 +1,5 @@
--- What need not be remembered: ended pauses (those of groups end in end_group_pauses.sql), old tombstones.
+-- What need not be remembered: ended pauses (those of groups end in end_group_pauses.sql), old tombstones,
+-- so many of them at a time.
 with over as (
   delete from {schema}.conveyor_pauses
    where queue = any(%(queues)s::text[])
@@ -6,5 +7,15 @@ with over as (
      and until <= %(now)s
 )
 delete from {schema}.conveyor_tombstones
- where queue = any(%(queues)s::text[])
-   and at <= %(horizon)s
+ where ctid = any(array(
+   select t.place
+     from unnest(%(queues)s::text[]) q (queue)
+    cross join lateral (
+      select ctid as place
+        from {schema}.conveyor_tombstones
+       where queue = q.queue
+         and at <= %(horizon)s
+       order by at
+       limit 10000
+    ) t
+ ))

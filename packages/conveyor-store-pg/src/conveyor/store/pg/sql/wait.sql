@@ -1,19 +1,20 @@
 -- Whether jobs are waiting; and when time alone may let a claim return one that it passes over now: it is
 -- due, or the pause of its name, the pause of its group or the rate of its group ends.
 select
-  exists (
-    select
+  (
+    select true
       from {schema}.conveyor_jobs
-     where queue = %(queue)s
-       and state = 'waiting'
-       and grp is null
-  )
-  or exists (
-    select
+     where queue = %(queue)s and state = 'waiting' and grp is null
+     order by rank, place
+     limit 1
+  ) is not null
+  or (
+    select true
       from {schema}.conveyor_groups
-     where queue = %(queue)s
-       and waiting > 0
-  ),
+     where queue = %(queue)s and waiting > 0
+     order by served
+     limit 1
+  ) is not null,
   least(
     (
       select run_at
