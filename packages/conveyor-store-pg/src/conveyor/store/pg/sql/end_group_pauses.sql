@@ -1,4 +1,5 @@
--- Pauses of groups that are over; and the groups and lanes that go on.
+-- Pauses of groups that are over; and the groups and lanes that go on. Groups are locked in order, as by all
+-- who lock several.
 with ended as (
   delete from {schema}.conveyor_pauses
    where queue = %(queue)s
@@ -6,15 +7,24 @@ with ended as (
      and until <= %(now)s
   returning target
 ),
+locked as materialized (
+  select g.grp
+    from {schema}.conveyor_groups g
+    join ended e
+      on e.target = g.grp
+   where g.queue = %(queue)s
+   order by g.grp
+     for update of g
+),
 groups as (
   update {schema}.conveyor_groups g
      set paused = false
-    from ended e
+    from locked l
    where g.queue = %(queue)s
-     and g.grp = e.target
+     and g.grp = l.grp
 )
-update {schema}.conveyor_lanes l
+update {schema}.conveyor_lanes n
    set paused = false
-  from ended e
- where l.queue = %(queue)s
-   and l.grp = e.target
+  from locked l
+ where n.queue = %(queue)s
+   and n.grp = l.grp
