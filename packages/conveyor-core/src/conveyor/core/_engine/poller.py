@@ -14,7 +14,7 @@ from conveyor.core._engine import company
 from conveyor.core._engine.gathering import Gatherer
 from conveyor.core._engine.parents import fate
 from conveyor.core._engine.run import Run, Stop
-from conveyor.core._engine.settler import Verdict
+from conveyor.core._engine.settler import Verdict, shown
 from conveyor.core.codec import Payload
 from conveyor.core.events import JobStalled, JobWaiting
 from conveyor.core.ids import new_token
@@ -371,5 +371,9 @@ class Poller:
                     ),
                 ]
             )
-        for key in advanced.stalled:
-            _log.warning("job %s had stalled: its lease ran out, and it was taken back", key.id)
+        if advanced.stalled:
+            _log.warning(
+                "%d job(s) had stalled: the lease ran out, and they were taken back: %s",
+                len(advanced.stalled),
+                shown(key.id for key in advanced.stalled),
+            )

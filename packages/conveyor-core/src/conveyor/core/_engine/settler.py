@@ -12,7 +12,7 @@ from conveyor.core.events import JobDelayed, JobWaiting, JobWaitingChildren
 from conveyor.core.jobs import JobState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime, timedelta
 
     from conveyor.core._engine.announcer import Announcer
@@ -27,6 +27,8 @@ _log: Final = logging.getLogger("conveyor.worker")
 
 #: The most outcomes in one step, so that no step holds up the others for long.
 _MOST: Final = 500
+#: The most jobs that one line of the log names.
+_SHOWN: Final = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,13 +126,14 @@ class Settler:
             await self._store.pause(queue, what, time)
         settled = await self._store.settle([verdict.outcome for verdict in batch])
         self._heartbeat.drop(verdict.outcome.lease for verdict in batch)
+        late = [v.outcome for v in batch if v.outcome.lease not in settled.applied]
+        if late:
+            _log.warning(
+                "%d outcome(s) came too late: the lease was lost, and another run decides: %s",
+                len(late),
+                shown(f"{outcome.lease.id} ({outcome.state})" for outcome in late),
+            )
         for verdict in batch:
-            if verdict.outcome.lease not in settled.applied:
-                _log.warning(
-                    "the outcome %s of job %s came too late: its lease was lost, and another run decides",
-                    verdict.outcome.state,
-                    verdict.outcome.lease.id,
-                )
             self._applied(verdict)
         self._announcer.tell(events_of(batch, settled, self._clock.now()))
         self._written(batch, settled)
@@ -153,6 +156,13 @@ def events_of(batch: Sequence[Verdict], settled: Settled, at: datetime) -> list[
 
 def _keys(records: Sequence[JobRecord]) -> set[JobKey]:
     return {record.key for record in records}
+
+
+def shown(names: Iterable[str]) -> str:
+    """The first few of them, for one line of the log: after an outage there are hundreds."""
+    known = list(names)
+    more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
+    return ", ".join(known[:_SHOWN]) + more
 
 
 def told(found: Inserted, at: datetime) -> Event:
