@@ -9,6 +9,9 @@ The server comes from the first of these that has one: `CONVEYOR_TEST_PG_URL`; a
 and `local` separated by commas, insists. When none has one it is an error, which lists what was tried and
 what to install: tests without a server never pass by being skipped.
 
+With `CONVEYOR_TEST_PG_BOUNCER=1` the stores of the conformance suite lead through a PgBouncer in transaction
+mode, with `listen_dsn` for the direct line.
+
 A server of ours lives in a temporary folder, runs as anybody but root, and is gone within a second of the
 process it was started for, even if that was killed. A POSIX system is needed, and nothing of this imports
 pytest.
@@ -22,7 +25,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import quote
 
+from conveyor.core.errors import InvalidOptionError
 from conveyor.store.pg._testing.bouncer import Bouncer, bouncer
 from conveyor.store.pg._testing.errors import BouncerUnavailableError, PostgresUnavailableError, ServiceError
 from conveyor.store.pg._testing.schemas import Schemas
@@ -85,9 +90,27 @@ def provision(context: Context) -> Iterator[Callable[[], AbstractContextManager[
     with server.database(f"conveyor_test_{secrets.token_hex(4)}_{context.worker}") as url:
         schemas = Schemas(url)
         try:
-            yield schemas.fresh
+            if _through_bouncer():
+                with bouncer(server.url) as pooler:
+                    yield lambda: _pooled(schemas, pooler, url)
+            else:
+                yield schemas.fresh
         finally:
             schemas.close()
+
+
+def _through_bouncer() -> bool:
+    asked = os.environ.get("CONVEYOR_TEST_PG_BOUNCER", "")
+    if asked not in ("", "0", "1"):
+        raise InvalidOptionError("CONVEYOR_TEST_PG_BOUNCER", asked, "1, or 0 or nothing at all")
+    return asked == "1"
+
+
+@contextmanager
+def _pooled(schemas: Schemas, pooler: Bouncer, direct: str) -> Iterator[str]:
+    """A fresh schema, reached through the bouncer, and directly only to listen."""
+    with schemas.fresh() as url:
+        yield f"{pooler.through(url)}&listen_dsn={quote(direct, safe='')}"
 
 
 def get_server(folder: Path, *, owner: int | None = None) -> Server:
