@@ -119,7 +119,9 @@ class Dying:
         await lost(bench, stalled)
         await bench.run(nothing, max_stalled=0)
         await queue.add("late", timeout="1s", attempts=1)
-        running = asyncio.create_task(bench.run(Gate()))
+        gate = Gate()
+        running = asyncio.create_task(bench.run(gate))
+        await gate.until_begun()
         await bench.later("1s")
         await running
 
