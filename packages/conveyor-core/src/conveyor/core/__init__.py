@@ -19,6 +19,7 @@ from conveyor.core.errors import (
     JobTimeoutError,
     LeaseLostError,
     PayloadError,
+    ScheduleNotFoundError,
     SchemaTooNewError,
     StoreBusyError,
     StoreClosedError,
@@ -39,10 +40,12 @@ from conveyor.core.job import Job
 from conveyor.core.jobs import JobState
 from conveyor.core.limits import GroupLimit, RateLimit
 from conveyor.core.options import AddOptions, Deduplication, Group, JobOptions, Keep
+from conveyor.core.plan import RunAll
 from conveyor.core.queue import NewJob, Queue
 from conveyor.core.report import Attempt
 from conveyor.core.retry import Backoff
 from conveyor.core.seen import RunningJob, WorkerInfo
+from conveyor.core.scheduling import Schedule
 from conveyor.core.signals import RateLimited, Retry, Snooze, Unrecoverable
 from conveyor.core.store import Feature, Order, Pause, Store
 from conveyor.core.worker import Worker, WorkerStats
@@ -89,6 +92,9 @@ __all__ = [
     "Reason",
     "Retry",
     "RunningJob",
+    "RunAll",
+    "Schedule",
+    "ScheduleNotFoundError",
     "SchemaTooNewError",
     "Snooze",
     "Store",

@@ -6,6 +6,7 @@ ConveyorError
 ├── UnserialisableResultError (TypeError) a handler's result that is not JSON
 ├── JobNotFoundError (LookupError)        the job is not (or no longer) in the store
 ├── JobExistsError (ValueError)           a flow has a job_id that is taken; nothing was added
+├── ScheduleNotFoundError (LookupError)   the queue has no schedule with this key
 ├── InvalidJobStateError                  the job's state does not allow the call
 ├── JobFailedError                        a job that was waited for failed
 ├── JobCancelledError                     a job that was waited for was cancelled
@@ -90,6 +91,15 @@ class JobExistsError(ConveyorError, ValueError):
         self.queue_name = queue
         self.job_id = job_id
         self.path = path
+
+
+class ScheduleNotFoundError(ConveyorError, LookupError):
+    """The queue has no schedule with this key: it never had, or it has been removed."""
+
+    def __init__(self, queue: str, key: str) -> None:
+        super().__init__(f"there is no schedule {key!r} in queue {queue!r}; it may have been removed")
+        self.queue_name = queue
+        self.key = key
 
 
 class InvalidJobStateError(ConveyorError):

@@ -169,6 +169,16 @@ class Job(Generic[T]):
         return tuple(dict.fromkeys((*known, *self._report.children)))
 
     @property
+    def schedule_key(self) -> str | None:
+        """The key of the schedule that made it."""
+        return self.options.schedule_key
+
+    @property
+    def scheduled_for(self) -> datetime | None:
+        """When its schedule planned it for; it was made then, or later."""
+        return self.options.scheduled_for
+
+    @property
     def created_at(self) -> datetime | None:
         """When it was added, by the store's clock."""
         return self._record.created_at
@@ -278,7 +288,7 @@ class Job(Generic[T]):
             *("deduplication_key", "dead_letter_of"),
             *("created_at", "processed_at", "delay_until", "completed_at", "failed_at", "cancelled_at"),
             *("stalled_count", "progress", "return_value", "failed_reason", "attempts_made", "logs"),
-            *("stacktrace", "attempt_history", "discarded", "options"),
+            *("stacktrace", "attempt_history", "discarded", "options", "schedule_key", "scheduled_for"),
         )
         return {"data": Payload[Any]().decode(self._record.payload)} | {
             name: getattr(self, name) for name in names

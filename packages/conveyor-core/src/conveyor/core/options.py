@@ -125,6 +125,9 @@ class JobOptions:
     fails_parent: bool = False
     #: The queue to which the job is added when it fails for good.
     dead_letter: str | None = None
+    #: The schedule that made the job, and what the run was planned for.
+    schedule_key: str | None = None
+    scheduled_for: datetime | None = None
 
     def encode(self) -> str:
         """JSON text of what differs from the defaults."""
@@ -148,6 +151,8 @@ class JobOptions:
             found["fails_parent"] = True
         if self.dead_letter is not None:
             found["dead_letter"] = self.dead_letter
+        if self.schedule_key is not None and self.scheduled_for is not None:
+            found["schedule"] = {"key": self.schedule_key, "for": self.scheduled_for.isoformat()}
         return to_json(found).decode() if found else "{}"
 
     @staticmethod
@@ -167,6 +172,7 @@ class JobOptions:
         if not isinstance(found, dict):
             raise TypeError("a job's options are a JSON object")
         backoff, timeout, dead_letter = found.get("backoff"), found.get("timeout"), found.get("dead_letter")
+        schedule = found.get("schedule") or {}
         return JobOptions(
             attempts=int(found.get("attempts", 1)),
             backoff=None if backoff is None else Backoff.from_json(backoff),
@@ -177,6 +183,8 @@ class JobOptions:
             children=tuple(str(child) for child in found.get("children", ())),
             fails_parent=bool(found.get("fails_parent", False)),
             dead_letter=None if dead_letter is None else str(dead_letter),
+            schedule_key=schedule.get("key"),
+            scheduled_for=datetime.fromisoformat(schedule["for"]) if schedule else None,
         )
 
 

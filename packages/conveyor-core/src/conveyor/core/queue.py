@@ -18,7 +18,9 @@ from conveyor.core.ids import new_job_id
 from conveyor.core.job import Job
 from conveyor.core.jobs import TERMINAL, JobKey, JobRecord, JobState
 from conveyor.core.options import AddOptions, Parsed, checked_name, flag, parse, whole
+from conveyor.core.plan import Misfire, Overlap, Plan, checked_plan
 from conveyor.core.reserved import checked_queue_name
+from conveyor.core.scheduling import Schedule, Schedules
 from conveyor.core.store import Change, Feature, Inserted, Order, Pause, Where
 
 if TYPE_CHECKING:
@@ -91,6 +93,7 @@ class Queue(Generic[T]):
         self._ageing = None if ageing is None else _ageing(ageing)
         self._max_bytes = whole(max_payload_bytes, "max_payload_bytes", least=1)
         self._clock = clock or SystemClock()
+        self._schedules = Schedules(store, self.name, self._clock)
         self._closed = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -251,6 +254,112 @@ class Queue(Generic[T]):
             max_bytes=self._max_bytes,
         )
 
+    # ----------------------------------------------------------- schedules
+
+    async def every(
+        self,
+        interval: Duration,
+        name: str,
+        data: T | None = None,
+        *,
+        key: str,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        limit: int | None = None,
+        jitter: Duration | None = None,
+        misfire: Misfire = "run_once",
+        overlap: Overlap = "allow",
+        **options: Unpack[AddOptions],
+    ) -> Schedule:
+        """Add a job every `interval`, first one interval after `start` (or now), without drift.
+
+        The schedule with this `key` is made, or changed, or, if it is as asked for, left alone. Options are
+        those of `add`, and go for each of its jobs. `end`: no run at or after it. `limit`: so many runs.
+        `jitter`: each job waits for a random time up to it. `misfire`: what becomes of runs that no worker
+        was there for. `overlap` `"skip"`: no job while the one before is unfinished.
+
+        Raises InvalidOptionError or PayloadError, having stored nothing.
+        """
+        pace = duration(interval, "interval", zero=False)
+        timing: dict[str, Any] = {"interval": pace, "start": start, "end": end}
+        rules: dict[str, Any] = {"limit": limit, "jitter": jitter, "misfire": misfire, "overlap": overlap}
+        return await self._schedules.put(self._plan(name, data, options, key=key, **timing, **rules))
+
+    async def cron(
+        self,
+        expression: str,
+        name: str,
+        data: T | None = None,
+        *,
+        key: str,
+        tz: str = "UTC",
+        start: datetime | None = None,
+        end: datetime | None = None,
+        limit: int | None = None,
+        jitter: Duration | None = None,
+        misfire: Misfire = "run_once",
+        overlap: Overlap = "allow",
+        **options: Unpack[AddOptions],
+    ) -> Schedule:
+        """Add a job whenever a cron expression matches the wall clock of a zone, not before `start`.
+
+        The expression has five fields (minute, hour, day of month, month, day of week), or six with the
+        seconds first, or is an alias such as `@daily`. All else as for `every`.
+
+        Raises InvalidOptionError, also for an expression that matches no date, or PayloadError, having stored
+        nothing.
+        """
+        timing: dict[str, Any] = {"expression": expression, "tz": tz, "start": start, "end": end}
+        rules: dict[str, Any] = {"limit": limit, "jitter": jitter, "misfire": misfire, "overlap": overlap}
+        return await self._schedules.put(self._plan(name, data, options, key=key, **timing, **rules))
+
+    async def get_schedule(self, key: str) -> Schedule | None:
+        """The schedule with this key as it is now, or None if there is none."""
+        return await self._schedules.get(key)
+
+    async def get_schedules(self) -> list[Schedule]:
+        """Every schedule of this queue as it is now, in the order they were made."""
+        return await self._schedules.all()
+
+    async def pause_schedule(self, key: str) -> Schedule:
+        """Let a schedule add no jobs until it is resumed.
+
+        Raises ScheduleNotFoundError.
+        """
+        return await self._schedules.pause(key)
+
+    async def resume_schedule(self, key: str) -> Schedule:
+        """Let a paused schedule go on with its next run; those in between are not made up for.
+
+        Raises ScheduleNotFoundError.
+        """
+        return await self._schedules.resume(key)
+
+    async def trigger_schedule(self, key: str) -> Job[T]:
+        """Add a job of a schedule now, paused or not; its times and its `limit` are not touched.
+
+        Raises ScheduleNotFoundError.
+        """
+        record, found = await self._schedules.trigger(key)
+        standing = None if found.created else await observing.read(self._store, found.key)
+        return self._seen(
+            _as_stored(record, found) if standing is None else standing, deduplicated=not found.created
+        )
+
+    async def remove_schedule(self, key: str) -> bool:
+        """Remove a schedule, and say whether it was there. The jobs it has added stay."""
+        return await self._schedules.remove(key)
+
+    def _plan(self, name: str, data: T | None, options: Mapping[str, Any], **given: Any) -> Plan:
+        parsed = self._parsed(options)
+        for option, value in (("job_id", parsed.job_id), ("run_at", parsed.run_at)):
+            if value is not None:
+                allowed = "each job of a schedule has an id and a time of its own"
+                raise InvalidOptionError(option, value, allowed)
+        dedup = parsed.deduplication
+        replaces = dedup is not None and dedup.mode == "replace"
+        return checked_plan(job=self._record(name, data, parsed), replaces=replaces, **given)
+
     # ------------------------------------------------------------- reading
 
     async def get_job(self, job_id: str) -> Job[T] | None:
@@ -386,7 +495,7 @@ class Queue(Generic[T]):
         return removed
 
     async def obliterate(self, *, force: bool = False) -> None:
-        """Remove every trace of the queue: jobs, pauses, turns, rate windows.
+        """Remove every trace of the queue: jobs, schedules, pauses, turns, rate windows.
 
         Raises InvalidJobStateError if a job is active, unless `force`; then whoever runs it loses its lease.
         """
@@ -401,6 +510,8 @@ class Queue(Generic[T]):
                 if not was_paused:
                     await self.resume()
                 raise
+        # First, so that none of them adds a job to a queue that is gone.
+        await self._schedules.forget()
         await self._store.forget(self.name)
         await seen.sweep(self._store, self.name, spare_young=False)
 

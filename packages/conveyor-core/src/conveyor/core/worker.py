@@ -29,6 +29,7 @@ from conveyor.core._engine.parents import Parents
 from conveyor.core._engine.poller import Poller, Rules
 from conveyor.core._engine.presence import Presence
 from conveyor.core._engine.run import Run, Stop
+from conveyor.core._engine.scheduler import Scheduler
 from conveyor.core._engine.settler import Settler, Verdict
 from conveyor.core._engine.stopping import told_by_signals
 from conveyor.core._engine.verdict import Judge
@@ -255,6 +256,15 @@ class Worker(Generic[T]):
             clock=clock,
             outage=outage("removing old jobs"),
         )
+        self._scheduler = Scheduler(
+            store=store,
+            queue=self.queue_name,
+            worker=self.name,
+            announcer=self._announcer,
+            clock=clock,
+            outage=outage("firing schedules"),
+            random=rand.random,
+        )
 
     def __repr__(self) -> str:
         """The worker's queue and name."""
@@ -301,6 +311,7 @@ class Worker(Generic[T]):
             raise
         self._tasks.append(asyncio.create_task(self._poller.loop()))
         self._announcing = asyncio.create_task(self._presence.loop())
+        self._tasks.append(asyncio.create_task(self._scheduler.loop()))
 
     async def run(self) -> None:
         """Run until SIGINT or SIGTERM, then let running handlers finish; a second signal means now."""
@@ -331,6 +342,7 @@ class Worker(Generic[T]):
         as long as that takes.
         """
         self._poller.linger_no_more()
+        await self._scheduler.tick()
         while True:
             self._poller.wake_for_time()
             self._poller.wake()
@@ -451,7 +463,8 @@ class Worker(Generic[T]):
     async def _listen(self, listening: asyncio.Event) -> None:
         """Wake the poller by what is heard. Without events, polling finds everything."""
         try:
-            async with self._store.bus.subscribe({self.queue_name}, kinds=_WAKING) as events:
+            queues = {self.queue_name, self._scheduler.queue}
+            async with self._store.bus.subscribe(queues, kinds=_WAKING) as events:
                 listening.set()
                 async for event in events:
                     self._heard(event)
@@ -461,6 +474,9 @@ class Worker(Generic[T]):
             listening.set()
 
     def _heard(self, event: Event) -> None:
+        if event.queue_name == self._scheduler.queue:
+            self._scheduler.wake()
+            return
         match event:
             case told.JobDelayed():
                 self._poller.wake_for_time()
@@ -478,6 +494,7 @@ class Worker(Generic[T]):
         poller, executor, settler = self._poller, self._executor, self._settler
         listen, beat, maintain, *poll = self._tasks
         poller.stop()
+        self._scheduler.stop()
         self._maintenance.stop()
         give_up = self._clock.monotonic() + limit
         # A claim on its way is waited for: its jobs go back like all that has not started.

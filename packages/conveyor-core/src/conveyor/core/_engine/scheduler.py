@@ -1,0 +1,192 @@
+"""Firing a queue's schedules: each due run becomes a job, in the step that moves its schedule on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from conveyor.core import clock as time
+from conveyor.core import firing
+from conveyor.core._engine.settler import told
+from conveyor.core.errors import StoreError
+from conveyor.core.ids import new_token
+from conveyor.core.jobs import TERMINAL, JobState
+from conveyor.core.reserved import schedules_of
+from conveyor.core.schedule_rows import (
+    HOLD,
+    UNREADABLE,
+    held_at,
+    let_go,
+    opened,
+    take_over,
+    unreadable,
+)
+from conveyor.core.store import Claim, Outcome, Where
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from conveyor.core._engine.announcer import Announcer
+    from conveyor.core._engine.outage import Outage
+    from conveyor.core.clock import Clock
+    from conveyor.core.jobs import JobRecord
+    from conveyor.core.plan import Plan, Standing
+    from conveyor.core.store import Claimed, Store
+
+_log: Final = logging.getLogger("conveyor.worker")
+
+#: Schedules in one step.
+_MOST: Final = 100
+#: Seconds after which a look is worth its while though nothing was heard: an event may be lost.
+_LOOK: Final = 5.0
+#: Seconds until a schedule that cannot be read, or reckoned here, is looked at again: others may be able to.
+_LATER: Final = timedelta(minutes=1)
+#: Seconds between two tries, at least, while the store is in trouble.
+_BREATH: Final = 0.05
+_LIVE: Final = frozenset(JobState) - TERMINAL
+
+
+class Scheduler:
+    """Fires the schedules of a queue. Any number of workers may: the store lets one of them have each run."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        queue: str,
+        worker: str,
+        announcer: Announcer,
+        clock: Clock,
+        outage: Outage,
+        random: Callable[[], float],
+    ) -> None:
+        self.queue = schedules_of(queue)
+        self._jobs = queue
+        self._store = store
+        self._worker = worker
+        self._announcer = announcer
+        self._clock = clock
+        self._outage = outage
+        self._random = random
+        self._news = asyncio.Event()
+        self._stopping = False
+        #: Whether there were schedules when last looked.
+        self._any = False
+        self._unwritten: list[tuple[Outcome, Plan | None]] = []
+        self._warned: set[str] = set()
+
+    def wake(self) -> None:
+        """A schedule was added or changed: look now."""
+        self._news.set()
+
+    def stop(self) -> None:
+        """Let `loop` end."""
+        self._stopping = True
+        self._news.set()
+
+    async def loop(self) -> None:
+        """Fire what is due until `stop`. The store's troubles are waited out."""
+        while not self._stopping:
+            self._news.clear()
+            try:
+                pause = await self.tick()
+            except Exception as error:  # noqa: BLE001 - a bug must not end this in silence: told, and tried again
+                pause = self._outage.failed(error)
+                # Not even news may make it hammer a store that is in trouble.
+                await time.sleep(self._clock, min(pause, _BREATH))
+            else:
+                self._outage.over()
+            if not self._stopping:
+                await time.wait(self._clock, self._news, pause)
+
+    async def tick(self) -> float:
+        """Fire what is due, and return the seconds until there is more, unless news come before."""
+        await self._write()
+        if not self._any and not await self._store.find(Where(queue=self.queue), limit=1):
+            return _LOOK
+        advanced = await self._store.advance({self.queue})
+        claimed = await self._store.claim(
+            Claim(queue=self.queue, count=_MOST, token=new_token(), lease=HOLD, worker=self._worker)
+        )
+        got = len(claimed.jobs) + len(claimed.undecodable)
+        if got:
+            self._unwritten = await self._decide(claimed)
+            waits = [o.run_at - claimed.now for o, _ in self._unwritten if o.run_at is not None]
+            await self._write()
+        else:
+            waits = [] if advanced.wait is None else [advanced.wait]
+        if claimed.wait is not None:
+            waits.append(claimed.wait)
+        self._any = bool(waits)
+        if got == _MOST:
+            return 0.0
+        return min([_LOOK, *(max(0.0, wait.total_seconds()) for wait in waits)])
+
+    async def _decide(self, claimed: Claimed) -> list[tuple[Outcome, Plan | None]]:
+        """An outcome for every schedule that was claimed, whatever it says."""
+        decided: list[tuple[Outcome, Plan | None]] = []
+        held: list[tuple[JobRecord, Plan, Standing]] = []
+        for row in claimed.undecodable:
+            _log.warning("the schedule %r cannot be read (%s): it has failed", row.lease.id, row.reason)
+            decided.append((unreadable(row), None))
+        for record in claimed.jobs:
+            try:
+                held.append((record, *opened(record)))
+            except UNREADABLE as error:
+                decided.append((self._left(record, error), None))
+        made = {id for _, _, standing in held for id in standing.made}
+        unfinished = await self._unfinished(frozenset(made)) if made else frozenset[str]()
+        for record, plan, standing in held:
+            try:
+                fired = firing.fire(
+                    plan, standing, held_at(record), unfinished=unfinished, random=self._random
+                )
+            except Exception as error:  # noqa: BLE001 - a zone unknown here, say: it stops no other one
+                decided.append((self._left(record, error), None))
+            else:
+                decided.append((let_go(record, plan, fired.standing, fired.jobs), plan))
+        return decided
+
+    def _left(self, record: JobRecord, error: Exception) -> Outcome:
+        """Leave a schedule as it is, for later, or for a worker that can read it."""
+        if record.id not in self._warned:
+            self._warned.add(record.id)
+            _log.warning("the schedule %r cannot be read here: %s; others go on", record.id, error)
+        return Outcome.snoozed(record, record.report, delay=_LATER)
+
+    async def _unfinished(self, ids: frozenset[str]) -> frozenset[str]:
+        where = Where(queue=self._jobs, ids=ids, states=_LIVE)
+        return frozenset(record.id for record in await self._store.find(where, limit=len(ids)))
+
+    async def _write(self) -> None:
+        """Write what was decided; while the store is in trouble, it is kept for the next time."""
+        if not self._unwritten:
+            return
+        try:
+            await self._settle(self._unwritten)
+        except StoreError:
+            raise
+        except Exception as error:  # noqa: BLE001 - what is wrong with one must not hold up the others
+            _log.warning("%d schedules could not be fired at once (%s)", len(self._unwritten), error)
+            for one in self._unwritten:
+                try:
+                    await self._settle([one])
+                except StoreError:
+                    raise
+                except Exception:  # noqa: BLE001 - told; its lease runs out, and it is tried again
+                    _log.exception("the schedule %r could not be fired", one[0].lease.id)
+        self._unwritten = []
+
+    async def _settle(self, decided: Sequence[tuple[Outcome, Plan | None]]) -> None:
+        settled = await self._store.settle([outcome for outcome, _ in decided])
+        at = self._clock.now()
+        self._announcer.tell([told(found, at) for found in settled.spawned if found.created])
+        spawned = iter(settled.spawned)
+        for outcome, plan in decided:
+            if outcome.lease not in settled.applied or plan is None:
+                continue
+            # A call that is repeated tells nothing of what it spawned.
+            for job, found in zip(outcome.spawn, spawned, strict=False):
+                await take_over(self._store, plan, job, found)
