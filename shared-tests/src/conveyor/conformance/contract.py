@@ -35,6 +35,7 @@ from conveyor.conformance.queue_behaviour import QueueBehaviour
 from conveyor.conformance.races import AllRaces
 from conveyor.conformance.renewing import Renewing
 from conveyor.conformance.round_trips import RoundTrips
+from conveyor.conformance.schedules import Schedules
 from conveyor.conformance.sets import Sets
 from conveyor.conformance.settling import Settling
 from conveyor.conformance.unique_keys import UniqueKeys
@@ -136,6 +137,7 @@ class StoreContract(
     LimitBehaviour,
     Batches,
     Ageing,
+    Schedules,
     Fixtures,
 ):
     """Every test that a store must pass. New ones reach every subclass by themselves."""

@@ -52,9 +52,10 @@ AREAS: Final = (
     "limit_behaviour",
     "batches",
     "ageing",
+    "schedules",
 )
 #: The other modules that have assertions.
-OTHERS: Final = ("make", "bench", "worker_behaviour", "contract", "test_conformance")
+OTHERS: Final = ("make", "bench", "worker_behaviour", "schedule_races", "contract", "test_conformance")
 #: Why a test was left out, as its skip begins: the store does without, or the run does.
 NOT_OFFERED: Final = "not offered: "
 LEFT_OUT: Final = "left out: a long storm; run it with -m chaos"

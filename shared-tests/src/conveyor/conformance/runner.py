@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 import warnings
@@ -17,9 +18,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from conveyor.conformance.make import LEASE, at, claim, completed, job
-from conveyor.core import Deduplication, GroupLimit, Job, NewJob, Queue, RateLimit, Worker
+from conveyor.core import Deduplication, GroupLimit, Job, NewJob, Queue, RateLimit, RunAll, Worker
 from conveyor.core.discovery import open_store
 from conveyor.core.store import JobState, Limit, Store, Where
+from conveyor.core.testing import ClockedStore, ManualClock
 
 
 async def claim_all(store: Store, _: str) -> list[str]:
@@ -122,6 +124,30 @@ async def run_worker(store: Store, options: str) -> list[tuple[str, str, float, 
     return runs
 
 
+async def fire_schedules(store: Store, _: str) -> list[str]:
+    """Fire a schedule for thirty seconds, each process by its own clock, and a redeploy at each."""
+    clock = ManualClock(at(0))
+    queue = Queue[Any]("q", ClockedStore(store, clock), clock=clock)
+    worker = Worker[Any]("q", {"nothing": print}, ClockedStore(store, clock), clock=clock)
+    start = at(0)
+    for _second in range(31):
+        await queue.every("1 s", "x", key="x", start=start, misfire=RunAll(100))
+        await worker._scheduler.tick()  # noqa: SLF001 - the part under test
+        await clock.advance(1)
+    return []
+
+
+async def fire_and_die(store: Store, who: str) -> list[str]:
+    """Fire a schedule in real time; the first processes die of it, and the last one does not."""
+    mortal = not who.endswith("-3")
+    async with Worker[Any]("q", {"nothing": print}, store):
+        await asyncio.sleep(1.5)
+        if mortal:
+            print("[]", flush=True)  # noqa: T201 - its last words
+            os._exit(9)
+    return []
+
+
 ROLES: dict[str, Callable[[Store, str], Awaitable[Sequence[Any]]]] = {
     "claim_all": claim_all,
     "add_keys": add_keys,
@@ -131,6 +157,8 @@ ROLES: dict[str, Callable[[Store, str], Awaitable[Sequence[Any]]]] = {
     "storm": storm,
     "long_storm": long_storm,
     "run_worker": run_worker,
+    "fire_schedules": fire_schedules,
+    "fire_and_die": fire_and_die,
 }
 
 
