@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conveyor.core import (
+    Feature,
     InvalidOptionError,
     PayloadError,
     Queue,
@@ -92,7 +93,9 @@ async def test_bad_data_zones_dates_and_counts_are_refused_before_anything_is_st
 
 async def test_what_the_store_does_not_offer_is_refused_at_the_call() -> None:
     class Plain(WrappedStore):
-        features = frozenset()
+        @property
+        def features(self) -> frozenset[Feature]:
+            return frozenset()
 
     queue = Queue[Any]("q", Plain(MemoryStore()))
 

@@ -208,7 +208,8 @@ def _job_to_json(job: JobRecord) -> dict[str, Any]:
 
 def _job_from_json(found: dict[str, Any]) -> JobRecord:
     known = {name: value for name, value in found.items() if name in _ALIKE}
-    return JobRecord(id="", **known | {name: _span(known[name]) for name in _SPANS & known.keys()})
+    spans: dict[str, Any] = {name: _span(known[name]) for name in _SPANS & known.keys()}
+    return JobRecord(id="", **known | spans)
 
 
 def _text(at: datetime | None) -> str | None:
