@@ -22,6 +22,7 @@ from conveyor.core import (
     StoreUnavailableError,
     Worker,
 )
+from conveyor.core.store import Where
 from conveyor.core.testing import FaultyStore, ManualClock, run_until_idle
 from conveyor.store.memory import MemoryStore
 
@@ -238,9 +239,10 @@ async def test_a_paused_group_gives_no_company(queue: Queue[Any], store: FaultyS
     keeper = Keeper()
     find = store.find
 
-    async def paused_meanwhile(*args: Any, **kwargs: Any) -> Any:
-        found = await find(*args, **kwargs)
-        await store.pause("q", Pause(group="g"))
+    async def paused_meanwhile(where: Where, **kwargs: Any) -> Any:
+        found = await find(where, **kwargs)
+        if where.group == "g":
+            await store.pause("q", Pause(group="g"))
         return found
 
     store.find = paused_meanwhile  # type: ignore[method-assign]

@@ -44,8 +44,8 @@ from conveyor.core.plan import RunAll
 from conveyor.core.queue import NewJob, Queue
 from conveyor.core.report import Attempt
 from conveyor.core.retry import Backoff
-from conveyor.core.seen import RunningJob, WorkerInfo
 from conveyor.core.scheduling import Schedule
+from conveyor.core.seen import RunningJob, WorkerInfo
 from conveyor.core.signals import RateLimited, Retry, Snooze, Unrecoverable
 from conveyor.core.store import Feature, Order, Pause, Store
 from conveyor.core.worker import Worker, WorkerStats
@@ -91,8 +91,8 @@ __all__ = [
     "RateLimited",
     "Reason",
     "Retry",
-    "RunningJob",
     "RunAll",
+    "RunningJob",
     "Schedule",
     "ScheduleNotFoundError",
     "SchemaTooNewError",

@@ -143,14 +143,10 @@ class JobOptions:
             if kept is not None:
                 age = None if kept.age is None else kept.age.total_seconds()
                 found[name] = {"age": age, "count": kept.count}
-        if self.fail_parent_on_child_failure != "fail":
-            found["fail_parent_on_child_failure"] = self.fail_parent_on_child_failure
-        if self.children:
-            found["children"] = self.children
-        if self.fails_parent:
-            found["fails_parent"] = True
-        if self.dead_letter is not None:
-            found["dead_letter"] = self.dead_letter
+        for name in ("fail_parent_on_child_failure", "children", "fails_parent", "dead_letter"):
+            value = getattr(self, name)
+            if value != getattr(_PLAIN, name):
+                found[name] = value
         if self.schedule_key is not None and self.scheduled_for is not None:
             found["schedule"] = {"key": self.schedule_key, "for": self.scheduled_for.isoformat()}
         return to_json(found).decode() if found else "{}"
@@ -189,6 +185,9 @@ class JobOptions:
 
 
 _remembered: Final = lru_cache(maxsize=1024)(JobOptions._read)  # noqa: SLF001 - its own method
+
+
+_PLAIN: Final = JobOptions()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
