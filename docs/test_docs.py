@@ -26,11 +26,14 @@ import pytest
 
 import conveyor.core
 from conveyor.core import errors
+from conveyor.store.pg.testing import private_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT: Final = Path(__file__).resolve().parent.parent
+#: What stands for a database on these pages.
+DATABASE: Final = "postgresql://app@localhost/app"
 PAGES: Final = sorted((ROOT / "docs").glob("*.md"))
 README: Final = ROOT / "README.md"
 #: Pages whose Python is meant to run. The others show parts of files that have tests of their own.
@@ -93,13 +96,25 @@ def check(output: str, expected: list[str]) -> None:
         )
 
 
-async def session(page: Path, namespace: dict[str, Any]) -> None:
+@pytest.fixture
+def database(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A PostgreSQL for the pages and programs that name one; for the others there is none."""
+    given = request.node.callspec.params
+    text = given["page"].read_text(encoding="utf-8") if "page" in given else given["block"].code
+    if DATABASE not in text:
+        yield DATABASE
+        return
+    with private_server(durable=False) as server, server.database("docs") as url:
+        yield url
+
+
+async def session(page: Path, namespace: dict[str, Any], database: str) -> None:
     """Run the blocks of a page that are no programs, in order, in one event loop."""
     try:
         for block in blocks(page):
             if block.run and not block.program:
                 # The line numbers of a traceback are those of the page.
-                source = "\n" * (block.line - 1) + block.code
+                source = "\n" * (block.line - 1) + block.code.replace(DATABASE, database)
                 code = compile(source, str(page), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
                 step = eval(code, namespace)  # noqa: S307 - our own documentation
                 if inspect.isawaitable(step):
@@ -112,11 +127,15 @@ async def session(page: Path, namespace: dict[str, Any]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", RUN, ids=name_of)
 def test_the_examples_of_a_page_run(
-    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    page: Path,
+    database: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
-    asyncio.run(asyncio.wait_for(session(page, {"__name__": "__main__"}), 60))
+    asyncio.run(asyncio.wait_for(session(page, {"__name__": "__main__"}, database), 60))
 
     expected = [line for block in blocks(page) if block.run and not block.program for line in shown_by(block)]
     check(capsys.readouterr().out, expected)
@@ -127,10 +146,14 @@ PROGRAMS: Final = [block for page in RUN for block in blocks(page) if block.run 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block", PROGRAMS, ids=lambda block: f"{name_of(block.page)}:{block.line}")
-def test_a_program_of_a_page_runs(block: Block, tmp_path: Path) -> None:
+def test_a_program_of_a_page_runs(block: Block, database: str, tmp_path: Path) -> None:
+    run(block, block.code.replace(DATABASE, database), tmp_path)
+
+
+def run(block: Block, code: str, folder: Path) -> None:
     done = subprocess.run(  # noqa: S603 - our own documentation
-        [sys.executable, "-W", "error", "-c", block.code],
-        cwd=tmp_path,
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=60,
@@ -140,6 +163,21 @@ def test_a_program_of_a_page_runs(block: Block, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     check(done.stdout, shown_by(block))
+
+
+@pytest.mark.slow
+def test_the_first_example_runs_on_postgresql_by_its_url_alone(tmp_path: Path) -> None:
+    first = next(block for block in blocks(README) if block.run)
+    with private_server(durable=False) as server, server.database("first") as url:
+        run(first, first.code.replace("sqlite:///jobs.db", url), tmp_path)
+
+
+def test_the_matrix_is_what_the_suite_makes_of_it() -> None:
+    done = subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, str(ROOT / "docs" / "matrix.py")], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout in README.read_text(encoding="utf-8")
 
 
 def test_every_page_has_an_example_that_is_run() -> None:

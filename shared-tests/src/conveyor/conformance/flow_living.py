@@ -337,6 +337,7 @@ class Cancelling:
             retrying = asyncio.create_task(retry())
             while not retrying.done():  # a claim may pass over a job that the retry is looking at
                 await bench.worker_of(kids, bench.orderly).run_until_idle()
+                await asyncio.sleep(0)  # a store in memory never waits, and the retry is to have its turn
             await retrying
             for _ in range(4):
                 await bench.run_all(queue, kids)
