@@ -52,7 +52,7 @@ def test_it_pools_by_transaction(pooled: Bouncer) -> None:
     assert pids[0] == pids[1]
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_it_stops_and_comes_back_on_the_same_port(pooled: Bouncer) -> None:
     pooled.stop("immediate")
     with pytest.raises(psycopg.OperationalError):
@@ -63,7 +63,7 @@ def test_it_stops_and_comes_back_on_the_same_port(pooled: Bouncer) -> None:
     psycopg.connect(pooled.url).close()
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_a_frozen_one_lets_nobody_in(pooled: Bouncer) -> None:
     with pooled.frozen(), pytest.raises(psycopg.OperationalError):
         psycopg.connect(pooled.url, connect_timeout=2)

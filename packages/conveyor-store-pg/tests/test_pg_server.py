@@ -44,7 +44,7 @@ def soon(check: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
 def test_what_was_committed_survives_a_restart(server: Server, mode: str) -> None:
     with server.database(f"restart_{mode}") as url:
@@ -60,7 +60,7 @@ def test_what_was_committed_survives_a_restart(server: Server, mode: str) -> Non
             assert connection.execute("select answer from kept").fetchone() == (42,)
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_a_stopped_server_refuses_until_it_is_started_on_the_same_port(server: Server) -> None:
     server.stop()
     with pytest.raises(psycopg.OperationalError):
@@ -76,7 +76,7 @@ def test_a_stopped_server_refuses_until_it_is_started_on_the_same_port(server: S
         assert connection.execute("select 1").fetchone() == (1,)
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_a_frozen_backend_says_nothing_until_it_is_thawed(server: Server) -> None:
     with psycopg.connect(server.url) as connection:
         pid = connection.info.backend_pid
@@ -255,7 +255,7 @@ with private_server() as server:
 """
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_killed_leaves_no_process_and_no_folder(number: int, tmp_path: Path) -> None:
     owner = subprocess.Popen(

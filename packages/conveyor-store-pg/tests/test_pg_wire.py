@@ -434,7 +434,7 @@ async def test_old_tables_are_told_when_they_may_not_be_changed(server: Server, 
         assert catalog(server, schema) == []
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_sixteen_processes_open_an_empty_database_and_some_are_killed(server: Server, schema: str) -> None:
     command = [sys.executable, "-c", OPENER, server.url]
     first = subprocess.run([*command, f"{schema}_alone"], check=True, timeout=60)
@@ -450,7 +450,7 @@ def test_sixteen_processes_open_an_empty_database_and_some_are_killed(server: Se
     assert catalog(server, schema) == catalog(server, f"{schema}_alone")
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 async def test_a_migration_cut_off_at_any_statement_leaves_nothing(server: Server, tmp_path: Path) -> None:
     (tmp_path / "0001_a.sql").write_text("create table {schema}.a (n int);", "utf-8")
     (tmp_path / "0002_b.sql").write_text("create table {schema}.b (n int); select 1/0;", "utf-8")
@@ -723,6 +723,31 @@ asyncio.run(main())
         capture_output=True,
         check=False,
         timeout=30,
+    )
+
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_a_forked_child_may_not_open_the_parents_store(server: Server) -> None:
+    program = """
+import asyncio, os, sys
+from conveyor.core.errors import StoreForkedError
+from conveyor.store.pg import PgStore
+async def main():
+    async with PgStore(sys.argv[1], schema="forked") as store:
+        child = os.fork()
+        if not child:
+            try:
+                asyncio.run(store.open())
+            except StoreForkedError:
+                os._exit(7)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 7, status
+asyncio.run(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, server.url], capture_output=True, check=False, timeout=30
     )
 
     assert done.returncode == 0, done.stderr.decode()

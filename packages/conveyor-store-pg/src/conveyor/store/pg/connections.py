@@ -276,12 +276,16 @@ class Connections:
             raise StoreClosedError(
                 f"the store of {place} is not open; use `async with`, or call open() first"
             )
-        if self._pid != os.getpid():
+        self.refuse_fork()
+        self._refuse_other_loops()
+
+    def refuse_fork(self) -> None:
+        """Raise StoreForkedError in a child of the process that opened this."""
+        if self._pid is not None and self._pid != os.getpid():
             raise StoreForkedError(
-                f"the store of {place} was opened in another process; "
+                f"the store of {self.options.target.place} was opened in another process; "
                 "fork before opening a store, or start processes by spawning them"
             )
-        self._refuse_other_loops()
 
     def _refuse_other_loops(self) -> None:
         # A connection is watched by the loop it was made on.

@@ -114,6 +114,7 @@ class PgStore(Store):
     async def open(self) -> None:
         async with self._one_at_a_time():
             if self._opened:
+                self._connections.refuse_fork()
                 return
             await self._connections.open()
             try:
