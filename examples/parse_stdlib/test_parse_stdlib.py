@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from conveyor.store.pg.testing import private_server
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -97,6 +99,18 @@ def test_the_counts_agree_and_failures_are_listed(folder: Path) -> None:
     assert row(out, "functions") == ["741", "741"]
     assert row(out, "failures") == ["2", "2"]
     assert re.search(r"broken\.py +1 +SyntaxError", out)
+    assert "The two counts agree" in out
+
+
+def test_the_same_on_postgresql_with_a_worker_process_that_is_killed(folder: Path) -> None:
+    with private_server(durable=False) as server, server.database("demo") as url:
+        process = start(folder, "--store", url, "--kill-one", "--slow", "0.1")
+        out, err = process.communicate(timeout=60)
+
+    assert (process.returncode, err) == (0, "")
+    assert "killing worker process" in out
+    assert int(row(out, "taken back from dead workers")[1]) > 0
+    assert row(out, "failures") == ["2", "2"]
     assert "The two counts agree" in out
 
 
