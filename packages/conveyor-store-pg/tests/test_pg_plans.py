@@ -122,7 +122,7 @@ class Explaining(Session):
             )
             cursor = ClientCursor(self.connection)
             cursor.execute(
-                f"explain (analyze, buffers, timing off, format json) {call}",
+                f"explain (analyze, buffers, timing off, format json) {call}".encode(),
                 [values[each] for each in names],
             )
             row = cursor.fetchone()

@@ -10,10 +10,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
+from conveyor.conformance.plugin import Place
 from conveyor.core import Job, Queue, Worker, open_store
 from conveyor.core.errors import InvalidOptionError
 from conveyor.store.pg.testing import Bouncer, Server, bouncer, get_server, provision
@@ -114,9 +114,7 @@ def test_a_wish_for_a_bouncer_that_is_not_understood_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CONVEYOR_TEST_PG_BOUNCER", "yes please")
-    place = SimpleNamespace(
-        url=None, worker="main", owner=os.getpid(), tmp_path=tmp_path, shared_path=tmp_path
-    )
+    place = Place(url=None, worker="main", owner=os.getpid(), tmp_path=tmp_path, shared_path=tmp_path)
 
     with pytest.raises(InvalidOptionError, match="CONVEYOR_TEST_PG_BOUNCER"), provision(place):
         pass

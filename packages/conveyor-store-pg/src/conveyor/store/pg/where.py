@@ -99,13 +99,19 @@ async def seqs(
             "after_place": -after.seq if after.lifo else after.seq,
             "after_finished": after.finished_at,
         }
-    selects = []
-    for branch in _merged(condition.branches, order):
-        key, backwards, behind = _ordered(order, branch, added, after)
-        terms = _all(branch.sql, *condition.terms, *((behind,) if after is not None else ()))
-        selects.append(_select(terms, key, backwards=backwards))
-    if not selects:
+    branches = _merged(condition.branches, order)
+    if not branches:
         return []
+    orders = [_ordered(order, branch, added, after) for branch in branches]
+    selects = [
+        _select(
+            _all(branch.sql, *condition.terms, *((behind,) if after is not None else ())),
+            key,
+            backwards=backwards,
+        )
+        for branch, (key, backwards, behind) in zip(branches, orders, strict=True)
+    ]
+    key, backwards, _ = orders[0]
     merged = _MERGED.format(
         selects="\n  union all\n".join(selects),
         order=_order([f"key_{n}" for n in range(len(key))], backwards=backwards),
