@@ -44,6 +44,7 @@ AREAS: Final = (
     "crashes",
     "model",
     "queue_behaviour",
+    "flow_behaviour",
     "deduplication",
     "dead_letters",
     "workers_seen",
@@ -55,7 +56,10 @@ AREAS: Final = (
     "schedules",
 )
 #: The other modules that have assertions.
-OTHERS: Final = ("make", "bench", "worker_behaviour", "schedule_races", "contract", "test_conformance")
+OTHERS: Final = (
+    *("make", "bench", "worker_behaviour", "schedule_races", "contract", "test_conformance"),
+    *("flow_adding", "flow_bench", "flow_endings", "flow_growing", "flow_living", "flow_model"),
+)
 #: Why a test was left out, as its skip begins: the store does without, or the run does.
 NOT_OFFERED: Final = "not offered: "
 LEFT_OUT: Final = "left out: a long storm; run it with -m chaos"

@@ -114,9 +114,9 @@ class Announced:
             assert info.last_beat_at == at(10)
             await worker.pause()
             gate.opened.set()
-            await bench.later("10s")
 
             async def paused() -> bool:
+                await bench.later("10s")
                 [info] = await bench.queue.get_workers()
                 return info.paused and not info.running
 

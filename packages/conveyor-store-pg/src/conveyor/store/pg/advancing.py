@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from conveyor.core.jobs import JobKey, JobState
 from conveyor.core.store import Advanced
-from conveyor.store.pg.groups import Move, moved
+from conveyor.store.pg.groups import Move, end_pauses, moved
 from conveyor.store.pg.ledger import REMEMBERED
 from conveyor.store.pg.rows import known_instant, moment
 from conveyor.store.pg.statements import Session
@@ -45,7 +45,7 @@ async def _tidy(session: Session, queues: list[str], now: datetime) -> None:
     await session.run("tidy", queues=queues, now=now, horizon=now - REMEMBERED)
     await session.run("forget_starts", queues=queues, kinds=["queue", "group"], now=now)
     for (queue,) in await session.ask("grouped_queues", queues=queues):
-        await session.run("end_group_pauses", queue=queue, now=now)
+        await end_pauses(session, queue, now)
         await session.run("forget_groups", queue=queue)
         await session.run("forget_turns", queue=queue)
         await session.run("forget_queue", queue=queue)

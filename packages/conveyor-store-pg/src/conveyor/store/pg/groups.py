@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from conveyor.core.jobs import JobState
-from conveyor.store.pg.statements import Session
+from conveyor.store.pg.statements import Row, Session
 
 _WAITING = JobState.WAITING.value
 
@@ -95,6 +95,21 @@ async def moved(
             groups=[group for _, group, _ in lanes],
             names=[name for _, _, name in lanes],
         )
+
+
+async def end_pauses(session: Session, queue: str, now: datetime) -> None:
+    """Let groups go on whose pauses are over."""
+    await _follow_those(session, queue, await session.ask("end_group_pauses", queue=queue, now=now))
+
+
+async def unpark(session: Session, queue: str, now: datetime, latest: datetime) -> None:
+    """Let claims look again at groups that they were to pass over until now; or until after `latest`."""
+    await _follow_those(session, queue, await session.ask("unpark", queue=queue, now=now, latest=latest))
+
+
+async def _follow_those(session: Session, queue: str, groups: Collection[Row]) -> None:
+    if groups:
+        await follow(session, [(queue, group) for (group,) in groups])
 
 
 async def follow(session: Session, keys: Collection[tuple[str, str]]) -> None:

@@ -21,7 +21,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 from conveyor.core.store import Claim, Rate
-from conveyor.store.pg.groups import Parking
+from conveyor.store.pg.groups import Parking, end_pauses, unpark
 from conveyor.store.pg.limits import Room, Scope, windows
 from conveyor.store.pg.rows import microseconds
 from conveyor.store.pg.statements import Session
@@ -41,7 +41,7 @@ async def take_turns(
     session: Session, now: datetime, request: Claim, names: Names, *, count: int, turns: Turns
 ) -> Picked:
     """Pick up to `count` jobs by turns."""
-    await session.run("end_group_pauses", queue=request.queue, now=now)
+    await end_pauses(session, request.queue, now)
     round_ = _Round(session, now, request, names, count=count, turns=turns)
     await round_.play()
     return round_.picked
@@ -181,7 +181,7 @@ class _Round:
             if self._rate.max < 1:
                 return
             latest = self._now + self._rate.per
-            await self._session.run("unpark", queue=self._queue, now=self._now, latest=latest)
+            await unpark(self._session, self._queue, self._now, latest)
         fresh = "lanes_fresh_newest" if self._request.newest_first else "lanes_fresh"
         self._streams = [
             _Stream(fresh, await self._kinds("kinds_fresh")),

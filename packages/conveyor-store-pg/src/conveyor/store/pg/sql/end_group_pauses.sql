@@ -1,5 +1,5 @@
--- Pauses of groups that are over; and the groups and lanes that go on. Groups are locked in order, as by all
--- who lock several.
+-- Pauses of groups that are over, and which groups go on. Groups are locked in order, as by all who lock several;
+-- their lanes follow in a statement after this one, which sees those that were made until the locks were had.
 with ended as (
   delete from {schema}.conveyor_pauses
    where queue = %(queue)s
@@ -15,16 +15,10 @@ locked as materialized (
    where g.queue = %(queue)s
    order by g.grp
      for update of g
-),
-groups as (
-  update {schema}.conveyor_groups g
-     set paused = false
-    from locked l
-   where g.queue = %(queue)s
-     and g.grp = l.grp
 )
-update {schema}.conveyor_lanes n
+update {schema}.conveyor_groups g
    set paused = false
   from locked l
- where n.queue = %(queue)s
-   and n.grp = l.grp
+ where g.queue = %(queue)s
+   and g.grp = l.grp
+returning g.grp
