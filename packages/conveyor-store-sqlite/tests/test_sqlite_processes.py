@@ -109,8 +109,11 @@ def test_a_killed_worker_loses_no_job(tmp_path: Path) -> None:
         victim.send_signal(signal.SIGKILL)
 
     outputs = [process.communicate(timeout=120)[0] for process in (survivor, *victims)]
+    # On a busy machine the survivor may have found nothing to do before the last victim had begun.
+    finisher = start(path, "finisher", 0)
+    outputs.append(finisher.communicate(timeout=120)[0])
 
-    assert survivor.returncode == 0
+    assert (survivor.returncode, finisher.returncode) == (0, 0)
     told = [id for output in outputs for id in settled_by(output)]
     assert len(told) == len(set(told))
     assert ask(path, "pragma integrity_check") == [("ok",)]

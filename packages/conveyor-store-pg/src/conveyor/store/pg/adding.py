@@ -46,22 +46,30 @@ class Adding:
         call = _Call(jobs, asyncio.get_running_loop().create_future())
         self._waiting.append(call)
         if len(self._writers) < _WRITERS:
-            writer = asyncio.get_running_loop().create_task(self._write())
-            self._writers.add(writer)
-            writer.add_done_callback(self._writers.discard)
+            self._writers.add(asyncio.get_running_loop().create_task(self._write()))
         # Cancelled before its batch is on its way, it is in none; after that, it happens all the same.
         return await call.answer
 
     async def _write(self) -> None:
-        while batch := self._batch():
-            try:
-                answers = await self._insert([job for call in batch for job in call.jobs])
-            except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
-                await self._failed(batch, error)
-                continue
-            taken = iter(answers)
+        batch: list[_Call] = []
+        try:
+            while batch := self._batch():
+                await self._write_batch(batch)
+        finally:
+            # In the very step that finds nothing more: an add that comes after it starts a writer of its own.
+            self._writers.discard(asyncio.current_task())
             for call in batch:
-                _answer(call, [next(taken) for _ in call.jobs])
+                call.answer.cancel()  # only if this was itself cancelled: nobody is left waiting
+
+    async def _write_batch(self, batch: Sequence[_Call]) -> None:
+        try:
+            answers = await self._insert([job for call in batch for job in call.jobs])
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
+            await self._failed(batch, error)
+            return
+        taken = iter(answers)
+        for call in batch:
+            _answer(call, [next(taken) for _ in call.jobs])
 
     def _batch(self) -> list[_Call]:
         batch: list[_Call] = []

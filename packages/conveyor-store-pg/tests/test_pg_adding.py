@@ -1,0 +1,121 @@
+"""Adds that come together: none is forgotten, whenever it comes."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from conveyor.core.errors import StoreUnavailableError
+from conveyor.core.jobs import JobKey, JobRecord, JobState
+from conveyor.core.store import Inserted
+from conveyor.store.pg.adding import Adding
+
+
+class Gathered(Adding):
+    """Adds to nothing: each batch waits for the gate, and is written down."""
+
+    def __init__(self) -> None:
+        super().__init__(None)  # type: ignore[arg-type]
+        self.gate = asyncio.Event()
+        self.batches: list[list[str]] = []
+        self.error: Exception | None = None
+
+    async def _insert(self, jobs: Sequence[JobRecord]) -> Sequence[Inserted]:
+        self.batches.append([job.id for job in jobs])
+        await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        at = datetime(2026, 1, 1, tzinfo=UTC)
+        return [
+            Inserted(key=JobKey("q", job.id), created=True, state=JobState.WAITING, created_at=at)
+            for job in jobs
+        ]
+
+
+def add(adding: Adding, id: str) -> Any:
+    return adding.insert([JobRecord(queue="q", id=id, name="work")])
+
+
+async def test_what_comes_while_batches_are_on_their_way_goes_together() -> None:
+    adding = Gathered()
+    adds = [asyncio.create_task(add(adding, str(n))) for n in range(6)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    adding.gate.set()
+
+    answers = await asyncio.gather(*adds)
+
+    assert [answer.key.id for [answer] in answers] == [str(n) for n in range(6)]
+    assert len(adding.batches) < 6
+
+
+async def test_an_add_that_comes_just_as_all_batches_end_is_not_forgotten() -> None:
+    adding = Gathered()
+
+    async def twice() -> None:
+        await add(adding, "first")
+        await add(adding, "second")
+
+    adders = []
+    for adder in (twice(), add(adding, "other")):
+        adders.append(asyncio.create_task(adder))
+        for _ in range(3):
+            await asyncio.sleep(0)
+    assert adding.batches == [["first"], ["other"]]
+    adding.gate.set()  # both batches end at the same moment, and nobody else adds
+
+    async with asyncio.timeout(5):
+        await asyncio.gather(*adders)
+    assert adding.batches[2:] == [["second"]]
+
+
+async def test_who_gives_up_before_the_batch_is_on_its_way_is_in_none() -> None:
+    adding = Gathered()
+    first = [asyncio.create_task(add(adding, str(n))) for n in range(2)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    late = asyncio.create_task(add(adding, "late"))
+    await asyncio.sleep(0)
+    late.cancel()
+    adding.gate.set()
+    await asyncio.gather(*first)
+    await asyncio.sleep(0)
+
+    assert late.cancelled()
+    assert "late" not in {id for batch in adding.batches for id in batch}
+
+
+async def test_a_store_that_is_away_is_told_to_everybody() -> None:
+    adding = Gathered()
+    adding.error = StoreUnavailableError("it is away")
+    adding.gate.set()
+
+    answers = await asyncio.gather(*(add(adding, str(n)) for n in range(5)), return_exceptions=True)
+
+    assert [type(answer) for answer in answers] == [StoreUnavailableError] * 5
+    adding.error = None
+    [found] = await add(adding, "again")
+    assert found.created
+
+
+async def test_one_that_cannot_be_added_does_not_keep_the_others_out() -> None:
+    class Picky(Gathered):
+        async def _insert(self, jobs: Sequence[JobRecord]) -> Sequence[Inserted]:
+            if any(job.id == "bad" for job in jobs):
+                raise ValueError("bad")
+            return await super()._insert(jobs)
+
+    adding = Picky()
+    blocking = [asyncio.create_task(add(adding, f"first{n}")) for n in range(2)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    adds = [asyncio.create_task(add(adding, id)) for id in ("a", "bad", "b")]
+    await asyncio.sleep(0)
+    adding.gate.set()
+    await asyncio.gather(*blocking)
+
+    with pytest.raises(ValueError, match="bad"):
+        await adds[1]
+    assert [found.created for found in await adds[0] + await adds[2]] == [True, True]
