@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 import pytest
@@ -21,10 +21,13 @@ from psycopg.adapt import Transformer
 
 from conveyor.core.jobs import JobKey, JobRecord, JobState, Lease
 from conveyor.core.store import Beat, Change, Claim, Limit, Order, Outcome, Pause, Rate, Retention, Where
-from conveyor.store.pg import PgStore, advancing, claiming, inserting, pausing, sets, settling
+from conveyor.store.pg import PgStore, advancing, claiming, inserting, pausing, sets, settling, tidying
+from conveyor.store.pg.connections import Connections, Step
+from conveyor.store.pg.limits import rate_name
 from conveyor.store.pg.statements import Row, Session, Statements
 from conveyor.store.pg.testing import get_server
 
+T = TypeVar("T")
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 LARGE = {"conveyor_jobs", "conveyor_groups", "conveyor_lanes", "conveyor_starts", "conveyor_tombstones"}
 
@@ -138,6 +141,16 @@ class Explaining(Session):
         return f"{info.regtype}[]" if info.array_oid == oid else info.regtype
 
 
+class OneSession(Connections):
+    """Runs every step in the same session."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    async def call(self, step: Step[T], **_: Any) -> T:
+        return await step(self.session)
+
+
 def _seen(name: str, plan: Mapping[str, Any], *, generic: bool) -> Seen:
     rows: dict[str, float] = {}
     scanned: set[str] = set()
@@ -224,10 +237,20 @@ async def insert(session: Session) -> None:
 
 
 async def advance(session: Session) -> None:
-    later = NOW + timedelta(days=2)
+    later = NOW + timedelta(days=32)
     await advancing.advance(session, NOW, ["plain", "grouped", "empty"], 100)
-    moved = await advancing.advance(session, later + timedelta(days=30), ["plain", "grouped"], 10)
+    moved, _ = await advancing.advance(session, later, ["plain", "grouped"], 10)
     assert (len(moved.due), len(moved.stalled)) == (10, 10)
+
+
+async def tidy(session: Session) -> None:
+    await tidying.tidy(OneSession(session), ["plain", "grouped", "empty"], NOW)
+    await tidying.tidy(OneSession(session), ["plain", "grouped"], NOW + timedelta(days=32))
+
+
+async def let_groups_go_on(session: Session) -> None:
+    request = claim("grouped", group_limit=Limit(rate=RATE))
+    await tidying.let_groups_go_on(OneSession(session), request, NOW)
 
 
 async def update(session: Session) -> None:
@@ -284,6 +307,8 @@ ACTIONS: dict[str, Callable[[Session], Awaitable[None]]] = {
     "renew": renew,
     "insert": insert,
     "advance": advance,
+    "tidy": tidy,
+    "let groups go on": let_groups_go_on,
     "update": update,
     "pause": pause,
     "found by parent": found(Where(parent=JobKey("plain", "parent-5001"))),
@@ -329,13 +354,13 @@ INDEXES = {
     "conveyor_jobs_finished": "found completed finished",
     "conveyor_jobs_expires_at": "found expired",
     "conveyor_jobs_keep_count": "found expired",
-    "conveyor_tombstones_at": "advance",
-    "conveyor_pauses_until": "advance",
-    "conveyor_starts_at": "advance",
+    "conveyor_tombstones_at": "tidy",
+    "conveyor_pauses_until": "tidy",
+    "conveyor_starts_at": "tidy",
     "conveyor_groups_known": "claim by turns",
     "conveyor_groups_parked": "claim by turns, limited",
-    "conveyor_groups_waiting": "advance",
-    "conveyor_groups_idle": "advance",
+    "conveyor_groups_waiting": "tidy",
+    "conveyor_groups_idle": "tidy",
     "conveyor_lanes_served": "claim by turns",
     "conveyor_lanes_fresh": "claim by turns",
     "conveyor_lanes_fresh_newest": "claim by turns, newest",
@@ -383,20 +408,30 @@ async def test_counting_reads_indexes_only(session: Explaining) -> None:
     assert [str(each) for each in seen if each.scanned or each.buffers > 15_000] == []
 
 
-@pytest.mark.parametrize("group", ["saturated", "paused"])
+PASSED_OVER = {
+    "saturated": "active = 5",
+    "paused": "paused = true",
+    "parked": f"parked_for = '{rate_name(RATE)}'",
+}
+
+
+@pytest.mark.parametrize("group", PASSED_OVER)
 async def test_a_claim_by_turns_does_not_look_at_lanes_that_it_passes_over(
     session: Explaining, group: str
 ) -> None:
-    change = "active = 5" if group == "saturated" else "paused = true"
-    session.connection.execute(
-        f"update conveyor_groups set {change} where queue = 'grouped' and substr(grp, 2) > '5'"  # noqa: S608
-    )
-    session.connection.execute(
-        f"update conveyor_lanes set {change} where queue = 'grouped' and substr(grp, 2) > '5'"  # noqa: S608
-    )
+    for table in ("conveyor_groups", "conveyor_lanes"):
+        change = PASSED_OVER[group]
+        if table == "conveyor_groups" and group == "parked":
+            change += ", parked_until = '2030-01-01 00:30+00'"
+        session.connection.execute(
+            f"update {table} set {change} where queue = 'grouped' and substr(grp, 2) > '5'".encode()  # noqa: S608
+        )
 
-    await claim_with_care(session, "grouped", group_limit=Limit(active=3))
+    await claim_with_care(session, "grouped", group_limit=Limit(active=3, rate=RATE))
 
     lanes = [seen for seen in session.seen if seen.statement.startswith(("lanes_", "kinds_"))]
     assert lanes
     assert [str(seen) for seen in lanes if seen.rows["conveyor_lanes"] > 300] == []
+    gates = [seen for seen in session.seen if seen.statement == "gate"]
+    assert gates
+    assert [str(seen) for seen in gates if seen.rows["conveyor_groups"] > 20] == []

@@ -410,7 +410,7 @@ class Races:
         async def worker(store: Store) -> None:
             idle = 0
             while idle < 5:
-                held = await take(store, 3, **limits)
+                held = await take(store, 4, **limits)
                 active = await store.find(
                     replace(Q, states=frozenset({JobState.ACTIVE})), limit=99, now=at(0)
                 )

@@ -3,6 +3,7 @@
 A queue that has nothing to do with groups, limits or pauses is claimed from by one statement, and any number
 of claims run side by side. A claim with a limit, and every claim of a queue that has groups or has known a
 limit, stands in line for the queue's row first, and only then looks: what it counts is true until it commits.
+Where the limit is one of active jobs only, and nothing else is in the way, that statement counts as well.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from conveyor.core.jobs import JobRecord, JobState, Lease
-from conveyor.core.store import Claim, Claimed, Undecodable
+from conveyor.core.store import Claim, Claimed, Rate, Undecodable
 from conveyor.store.pg.groups import Move, moved
-from conveyor.store.pg.limits import Scope, carry, queue_started, room, started
+from conveyor.store.pg.limits import Scope, carry, queue_started, rate_name, room, started
 from conveyor.store.pg.rows import (
     ATTEMPT,
     FOREVER,
@@ -30,12 +31,16 @@ from conveyor.store.pg.rows import (
     record_or_reason,
 )
 from conveyor.store.pg.statements import Row, Session
-from conveyor.store.pg.turns import Picked, numbered, rate_name, take_turns
+from conveyor.store.pg.turns import Picked, numbered, take_turns
 from conveyor.store.pg.waiting import Gate, Names, allowed_names, gate, ungrouped
 
 _NO_TIME: Final = timedelta(0)
 #: How often a claim looks again when other claims were faster.
 _LOOKS: Final = 5
+
+
+class GroupsGoOn(Exception):  # noqa: N818 - not an error: nothing is wrong
+    """Pauses of groups are over, or groups need not be passed over any more: note that, and claim again."""
 
 
 @dataclass(slots=True)
@@ -67,27 +72,42 @@ class _Taken:
 
 
 def is_plain(request: Claim) -> bool:
-    """Whether one statement may be enough."""
+    """Whether one statement may be enough, in line if there is a limit."""
     return (
         request.ids is None
         and request.names is None
-        and request.limit is None
         and request.group_limit is None
+        and (request.limit is None or request.limit.rate is None)
         and not request.newest_first
     )
 
 
-async def claim_at_once(session: Session, now: datetime | None, request: Claim) -> Claimed | None:
-    """Lease the most urgent jobs by one statement; None, and nothing leased, if the queue needs more care."""
-    rows = await session.ask("claim", **_lease_of(request), queue=request.queue, count=request.count, now=now)
-    at, guarded, *_ = rows[0]
+async def claim_at_once(
+    session: Session, now: datetime | None, request: Claim, *, in_line: bool = False
+) -> Claimed | None:
+    """Lease the most urgent jobs by one statement; None, and nothing leased, if the queue needs more care.
+
+    `in_line`: the queue's row is locked, and no other claim of it is under way.
+    """
+    rows = await session.ask(
+        "claim",
+        **_lease_of(request),
+        queue=request.queue,
+        count=request.count,
+        now=now,
+        in_line=in_line,
+        active=None if request.limit is None else request.limit.active,
+    )
+    at, guarded, left, *_ = rows[0]
     if guarded:
         return None
     taken = _Taken(known_instant(at))
-    leased = [row[2:] for row in rows if row[2] is not None]
+    leased = [row[3:] for row in rows if row[3] is not None]
     for row in sorted(leased, key=_urgency):
         taken.take(row, request.token)
-    if taken.count >= request.count:
+    if (
+        taken.count >= left
+    ):  # no more were asked for, or the limit ends it: no time is known when there is room
         return taken.claimed()
     return taken.claimed(await _wait(session, request, None, taken.now, cut_short=False))
 
@@ -100,18 +120,32 @@ def _urgency(row: Row) -> tuple[float, int]:
 # ------------------------------------------------------------------ with care
 
 
-async def claim(session: Session, now: datetime | None, request: Claim) -> Claimed:
-    """Lease the most urgent jobs that may be claimed, or those with the given ids."""
+async def claim(session: Session, now: datetime | None, request: Claim, *, noted: bool = False) -> Claimed:
+    """Lease the most urgent jobs that may be claimed, or those with the given ids.
+
+    Raises GroupsGoOn, with nothing leased, if groups may go on and that is to be noted first; unless this is
+    said to be `noted`: then such groups wait for the next claim, which `Claimed.wait` asks for at once.
+    """
     if request.ids is not None:
         return await _claim_by_id(session, now, request)
     limited = request.limit is not None or request.group_limit is not None
     state = None if limited else await gate(session, request.queue, now)
     if state is None or state.turns is not None or state.in_line:
         await session.run("lock_queue", queue=request.queue, limited=limited)
+        if is_plain(request):
+            claimed = await claim_at_once(session, now, request, in_line=True)
+            if claimed is not None:
+                return claimed
         # Looked at when it is this claim's turn: what was true before need not be now.
-        state = await gate(session, request.queue, now)
+        state = await gate(session, request.queue, now, _group_rate(request))
+        if state.over and not noted:
+            raise GroupsGoOn
         return await _claim_in_line(session, request, state)
     return await _claim_side_by_side(session, request, state)
+
+
+def _group_rate(request: Claim) -> Rate | None:
+    return request.group_limit.rate if request.group_limit is not None else None
 
 
 async def _claim_by_id(session: Session, now: datetime | None, request: Claim) -> Claimed:
@@ -159,7 +193,7 @@ async def _claim_in_line(session: Session, request: Claim, state: Gate) -> Claim
     now = state.now
     taken = _Taken(now)
     left = await room(session, request.queue, request.limit, request.count, now)
-    group_rate = request.group_limit.rate if request.group_limit is not None else None
+    group_rate = _group_rate(request)
     if group_rate is not None:
         await carry(session, Scope(request.queue, "group"), group_rate, now)
     picked = Picked()
@@ -239,10 +273,17 @@ async def _wait(
         free_at = now if after.starts > 0 else after.free_at
     if free_at is None or free_at == FOREVER:
         return None
+    return await _time_until(session, request, now, free_at, others=cut_short or paused_until is not None)
+
+
+async def _time_until(
+    session: Session, request: Claim, now: datetime, free_at: datetime, *, others: bool = False
+) -> timedelta | None:
+    """How long until time lets a claim take a job, if not before `free_at`; `others`: any job that waits."""
     limit = request.group_limit
     rate = rate_name(limit.rate) if limit is not None and limit.rate is not None else ""
     [(waiting, first)] = await session.ask("wait", queue=request.queue, now=now, rate=rate)
-    if waiting and (cut_short or paused_until is not None):
+    if waiting and others:
         return max(free_at - now, _NO_TIME)
     if first is None:
         return None

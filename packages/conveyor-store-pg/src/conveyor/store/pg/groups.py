@@ -13,6 +13,9 @@ from datetime import datetime
 from typing import NamedTuple
 
 from conveyor.core.jobs import JobState
+from conveyor.core.store import Rate
+from conveyor.store.pg.limits import rate_name
+from conveyor.store.pg.rows import moment
 from conveyor.store.pg.statements import Row, Session
 
 _WAITING = JobState.WAITING.value
@@ -97,14 +100,18 @@ async def moved(
         )
 
 
-async def end_pauses(session: Session, queue: str, now: datetime) -> None:
+async def end_pauses(session: Session, queue: str, now: datetime | None) -> None:
     """Let groups go on whose pauses are over."""
+    now = await moment(session, now)
     await _follow_those(session, queue, await session.ask("end_group_pauses", queue=queue, now=now))
 
 
-async def unpark(session: Session, queue: str, now: datetime, latest: datetime) -> None:
-    """Let claims look again at groups that they were to pass over until now; or until after `latest`."""
-    await _follow_those(session, queue, await session.ask("unpark", queue=queue, now=now, latest=latest))
+async def unpark(session: Session, queue: str, now: datetime | None, rate: Rate) -> None:
+    """Let claims of this rate look again at groups that they were to pass over until now."""
+    now = await moment(session, now)
+    latest = now + rate.per
+    found = await session.ask("unpark", queue=queue, rate=rate_name(rate), now=now, latest=latest)
+    await _follow_those(session, queue, found)
 
 
 async def _follow_those(session: Session, queue: str, groups: Collection[Row]) -> None:

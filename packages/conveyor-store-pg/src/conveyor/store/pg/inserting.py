@@ -22,7 +22,7 @@ from conveyor.store.pg.rows import jsonb, known_instant, known_state, microsecon
 from conveyor.store.pg.statements import Again, Session
 
 #: A job that was created, and the state that it began in.
-_Created = tuple[JobRecord, JobState]
+Created = tuple[JobRecord, JobState]
 _NO_TIME: Final = timedelta(0)
 #: A number that no job has reached.
 _LATER: Final = (1 << 63) - 1
@@ -41,9 +41,24 @@ async def insert(
     jobs: Sequence[JobRecord],
     *,
     new_only: bool = False,
-    group_limits: bool = True,
 ) -> list[Inserted]:
     """Add jobs by the rules of `Store.insert`.
+
+    Raises Again, with nothing to keep of this step, if another one got in between.
+    """
+    created, answers = await write(session, now, jobs, new_only=new_only)
+    moves = moves_of(created)
+    if moves:
+        await moved(session, moves)
+    if any(job.group_max_size is not None for job, _ in created):
+        await _check_groups(session, created)
+    return answers
+
+
+async def write(
+    session: Session, now: datetime | None, jobs: Sequence[JobRecord], *, new_only: bool = False
+) -> tuple[list[Created], list[Inserted]]:
+    """Add jobs, whatever the sizes of their groups; the groups are still to be told of those created.
 
     Raises Again, with nothing to keep of this step, if another one got in between.
     """
@@ -54,19 +69,17 @@ async def insert(
         )
     if new_only or any(job.parent is not None for job in jobs):
         now = await moment(session, now)
-        created, answers = await _insert_planned(session, now, jobs, new_only=new_only)
-    else:
-        created, answers = await _insert_apart(session, now, jobs)
-    moves = [
+        return await _insert_planned(session, now, jobs, new_only=new_only)
+    return await _insert_apart(session, now, jobs)
+
+
+def moves_of(created: Iterable[Created]) -> list[Move]:
+    """What the groups are to be told of jobs that were created."""
+    return [
         Move(job.queue, job.group, job.name, None, state.value)
         for job, state in created
         if job.group is not None
     ]
-    if moves:
-        await moved(session, moves)
-    if group_limits and any(job.group_max_size is not None for job, _ in created):
-        await _check_groups(session, created)
-    return answers
 
 
 # ------------------------------------------------------------------ jobs that stand apart
@@ -74,10 +87,10 @@ async def insert(
 
 async def _insert_apart(
     session: Session, now: datetime | None, jobs: Sequence[JobRecord]
-) -> tuple[list[_Created], list[Inserted]]:
+) -> tuple[list[Created], list[Inserted]]:
     """Write all of them; the unique indexes decide which are created: the first of each id and key."""
     written = await _write(session, now, jobs, repeat(0), repeat(None))
-    created: list[_Created] = []
+    created: list[Created] = []
     answers: list[Inserted] = []
     left: list[int] = []
     for n, (job, (_, there, state, at)) in enumerate(zip(jobs, written, strict=True)):
@@ -197,7 +210,7 @@ class _Plan:
 
 async def _insert_planned(
     session: Session, now: datetime, jobs: Sequence[JobRecord], *, new_only: bool
-) -> tuple[list[_Created], list[Inserted]]:
+) -> tuple[list[Created], list[Inserted]]:
     """Decide about each of them before any is written."""
     keys = [JobKey(job.queue, job.id) for job in jobs]
     stored = await _standing(session, jobs, repeat(_LATER, len(jobs)), [])
@@ -325,7 +338,7 @@ async def _standing(
     }
 
 
-async def _check_groups(session: Session, created: Sequence[_Created]) -> None:
+async def _check_groups(session: Session, created: Sequence[Created]) -> None:
     """Refuse the call if one of the jobs that it has just written is one too many in its group."""
     in_line = [
         (job, (job.queue, job.group))

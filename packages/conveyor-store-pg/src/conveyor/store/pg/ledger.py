@@ -174,6 +174,19 @@ class Ledger:
         """Note that the job is to be written."""
         self._changed[entry.seq] = entry
 
+    def tell(self, moves: Iterable[Move]) -> None:
+        """Have the groups told of these moves as well, when the step is done."""
+        self._moves += moves
+
+    async def done(self) -> None:
+        """Write what has changed, and tell the groups of all that has moved: the last thing a step does.
+
+        Groups are locked by one statement, in order, after all jobs: else two steps wait for each other.
+        """
+        await self.flush()
+        if self._moves:
+            await moved(self._session, self._moves)
+
     async def flush(self) -> None:
         """Write what has changed, and forget what was read."""
         if self._gone:
@@ -187,9 +200,6 @@ class Ledger:
         await self._write()
         self._entries.clear()
         self._holders.clear()
-        moves, self._moves = self._moves, []
-        if moves:
-            await moved(self._session, moves)
 
     async def _write(self) -> None:
         # A key must be given up before another job of the same step takes it.

@@ -34,6 +34,11 @@ class Room:
     free_at: datetime | None = None
 
 
+def rate_name(rate: Rate) -> str:
+    """What tells one rate from another."""
+    return f"{rate.max}/{microseconds(rate.per)}"
+
+
 async def room(session: Session, queue: str, limit: Limit | None, count: int, now: datetime) -> Room:
     """How much of a claim for `count` jobs the queue's limit leaves."""
     if limit is None:

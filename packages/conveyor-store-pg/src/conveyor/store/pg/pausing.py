@@ -16,11 +16,11 @@ async def pause(
     """Begin a pause, or prolong it."""
     now = await moment(session, now)
     kind, target = _stored(what)
+    until = None if for_ is None else now + for_
+    await session.run("pause", queue=queue, kind=kind, target=target, until=until, now=now)
     if what.group is not None:
         await session.run("pause_group", queue=queue, group=target)
         await follow(session, [(queue, target)])
-    until = None if for_ is None else now + for_
-    await session.run("pause", queue=queue, kind=kind, target=target, until=until, now=now)
 
 
 async def resume(session: Session, queue: str, what: Pause) -> None:

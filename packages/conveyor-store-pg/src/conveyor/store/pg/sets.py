@@ -55,7 +55,7 @@ async def update(session: Session, now: datetime | None, where: Where, change: C
     )  # what it does not concern is not locked, so nobody passes over it
     entries = ledger.keep(await locked(session, where, now, await seqs(session, where, now)))
     changed = frozenset([entry.key for entry in entries if await _changed(ledger, entry, change)])
-    await ledger.flush()
+    await ledger.done()
     return changed
 
 
@@ -111,7 +111,7 @@ async def delete(session: Session, now: datetime | None, where: Where, limit: in
     await ledger.load_parents()
     for entry in entries:
         await ledger.remove(entry)
-    await ledger.flush()
+    await ledger.done()
     return len(entries)
 
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from conveyor.core.jobs import JobKey, JobState, Lease
 from conveyor.core.store import Beat, Inserted, Outcome, Renewed, Settled
-from conveyor.store.pg.inserting import insert
+from conveyor.store.pg.inserting import moves_of, write
 from conveyor.store.pg.ledger import ACTIVE, ENDED, WAITING_CHILDREN, Entry, Ledger
 from conveyor.store.pg.rows import MICROSECOND, jsonb, microseconds, moment
 from conveyor.store.pg.statements import Session
@@ -90,7 +90,7 @@ class _Settling:
             self._stale.append(outcome)
 
     async def done(self) -> Settled:
-        await self._ledger.flush()
+        await self._ledger.done()
         if self._stale:
             asked = [outcome.lease for outcome in self._stale]
             found = await self._session.ask(
@@ -128,7 +128,9 @@ class _Settling:
             ledger.wait(entry, outcome.run_at)
         if outcome.spawn:
             await ledger.flush()
-            self._spawned += await insert(self._session, self._now, outcome.spawn, group_limits=False)
+            created, told = await write(self._session, self._now, outcome.spawn)
+            ledger.tell(moves_of(created))
+            self._spawned += told
         if state == WAITING_CHILDREN:
             await self._awake_if_nothing_to_wait_for(entry.key)
 

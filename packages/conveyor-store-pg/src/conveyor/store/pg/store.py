@@ -36,6 +36,7 @@ from conveyor.store.pg.connections import Connections
 from conveyor.store.pg.migrate import prepare
 from conveyor.store.pg.options import Options, parsed
 from conveyor.store.pg.statements import Session, Statements
+from conveyor.store.pg.tidying import let_groups_go_on, tidy
 from conveyor.store.pg.using import using
 
 _FEATURES: Final = frozenset(Feature)
@@ -165,7 +166,7 @@ class PgStore(Store):
         return await self._connections.call(step, single=plain)
 
     async def claim(self, request: Claim, *, now: datetime | None = None) -> Claimed:
-        if claiming.is_plain(request):
+        if request.limit is None and claiming.is_plain(request):
 
             async def at_once(session: Session) -> Claimed | None:
                 return await claiming.claim_at_once(session, now, request)
@@ -177,7 +178,14 @@ class PgStore(Store):
         async def with_care(session: Session) -> Claimed:
             return await claiming.claim(session, now, request)
 
-        return await self._connections.call(with_care, repeatable=False)
+        async def noted(session: Session) -> Claimed:
+            return await claiming.claim(session, now, request, noted=True)
+
+        try:
+            return await self._connections.call(with_care, repeatable=False)
+        except claiming.GroupsGoOn:
+            await let_groups_go_on(self._connections, request, now)
+            return await self._connections.call(noted, repeatable=False)
 
     async def renew(self, beats: Sequence[Beat], lease: timedelta, *, now: datetime | None = None) -> Renewed:
         given = tuple(beats)
@@ -206,12 +214,14 @@ class PgStore(Store):
     async def advance(
         self, queues: Collection[str], *, limit: int = 1000, now: datetime | None = None
     ) -> Advanced:
-        given = frozenset(queues)
+        given = sorted(set(queues))
 
-        async def step(session: Session) -> Advanced:
+        async def step(session: Session) -> tuple[Advanced, datetime]:
             return await advancing.advance(session, now, given, limit)
 
-        return await self._connections.call(step)
+        advanced, at = await self._connections.call(step)
+        await tidy(self._connections, given, at)
+        return advanced
 
     # ---------------------------------------------------------------- sets of jobs
 

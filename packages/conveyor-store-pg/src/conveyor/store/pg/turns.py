@@ -20,10 +20,9 @@ from datetime import datetime
 from heapq import heappop, heappush
 from typing import Any
 
-from conveyor.core.store import Claim, Rate
-from conveyor.store.pg.groups import Parking, end_pauses, unpark
-from conveyor.store.pg.limits import Room, Scope, windows
-from conveyor.store.pg.rows import microseconds
+from conveyor.core.store import Claim
+from conveyor.store.pg.groups import Parking
+from conveyor.store.pg.limits import Room, Scope, rate_name, windows
 from conveyor.store.pg.statements import Session
 from conveyor.store.pg.waiting import START, Names, Place, Turns, following, ungrouped
 
@@ -41,7 +40,6 @@ async def take_turns(
     session: Session, now: datetime, request: Claim, names: Names, *, count: int, turns: Turns
 ) -> Picked:
     """Pick up to `count` jobs by turns."""
-    await end_pauses(session, request.queue, now)
     round_ = _Round(session, now, request, names, count=count, turns=turns)
     await round_.play()
     return round_.picked
@@ -57,11 +55,6 @@ def numbered(turns: Turns, groups: Sequence[str | None]) -> tuple[int, int, dict
         else:
             served[group] = turn
     return turns.latest + len(groups), ungrouped_at, served
-
-
-def rate_name(rate: Rate) -> str:
-    """What tells one rate from another."""
-    return f"{rate.max}/{microseconds(rate.per)}"
 
 
 @dataclass(slots=True, eq=False)
@@ -177,11 +170,8 @@ class _Round:
     # ---------------------------------------------------------------- reading
 
     async def _open_streams(self) -> None:
-        if self._rate is not None:
-            if self._rate.max < 1:
-                return
-            latest = self._now + self._rate.per
-            await unpark(self._session, self._queue, self._now, latest)
+        if self._rate is not None and self._rate.max < 1:
+            return
         fresh = "lanes_fresh_newest" if self._request.newest_first else "lanes_fresh"
         self._streams = [
             _Stream(fresh, await self._kinds("kinds_fresh")),

@@ -13,8 +13,9 @@ from heapq import merge
 from itertools import islice
 from typing import Any, Final
 
-from conveyor.core.store import Claim
-from conveyor.store.pg.rows import FOREVER, instant, known_instant
+from conveyor.core.store import Claim, Rate
+from conveyor.store.pg.limits import rate_name
+from conveyor.store.pg.rows import FOREVER, instant, known_instant, microseconds
 from conveyor.store.pg.statements import Session
 
 _BEFORE: Final = -(1 << 63)
@@ -45,7 +46,7 @@ class Gate:
     """What stands in the way of a claim at that moment.
 
     `paused_until` None: the queue is not paused. `turns` None: it has nothing to do with groups. `in_line`:
-    its claims go one after another.
+    its claims go one after another. `over`: groups may go on, and that has not been noted (see `tidying`).
     """
 
     now: datetime
@@ -53,18 +54,21 @@ class Gate:
     paused_names: frozenset[str]
     turns: Turns | None
     in_line: bool
+    over: bool
 
 
-async def gate(session: Session, queue: str, now: datetime | None) -> Gate:
+async def gate(session: Session, queue: str, now: datetime | None, group_rate: Rate | None = None) -> Gate:
     """What a claim of the queue has to know before it chooses."""
-    [row] = await session.ask("gate", queue=queue, now=now)
-    at, paused, until, names, latest, ungrouped, counted, grouped, in_line = row
+    rate, window = ("", 0) if group_rate is None else (rate_name(group_rate), microseconds(group_rate.per))
+    [row] = await session.ask("gate", queue=queue, now=now, rate=rate, window=window)
+    at, paused, until, names, latest, ungrouped, counted, grouped, in_line, over = row
     return Gate(
         now=known_instant(at),
         paused_until=(instant(until) or FOREVER) if paused else None,
         paused_names=frozenset(names),
         turns=Turns(latest, ungrouped, counted=counted) if counted or grouped else None,
         in_line=in_line,
+        over=over,
     )
 
 

@@ -1,10 +1,22 @@
--- A claim of a queue that has nothing to do with groups, limits or pauses, in one step: whether it is such a
--- queue, the moment, and then the jobs. The first lane is asked for in the order of an index: for a mere
--- `exists` a plan may read all lanes of all queues, because it expects to meet one soon.
+-- A claim of a queue that has nothing to do with groups or pauses, in one statement: the moment, whether the queue
+-- is not like that, for how many jobs there is room, and then the jobs. Claims of a queue that knows limits must
+-- stand in line before this (lock_queue.sql), so that it counts what is true until it commits. The first lane,
+-- and the first group, are asked for in the order of an index: for a mere `exists` a plan may read all of all
+-- queues, because it expects to meet one soon.
 with gate as materialized (
   select
     m.now,
-    exists (select from {schema}.conveyor_queues where queue = %(queue)s)
+    case
+      when %(in_line)s::boolean
+      then (
+        select true
+          from {schema}.conveyor_groups
+         where queue = %(queue)s and known
+         order by grp
+         limit 1
+      ) is not null
+      else exists (select from {schema}.conveyor_queues where queue = %(queue)s)
+    end
     or (
       select true
         from {schema}.conveyor_lanes
@@ -17,7 +29,26 @@ with gate as materialized (
         from {schema}.conveyor_pauses
        where queue = %(queue)s
          and (until is null or until > m.now)
-    ) as guarded
+    ) as guarded,
+    case
+      when %(active)s::bigint is null then %(count)s::bigint
+      else greatest(
+        0,
+        least(
+          %(count)s::bigint,
+          %(active)s::bigint - (
+            select count(*)
+              from (
+                select
+                  from {schema}.conveyor_jobs
+                 where queue = %(queue)s
+                   and state = 'active'
+                 limit %(active)s::bigint
+              ) a
+          )
+        )
+      )
+    end as room
     from (select coalesce(%(now)s::timestamptz, clock_timestamp()) as now) m
 ),
 picked as materialized (
@@ -28,7 +59,7 @@ picked as materialized (
      and grp is null
      and (select not guarded from gate)
    order by rank, place
-   limit %(count)s
+   limit (select room from gate)
      for update skip locked
 ),
 leased as (
@@ -79,7 +110,7 @@ leased as (
     j.expires_at at time zone 'UTC',
     j.keep_count
 )
-select g.now at time zone 'UTC' as moment, g.guarded, l.*
+select g.now at time zone 'UTC' as moment, g.guarded, g.room, l.*
   from gate g
   left join leased l
     on true

@@ -14,7 +14,7 @@ select m.queue, m.grp, m.known, m.waiting, m.delayed, m.active, m.served, coales
     %(parked_for)s::text[],
     %(parked_until)s::timestamptz[]
   ) m (queue, grp, known, waiting, delayed, active, served, parked_for, parked_until)
- order by m.queue, m.grp
+ order by m.queue collate "C", m.grp collate "C"
 on conflict (queue, grp) do update
   set known = g.known or excluded.known,
       waiting = g.waiting + excluded.waiting,

@@ -1,6 +1,6 @@
 -- What a claim has to know first: the moment, whether the queue is paused and until when, which names are,
--- the turns of its groups, whether it knows any, whether any job of a group is waiting, and whether its
--- claims stand in line. The first of a kind is asked for in the order of an index, as in claim.sql.
+-- the turns of its groups, whether it knows any, whether any job of a group is waiting, whether its
+-- claims stand in line, and whether groups go on that were paused, or passed over for a while. The first of a kind is asked for in the order of an index, as in claim.sql.
 select
   m.now at time zone 'UTC',
   exists (
@@ -40,7 +40,28 @@ select
      order by grp, name
      limit 1
   ) is not null,
-  q.queue is not null
+  q.queue is not null,
+  exists (
+    select
+      from {schema}.conveyor_pauses
+     where queue = %(queue)s
+       and kind = 'group'
+       and until <= m.now
+  ) or exists (
+    select
+      from {schema}.conveyor_groups
+     where queue = %(queue)s
+       and parked_for = %(rate)s
+       and parked_for <> ''
+       and parked_until <= m.now
+  ) or exists (
+    select
+      from {schema}.conveyor_groups
+     where queue = %(queue)s
+       and parked_for = %(rate)s
+       and parked_for <> ''
+       and parked_until > m.now + %(window)s::bigint * interval '1 microsecond'
+  )
   from (select coalesce(%(now)s::timestamptz, clock_timestamp()) as now) m
   left join {schema}.conveyor_queues q
     on q.queue = %(queue)s

@@ -39,7 +39,6 @@ select
          and g.grp = p.target
        where p.queue = %(queue)s
          and p.kind = 'group'
-         and p.until > %(now)s
          and g.waiting > 0
        order by p.until
        limit 1
