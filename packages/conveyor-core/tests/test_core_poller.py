@@ -4,16 +4,17 @@ import asyncio
 import threading
 import time
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from conveyor.core import Job, JobState, NewJob, Queue, Worker
 from conveyor.core.ids import new_token
-from conveyor.core.store import Claim, Claimed, Store
+from conveyor.core.store import Advanced, Claim, Claimed, Settled, Store
 from conveyor.core.testing import ClockedStore, ManualClock, WrappedStore
 from conveyor.store.memory import MemoryStore
 
+T = TypeVar("T")
 LEASE = timedelta(seconds=30)
 
 
@@ -211,3 +212,96 @@ async def test_a_plain_handler_that_sees_the_shutdown_and_returns_has_not_done_i
 
     await job.refresh()
     assert (job.state, job.attempts_made, job.return_value) == (JobState.WAITING, 0, None)
+
+
+class HoldsBack(WrappedStore):
+    """A store whose answers to one call are kept back until `go_on`."""
+
+    def __init__(self, store: Store, call: str) -> None:
+        super().__init__(store)
+        self.call = call
+        self.on_its_way, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def claim(self, request: Claim, **more: Any) -> Claimed:
+        return await self._late("claim", await super().claim(request, **more), of=request.queue)
+
+    async def advance(self, queues: Any, **more: Any) -> Advanced:
+        return await self._late("advance", await super().advance(queues, **more), of=next(iter(queues)))
+
+    async def _late(self, call: str, answer: T, *, of: str) -> T:
+        if (call, of) == (self.call, "q"):
+            self.on_its_way.set()
+            await self.go_on.wait()
+        return answer
+
+
+async def test_a_job_added_while_a_claim_finds_none_is_claimed_at_once(
+    store: Store, queue: Queue[Any], clock: ManualClock
+) -> None:
+    """The claim knows nothing of it, and must not have the news forgotten."""
+    ran: list[str] = []
+
+    async def handler(job: Job[Any]) -> None:
+        ran.append(job.name)
+
+    slow = HoldsBack(store, "claim")
+    async with Worker("q", handler, slow, poll_interval=60, clock=clock):
+        await slow.on_its_way.wait()
+        await queue.add("a")
+        await clock.settle()
+
+        slow.go_on.set()
+        await clock.settle()
+
+        assert ran == ["a"]
+
+
+async def test_a_job_delayed_while_time_is_advanced_starts_when_it_is_due(
+    store: Store, queue: Queue[Any], clock: ManualClock
+) -> None:
+    async def handler(_: Job[Any]) -> None:
+        raise AssertionError
+
+    slow = HoldsBack(store, "advance")
+    async with Worker("q", handler, slow, poll_interval=60, clock=clock) as worker:
+        await slow.on_its_way.wait()
+        await worker.pause()  # so that no claim tells of it
+        await queue.add("a", delay=5)
+        await clock.settle()
+
+        slow.go_on.set()
+        await clock.settle()
+        await clock.advance(5)
+
+        assert await queue.count("delayed") == 0
+
+
+async def test_room_under_a_limit_that_comes_while_a_claim_finds_none_is_used_at_once(
+    store: Store, queue: Queue[Any], clock: ManualClock
+) -> None:
+    """A slot is free as its handler returns, and the claim for it may look before the outcome is written."""
+    done: list[int] = []
+    looked, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(WrappedStore):
+        async def settle(self, outcomes: Any, **more: Any) -> Settled:
+            await looked.wait()
+            return await super().settle(outcomes, **more)
+
+        async def claim(self, request: Claim, **more: Any) -> Claimed:
+            claimed = await super().claim(request, **more)
+            if not claimed.jobs and request.queue == "q" and not go_on.is_set():
+                looked.set()
+                await go_on.wait()
+            return claimed
+
+    async def handler(job: Job[Any]) -> None:
+        done.append(job.data)
+
+    await queue.add_bulk([NewJob("a", n) for n in range(2)])
+    async with Worker("q", handler, Slow(store), max_global_concurrency=1, poll_interval=60, clock=clock):
+        await clock.settle()
+        go_on.set()
+        await clock.settle()
+
+        assert done == [0, 1]

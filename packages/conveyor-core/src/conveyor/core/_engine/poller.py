@@ -97,6 +97,8 @@ class Poller:
         self._claim_at = 0.0
         self._advance_at = 0.0
         self._advanced_at = 0.0
+        #: Whether news came since the latest claim, the latest advance, began.
+        self._woken = self._due_sooner = False
         self._stopping = False
         self.paused = False
 
@@ -108,6 +110,7 @@ class Poller:
     def wake(self) -> None:
         """There may be jobs: claim now, if there is room."""
         self._claim_at = self._company_at = 0.0
+        self._woken = True
         self._news.set()
 
     def linger_no_more(self) -> None:
@@ -117,6 +120,7 @@ class Poller:
     def wake_for_time(self) -> None:
         """A job may be due soon: look when."""
         self._advance_at = 0.0
+        self._due_sooner = True
         self._news.set()
 
     def freed(self) -> None:
@@ -218,14 +222,16 @@ class Poller:
 
     async def _claim(self, wanted: int) -> None:
         request = replace(self._rules.claim, count=wanted, token=new_token())
+        self._woken = False
         claimed = await self._store.claim(request)
         got = len(claimed.jobs) + len(claimed.undecodable)
         now = self._clock.monotonic()
         if got < wanted:
             wait = None if claimed.wait is None else claimed.wait.total_seconds()
-            self._claim_at = now + self._rules.poll_interval
+            # What was heard of while the claim was on its way, it may not have seen: then it is made again.
+            self._claim_at = now if self._woken else now + self._rules.poll_interval
             if wait is not None and wait < self._rules.poll_interval:
-                self._claim_at = now + wait
+                self._claim_at = min(self._claim_at, now + wait)
                 self._advance_at = min(self._advance_at, now + wait)
         elif now - self._advanced_at >= self._rules.poll_interval:
             # A claim that is always full never says when something is due.
@@ -238,6 +244,8 @@ class Poller:
         lacking = [] if self._rules.batch is None or self._alone else self._gatherer.lacking(self._ready)
         claim = self._rules.claim
         find = company.same_name if self._gatherer.by == "name" else company.same_group
+        if lacking:  # said before it is done: what wakes this meanwhile is not forgotten
+            self._company_at = self._clock.monotonic() + self._rules.poll_interval
         for lead, count in lacking:
             if lead.ended or self.paused or self._stopping:
                 continue
@@ -247,8 +255,6 @@ class Poller:
                     self._settler.put(Verdict(outcome=Outcome.given_back(record)))
                 self._refuse(found.claimed)
                 await self._take(found.claimed)
-        if lacking:
-            self._company_at = self._clock.monotonic() + self._rules.poll_interval
 
     def _refuse(self, claimed: Claimed) -> None:
         for row in claimed.undecodable:
@@ -352,13 +358,15 @@ class Poller:
     # ---------------------------------------------------------- time passing
 
     async def _advance(self) -> None:
+        self._due_sooner = False
         advanced = await self._store.advance({self._rules.claim.queue})
         now = self._clock.monotonic()
         self._advanced_at = now
         wait = self._rules.stalled_interval
         if advanced.wait is not None:
             wait = min(wait, max(advanced.wait.total_seconds(), 0.0))
-        self._advance_at = now + wait
+        if not self._due_sooner:
+            self._advance_at = now + wait
         if advanced.due or advanced.stalled:
             self._claim_at = 0.0
             at = self._clock.now()
