@@ -8,7 +8,7 @@ import os
 import random
 import socket
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -16,19 +16,21 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 from uuid import uuid4
 
-from conveyor.core import clock as time
 from conveyor.core import events as told
 from conveyor.core import seen
 from conveyor.core._engine.announcer import Announcer
+from conveyor.core._engine.checks import checked_batch, checked_limit, checked_strategies, refuse_missing
+from conveyor.core._engine.closing import Closing, Tasks
 from conveyor.core._engine.executor import Executor
 from conveyor.core._engine.handlers import annotated_payload, checked_handler
 from conveyor.core._engine.heartbeat import Heartbeat
+from conveyor.core._engine.listening import Listener
 from conveyor.core._engine.maintenance import Maintenance
 from conveyor.core._engine.outage import Outage
 from conveyor.core._engine.parents import Parents
 from conveyor.core._engine.poller import Poller, Rules
 from conveyor.core._engine.presence import Presence
-from conveyor.core._engine.run import Run, Stop
+from conveyor.core._engine.run import Run
 from conveyor.core._engine.scheduler import Scheduler
 from conveyor.core._engine.settler import Settler, Verdict
 from conveyor.core._engine.stopping import told_by_signals
@@ -37,7 +39,7 @@ from conveyor.core.batches import Batch
 from conveyor.core.clock import Clock, SystemClock
 from conveyor.core.codec import Payload
 from conveyor.core.durations import Duration, duration
-from conveyor.core.errors import InvalidOptionError, StoreError, UnsupportedFeatureError
+from conveyor.core.errors import InvalidOptionError
 from conveyor.core.flow import adopt
 from conveyor.core.ids import new_token
 from conveyor.core.job import Job
@@ -45,7 +47,7 @@ from conveyor.core.limits import GroupLimit, RateLimit
 from conveyor.core.options import checked_name, flag, whole
 from conveyor.core.reserved import checked_queue_name
 from conveyor.core.seen import RunningJob, WorkerInfo
-from conveyor.core.store import Claim, Feature, Limit, Pause
+from conveyor.core.store import Claim
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -58,18 +60,6 @@ T = TypeVar("T")
 Handler = Callable[[Job[T]], object] | Callable[[list[Job[T]]], object]
 _log: Final = logging.getLogger("conveyor.worker")
 
-#: After this long, handlers that ignore their cancellation are left behind.
-_CANCEL_GRACE: Final = 2.0
-_WAKING: Final = frozenset(
-    {
-        told.JobWaiting,
-        told.JobDelayed,
-        told.CancelRequested,
-        told.QueuePaused,
-        told.QueueResumed,
-        told.Gap,
-    }
-)
 _SHORT_LEASE: Final = timedelta(seconds=10)
 _EVENTS: Final[dict[str, type[Event]]] = {
     "waiting": told.JobWaiting,
@@ -135,7 +125,7 @@ class Worker(Generic[T]):
         """
         self.queue_name = checked_queue_name(queue_name, "queue_name")
         self._handler = checked_handler(handler)
-        self._batch = _checked_batch(batch, self._handler, prefetch)
+        self._batch = checked_batch(batch, self._handler, prefetch)
         self._store = store
         self._clock = clock or SystemClock()
         #: Unique to this worker, in this process, this time.
@@ -148,9 +138,9 @@ class Worker(Generic[T]):
                 f"lock_duration={lock_duration!r} is short: what blocks the loop for that long loses its job",
                 stacklevel=2,
             )
-        limit = _limit(max_global_concurrency, limiter, "max_global_concurrency")
-        group_limit = None if group is None else _limit(group.concurrency, group.limiter, "group")
-        _offered(store, limit, group_limit)
+        limit = checked_limit(max_global_concurrency, limiter, "max_global_concurrency")
+        group_limit = None if group is None else checked_limit(group.concurrency, group.limiter, "group")
+        refuse_missing(store, limit, group_limit)
         if prefetch is not None:
             whole(prefetch, "prefetch", least=0, most=10_000)
         limited = limit is not None or group_limit is not None
@@ -181,15 +171,12 @@ class Worker(Generic[T]):
         self._maintenance_interval = duration(
             maintenance_interval, "maintenance_interval", zero=False
         ).total_seconds()
-        self._strategies = _checked_strategies(backoff_strategies)
+        self._strategies = checked_strategies(backoff_strategies)
         self._max_global_concurrency, self._limiter, self._group = max_global_concurrency, limiter, group
         self._limited = limited
         self._settled = 0
-        self._tasks: list[asyncio.Task[None]] = []
-        self._announcing: asyncio.Task[None] | None = None
+        self._tasks = Tasks()
         self._closing: asyncio.Task[None] | None = None
-        self._hurry = False
-        self._changed = asyncio.Event()
         self._state = "new"
         self._wire()
 
@@ -265,6 +252,27 @@ class Worker(Generic[T]):
             outage=outage("firing schedules"),
             random=rand.random,
         )
+        self._listener = Listener(
+            store=store,
+            queue=self.queue_name,
+            worker=self.name,
+            poller=self._poller,
+            scheduler=self._scheduler,
+            heartbeat=self._heartbeat,
+        )
+        self._stopping = Closing(
+            worker=self.name,
+            poller=self._poller,
+            executor=self._executor,
+            settler=self._settler,
+            parents=self._parents,
+            scheduler=self._scheduler,
+            maintenance=self._maintenance,
+            heartbeat=self._heartbeat,
+            presence=self._presence,
+            announcer=self._announcer,
+            clock=clock,
+        )
 
     def __repr__(self) -> str:
         """The worker's queue and name."""
@@ -297,11 +305,9 @@ class Worker(Generic[T]):
             return
         self._state = "running"
         listening = asyncio.Event()
-        self._tasks = [
-            asyncio.create_task(self._listen(listening)),
-            asyncio.create_task(self._heartbeat.loop()),
-            asyncio.create_task(self._maintenance.loop()),
-        ]
+        tasks, start = self._tasks, asyncio.create_task
+        tasks.others += [start(self._listener.loop(listening)), start(self._heartbeat.loop())]
+        tasks.maintaining.append(start(self._maintenance.loop()))
         self._started_at = self._clock.now()
         # Heard before looked for: a job that is added in between is not missed.
         try:
@@ -309,9 +315,8 @@ class Worker(Generic[T]):
         except BaseException:
             await self.close(0)
             raise
-        self._tasks.append(asyncio.create_task(self._poller.loop()))
-        self._announcing = asyncio.create_task(self._presence.loop())
-        self._tasks.append(asyncio.create_task(self._scheduler.loop()))
+        tasks.claiming += [start(self._poller.loop()), start(self._scheduler.loop())]
+        tasks.announcing.append(start(self._presence.loop()))
 
     async def run(self) -> None:
         """Run until SIGINT or SIGTERM, then let running handlers finish; a second signal means now."""
@@ -320,7 +325,7 @@ class Worker(Generic[T]):
         def stop() -> None:
             if told_to_stop.is_set():
                 _log.warning("%s: told to stop again: stopping now", self.name)
-                self._hurry_up()
+                self._stopping.hurry()
             else:
                 _log.info("%s: told to stop: running handlers may finish", self.name)
                 self._poller.stop()
@@ -372,16 +377,16 @@ class Worker(Generic[T]):
             if self._state == "closed":
                 return
             self._state = "closed"
-            self._closing = asyncio.create_task(self._close(limit))
+            self._closing = asyncio.create_task(self._stopping.close(limit, self._tasks))
         elif limit == 0:
-            self._hurry_up()
+            self._stopping.hurry()
         cancelled = False
         while not self._closing.done():
             try:
                 await asyncio.wait([self._closing])
             except asyncio.CancelledError:
                 cancelled = True
-                self._hurry_up()
+                self._stopping.hurry()
         self._closing.result()
         if cancelled:
             raise asyncio.CancelledError
@@ -456,163 +461,16 @@ class Worker(Generic[T]):
 
     def _applied(self, _: Verdict) -> None:
         self._settled += 1
-        self._changed.set()
+        self._stopping.notice()
         if self._limited:
             self._poller.wake()
 
-    async def _listen(self, listening: asyncio.Event) -> None:
-        """Wake the poller by what is heard. Without events, polling finds everything."""
-        try:
-            queues = {self.queue_name, self._scheduler.queue}
-            async with self._store.bus.subscribe(queues, kinds=_WAKING) as events:
-                listening.set()
-                async for event in events:
-                    self._heard(event)
-        except StoreError as error:
-            _log.warning("%s: no events are heard (%s); polling goes on", self.name, error)
-        finally:
-            listening.set()
-
-    def _heard(self, event: Event) -> None:
-        if event.queue_name == self._scheduler.queue:
-            self._scheduler.wake()
-            return
-        match event:
-            case told.JobDelayed():
-                self._poller.wake_for_time()
-            case told.CancelRequested(job_id=job_id):
-                run = self._heartbeat.find(job_id)
-                if run is not None:
-                    run.halt(Stop.CANCELLED)
-                    self._poller.freed()
-            case told.QueuePaused(job_name=job_name, group=group):
-                self._poller.heard_pause(Pause(name=job_name, group=group))
-            case _:
-                self._poller.wake()
-
-    async def _close(self, limit: float) -> None:
-        poller, executor, settler = self._poller, self._executor, self._settler
-        listen, beat, maintain, *poll = self._tasks
-        poller.stop()
-        self._scheduler.stop()
-        self._maintenance.stop()
-        give_up = self._clock.monotonic() + limit
-        # A claim on its way is waited for: its jobs go back like all that has not started.
-        await self._ended([*poll, maintain], give_up)
-        poller.give_back()
-        await self._until(lambda: not executor.running, give_up)
-        for run in list(executor.running):
-            run.halt(Stop.SHUTDOWN)
-        grace = self._clock.monotonic() + _CANCEL_GRACE
-        # A claim that was cut short by the hurry is given as long: what it brings goes back by itself.
-        await self._until(
-            lambda: not executor.running and all(task.done() for task in poll), grace, hurried=False
-        )
-        for run in list(executor.running):
-            _log.warning(
-                "job %s (%s) ignored its cancellation: left behind, it runs again when its lease is over",
-                run.record.id,
-                run.record.name,
-            )
-        telling = asyncio.create_task(self._told())
-        await self._ended([telling], give_up)
-        await self._ended([telling], max(grace, self._clock.monotonic() + _CANCEL_GRACE / 2), hurried=False)
-        settler.abandon()
-        self._parents.abandon()
-        self._announcer.abandon()
-        self._heartbeat.stop()
-        executor.close()
-        parts = [listen, beat, maintain, *poll, telling]
-        if self._announcing is not None:
-            parts.append(self._announcing)
-        for task in parts:
-            task.cancel()
-        await self._ended(parts, self._clock.monotonic() + _CANCEL_GRACE / 2, hurried=False)
-        for task in parts:
-            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
-                _log.error("%s: a part of the worker had failed", self.name, exc_info=error)
-
-    async def _told(self) -> None:
-        """Return when all is written, done and told that follows from it, and the worker's entry removed."""
-        await self._settler.flush()
-        await self._parents.flush()
-        await self._announcer.flush()
-        self._presence.leave()
-        if self._announcing is not None:
-            await asyncio.wait([self._announcing])
-
-    async def _ended(
-        self, tasks: Sequence[asyncio.Task[None]], deadline: float, *, hurried: bool = True
-    ) -> None:
-        for task in tasks:
-            task.add_done_callback(lambda _: self._changed.set())
-        await self._until(lambda: all(task.done() for task in tasks), deadline, hurried=hurried)
-
-    async def _until(self, done: Callable[[], bool], deadline: float, *, hurried: bool = True) -> None:
-        """Wait until `done`, the deadline, or (if `hurried`) the order to hurry."""
-        while not done() and not (hurried and self._hurry):
-            self._changed.clear()
-            if not await time.wait(self._clock, self._changed, deadline - self._clock.monotonic()):
-                return
-
     def _freed(self, verdict: Verdict | None) -> None:
-        self._changed.set()
+        self._stopping.notice()
         if verdict is not None and verdict.pause is not None:
             # Heard of at once: what this worker has ready must not run into the same limit.
             self._poller.heard_pause(verdict.pause[0])
         self._poller.freed()
-
-    def _hurry_up(self) -> None:
-        self._hurry = True
-        self._changed.set()
-
-
-def _checked_strategies(
-    given: Mapping[str, Callable[[int], Duration]] | None,
-) -> dict[str, Callable[[int], Duration]]:
-    for name, strategy in (given or {}).items():
-        if not callable(strategy):
-            raise InvalidOptionError(
-                "backoff_strategies", {name: strategy}, "each is a function of the failures so far"
-            )
-    return dict(given or {})
-
-
-def _checked_batch(batch: object, handler: object, prefetch: int | None) -> Batch | None:
-    if batch is None:
-        return None
-    if not isinstance(batch, Batch):
-        raise InvalidOptionError("batch", batch, 'use Batch(100, linger="200ms")')
-    if not callable(handler) and batch.by != "name":
-        raise InvalidOptionError(
-            "batch", batch, 'handlers by name take batches of one name: Batch(size, by="name")'
-        )
-    if prefetch:
-        raise InvalidOptionError("prefetch", prefetch, "with a batch it is 0: a claim brings a whole batch")
-    return batch
-
-
-def _limit(active: int | None, rate: RateLimit | None, option: str) -> Limit | None:
-    if active is not None:
-        whole(active, option, least=1)
-    if rate is not None and not isinstance(rate, RateLimit):
-        raise InvalidOptionError("limiter", rate, 'use RateLimit(100, per="1 minute")')
-    if active is None and rate is None:
-        return None
-    return Limit(active=active, rate=None if rate is None else rate.as_rate())
-
-
-def _offered(store: Store, limit: Limit | None, group_limit: Limit | None) -> None:
-    needed = set()
-    for one in (limit, group_limit):
-        if one is not None and one.active is not None:
-            needed.add(Feature.ACTIVE_LIMITS)
-        if one is not None and one.rate is not None:
-            needed.add(Feature.RATE_LIMITS)
-    if group_limit is not None:
-        needed.add(Feature.GROUPS)
-    for feature in sorted(needed - store.features):
-        raise UnsupportedFeatureError(type(store).__name__, feature)
 
 
 def _host() -> str:
