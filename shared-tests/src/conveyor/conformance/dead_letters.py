@@ -104,6 +104,19 @@ class Dying:
         await job.refresh()
         assert (job.state, job.dead_letter_of) == (JobState.FAILED, None)
 
+    async def test_a_letter_has_the_data_that_the_job_had_in_the_end(self, bench: Bench) -> None:
+        async def handler(job: Job[Any]) -> None:
+            await job.update_data(job.data | {"step": 2})
+            await fail(job)
+
+        await bench.queue.add("charge", {"n": 1}, dead_letter="dead", remove_on_fail=True)
+        await bench.run(handler)
+
+        [letter] = await letters(bench)
+        assert letter.data == {"n": 1, "step": 2}
+        assert await bench.another_queue("dead").redrive() == 1
+        assert [job.data for job in await bench.queue.get_jobs()] == [{"n": 1, "step": 2}]
+
     async def test_every_way_of_failing_for_good_makes_a_letter(self, bench: Bench) -> None:
         queue = bench.another_queue("q", dead_letter="dead", default_job_options={"attempts": 5})
         await queue.add("given up")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from conveyor.core import clock as time
@@ -156,6 +157,10 @@ class Heartbeat:
                     if not written.done():
                         written.set_exception(error)
                 continue
+            for lease in held & payloads.keys() & self._held.keys():
+                # A dead letter has the data that the job had in the end.
+                run = self._held[lease]
+                run.record = replace(run.record, payload=payloads[lease])
             for run, written in writers:
                 if written.done():
                     continue
