@@ -111,6 +111,31 @@ async def test_only_parents_pay_for_the_look_at_their_children(
     assert store.calls.count("find") == 1, "for schedules, once"
 
 
+async def test_children_kept_for_a_parent_that_failed_are_looked_at_less_and_less_often(
+    store: FaultyStore, clock: ManualClock, producer: FlowProducer, worker: MakeWorker
+) -> None:
+    kids = [FlowJob("good", "q", remove_on_complete=True), FlowJob("bad", "q", priority=1)]
+    await producer.add(FlowJob("root", "q", children=kids))
+
+    async def handler(job: Job[Any]) -> None:
+        await clock.advance(1)
+        if job.name == "bad":
+            raise RuntimeError
+
+    runner = worker(handler)
+    await runner.run_until_idle()
+    changes = []
+    for _ in range(24 * 60):
+        store.calls.clear()
+        await runner._maintenance.tick()
+        changes.append(store.calls.count("update"))
+        await clock.advance("1m")
+
+    assert changes[0] == 1
+    assert sum(changes) <= 10
+    assert len(await Queue("q", store, clock=clock).get_jobs()) == 3
+
+
 async def test_the_policy_of_a_parent_is_told_to_its_children(producer: FlowProducer) -> None:
     for policy, ends in (("fail", True), ("ignore", False), ("remove", True)):
         kid = FlowJob("kid", "q")

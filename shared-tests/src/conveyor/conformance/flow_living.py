@@ -72,6 +72,65 @@ class Reading:
         await sweep(bench, "q", "r")
         assert await bench.states("q", "r") == {"root": "completed"}
 
+    @pytest.mark.parametrize("how", ["a child", "by hand", "redriven"])
+    async def test_a_parent_that_is_run_again_reads_what_its_removed_children_left(
+        self, store: Store, how: str
+    ) -> None:
+        bench = FlowBench(store)
+        kids = [leaf("kept"), leaf("a", remove_on_complete=True), leaf("b", "r", remove_on_complete="1m")]
+        if how == "a child":
+            kids.append(leaf("bad", name="bad"))
+        await bench.producer.add(leaf("root", children=kids, dead_letter="dead"))
+        failed, values = False, dict[str, Any]()
+
+        async def handler(job: Job[Any]) -> str:
+            nonlocal failed, values
+            await bench.later("1s")
+            if not failed and job.name == "bad":
+                failed = True
+                raise RuntimeError("for now")
+            if job.id == "root":
+                values = await job.get_children_values()
+                if not failed:
+                    failed = True
+                    raise RuntimeError("for now")
+            return job.id
+
+        await bench.run_all("r", "q", handler=handler)
+        root = await bench.job("q", "root")
+        assert root.state is S.FAILED
+        for _ in range(3):
+            await bench.later("1h")
+            await sweep(bench, "q", "r")
+        if how == "a child":
+            await (await bench.job("q", "bad")).retry()
+        elif how == "by hand":
+            await root.retry()
+        else:
+            assert await bench.another_queue("dead").redrive() == 1
+        await bench.run_all("q", handler=handler)
+
+        assert await bench.state(root) is S.COMPLETED
+        assert {**values, "bad": "bad"} == {"kept": "kept", "a": "a", "b": "b", "bad": "bad"}
+        await bench.later("1d")
+        await sweep(bench, "q", "r")
+        assert (await bench.states("q", "r")).keys() - {"bad"} == {"kept", "root"}
+
+    async def test_children_of_a_failed_parent_go_when_it_has_gone(self, store: Store) -> None:
+        bench = FlowBench(store)
+        kids = [leaf("a", remove_on_complete=True), leaf("bad", name="bad", remove_on_fail=True)]
+        await bench.producer.add(leaf("root", children=kids, remove_on_fail="1h"))
+        await bench.run_all("q")
+        await bench.later("1s")
+        await sweep(bench, "q")
+        assert await bench.states("q") == {"a": "completed", "bad": "failed", "root": "failed"}
+
+        for _ in range(3):
+            await bench.later("1h")
+            await sweep(bench, "q")
+
+        assert await bench.states("q") == {}
+
     async def test_children_that_are_not_kept_go_when_their_parent_was_removed(self, store: Store) -> None:
         bench = FlowBench(store)
         await bench.producer.add(

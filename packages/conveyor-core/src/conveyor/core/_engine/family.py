@@ -37,7 +37,7 @@ def release(record: JobRecord, options: JobOptions | None = None) -> Release:
 def kept(record: JobRecord, retention: Retention | None) -> Retention | None:
     """A job's retention as it is settled: a child is not removed in the step that ends it.
 
-    Maintenance keeps it until its parent has ended, which wants to read its result.
+    Maintenance keeps it until its parent, which wants to read its result, has completed or is gone.
     Pinned by test_a_removed_childs_result_can_be_read_by_its_parent.
     """
     if retention is None or record.parent is None or retention.age != timedelta(0):

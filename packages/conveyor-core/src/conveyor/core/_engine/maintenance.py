@@ -61,7 +61,7 @@ class Maintenance:
 
     async def tick(self) -> None:
         """Remove what is over and who is gone; warn of jobs that wait for a handler nobody here has."""
-        await sweep(self._store, self._queue, self._stopped.is_set)
+        await sweep(self._store, self._queue, self._clock, self._stopped.is_set)
         if self._names is not None:
             await self._warn_of_unknown_names(self._names)
         await seen.sweep(self._store, self._queue)

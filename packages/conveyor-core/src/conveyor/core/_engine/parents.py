@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger("conveyor.flow")
 
+#: Removed in the step that ends it.
+REMOVED: Final = Retention(age=timedelta(0))
 #: What the error of a job is called that failed because a child of its own did.
 CHILD_FAILED: Final = "child-failed"
 #: A parent that was released although a child of its own goes on is looked at again after this.
@@ -72,7 +74,7 @@ async def _removed(store: Store, record: JobRecord, clock: Clock) -> Verdict:
         where = Where(queue=record.queue, ids=frozenset({record.id}), unique_key=record.unique_key)
         await store.update(where, Change(release_key=True))
     return Verdict(
-        outcome=Outcome.cancelled(record, record.report, retention=Retention(age=timedelta(0))),
+        outcome=Outcome.cancelled(record, record.report, retention=REMOVED),
         events=(JobRemoved(queue_name=record.queue, job_id=record.id, at=clock.now()),),
         parent=record.parent,
         has_children=True,
@@ -119,18 +121,18 @@ async def follow_up(
 class Consequences:
     """What is still to be done for the families of jobs that have ended; doing it twice does no harm."""
 
-    #: Parents that are over: children kept for them may go.
-    ended: list[JobKey]
+    #: Parents that have completed, or are gone: children kept for them may go.
+    over: list[JobKey]
     #: Parents that were cancelled, whose children are to be.
     cancelled: list[JobKey]
     #: Parents whose fate may be decided now.
     undecided: dict[JobKey, None]
 
     def __init__(self) -> None:
-        self.ended, self.cancelled, self.undecided = [], [], {}
+        self.over, self.cancelled, self.undecided = [], [], {}
 
     def __bool__(self) -> bool:
-        return bool(self.ended or self.cancelled or self.undecided)
+        return bool(self.over or self.cancelled or self.undecided)
 
     def note(self, verdicts: Sequence[Verdict], settled: Settled) -> None:
         """Take in what was settled."""
@@ -146,7 +148,9 @@ class Consequences:
             elif outcome.release is Release.ALL:
                 strays = True
             if verdict.has_children:
-                self.ended.append(outcome.lease.key)
+                # One that has failed and is kept may be reopened, and read its children then.
+                if outcome.state is JobState.COMPLETED or outcome.retention == REMOVED:
+                    self.over.append(outcome.lease.key)
                 if outcome.state is JobState.CANCELLED and outcome.retention is None:
                     self.cancelled.append(outcome.lease.key)
         if strays:
@@ -158,11 +162,11 @@ class Consequences:
         while self.cancelled:
             await cancel_descendants(store, self.cancelled[-1], clock, tell)
             self.cancelled.pop()
-        while self.ended:
-            kept = Where(parent=self.ended[-1], expired=True)
+        while self.over:
+            kept = Where(parent=self.over[-1], expired=True)
             while await store.delete(kept, limit=PAGE) == PAGE:
                 pass
-            self.ended.pop()
+            self.over.pop()
         for queue, ids in by_queue(list(self.undecided)[:PAGE]).items():
             verdicts = await _decide(store, queue, ids, clock)
             settled = await store.settle([verdict.outcome for verdict in verdicts])
