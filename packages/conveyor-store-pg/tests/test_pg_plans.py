@@ -328,6 +328,8 @@ ACTIONS: dict[str, Callable[[Session], Awaitable[None]]] = {
         Where(queue="grouped", group="g7", states=frozenset({JobState.WAITING})), Order.CLAIM
     ),
     "found expired": found(Where(queue="plain", expired=True)),
+    "found expired by parent": found(Where(parent=JobKey("plain", "parent-4001"), expired=True)),
+    "found expired by id": found(Where(queue="plain", ids=frozenset({"j600001", "j600005"}), expired=True)),
 }
 
 

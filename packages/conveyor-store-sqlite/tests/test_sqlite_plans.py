@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -217,6 +218,32 @@ def test_a_set_that_an_index_knows_is_found_by_it(db: sqlite3.Connection, asked:
     db.set_trace_callback(None)
 
     assert any(index in "\n".join(r[3] for r in db.execute("explain query plan " + sql)) for sql in seen)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Where(parent=JobKey("q", "job-0"), expired=True),
+        Where(queue="q", ids=frozenset({"job-0"}), expired=True),
+    ],
+)
+def test_a_few_jobs_that_are_over_are_found_without_a_look_at_all(
+    db: sqlite3.Connection, asked: Where
+) -> None:
+    ids = itertools.count()
+
+    def steps(jobs: int) -> int:
+        """The cost once there are so many more."""
+        for n in itertools.islice(ids, jobs):
+            _insert(db, f"job-{n}", f"group-{n}")
+        over = ("state = 'completed', finished_at = '2026'", "expires_at = '2026', keep_count = 1")
+        db.execute(f"update conveyor_jobs set {', '.join(over)}, parent_queue = 'q', parent_id = id")  # noqa: S608
+        assert where.seqs(db, asked, START, limit=10) == [1]
+        return _steps(db, lambda: where.seqs(db, asked, START, limit=10))
+
+    few, many = steps(10), steps(1_000)
+
+    assert many < 2 * few
 
 
 def test_counting_reads_indexes_only(db: sqlite3.Connection) -> None:

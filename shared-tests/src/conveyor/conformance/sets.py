@@ -294,6 +294,26 @@ class Finding:
         where = Where(queue="q", ids=frozenset("b"), expired=True)
         assert await found(store, where, now=at(9)) == ["b"]
 
+    @needs(Feature.FLOWS)
+    async def test_among_a_few_jobs_those_expire_that_would_among_all(self, store: Store) -> None:
+        kids = [child(one, queue=queue) for queue in ("q", "r") for one in "abc"]
+        await add(store, *kids, job("parent"), *jobs("xy"))
+        for second, name in enumerate("abxc"):
+            await finish(store, name, at_second=second, retention=Retention(count=2))
+        await finish(store, "y", at_second=4, retention=Retention(age=span(0.5), count=9))
+        for one, retention in zip("abc", (Retention(count=1), Retention(age=span(2)), None), strict=True):
+            held = await take_one(store, one, queue="r")
+            await settle(store, completed(held, retention=retention), now=at(5))
+
+        few = frozenset("ay")
+        assert await found(store, Where(queue="q", ids=few, expired=True), now=at(6)) == ["a", "y"]
+        assert await found(store, Where(ids=few, expired=True), now=at(6)) == ["a", "y"]
+        family = Where(parent=JobKey("q", "parent"), expired=True)
+        assert await found(store, family, now=at(6)) == ["a", "b"]
+        assert await found(store, family, now=at(7)) == ["a", "b", "b"]
+        assert await store.delete(family, limit=9, now=at(7)) == 3
+        assert ids(await everything(store, "r")) == ["a", "c"]
+
     # ------------------------------------------------------------------- order
 
     async def in_a_mess(self, store: Store) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from heapq import merge
-from itertools import chain, count
+from itertools import count
 
 from conveyor.core.jobs import TERMINAL, JobKey, JobState
 from conveyor.core.store import Outcome, Release, Retention, Where
-from conveyor.store.memory.matching import expired, matching
+from conveyor.store.memory.matching import beyond_count, matching
 from conveyor.store.memory.queues import Queue
 from conveyor.store.memory.rows import DELAYED, WAITING, WAITING_CHILDREN, Row
 
@@ -22,6 +23,8 @@ class Data:
         self.next_seq = count(1)
         #: The children of each parent, there or not, in the order they were added.
         self._children: dict[JobKey, dict[Row, None]] = {}
+        #: How many of them have not released it.
+        self._unreleased = Counter[JobKey]()
 
     def queue(self, name: str) -> Queue:
         """The queue of that name."""
@@ -40,8 +43,7 @@ class Data:
         found = matching(where, self._candidates(where, now), now)
         if not where.expired:
             return found
-        over = set(chain.from_iterable(expired(queue, now) for queue in self._queues(where)))
-        return (row for row in found if row in over)
+        return self._expired(found, now)
 
     def totals(self, where: Where) -> dict[tuple[str | None, JobState], int]:
         """How many jobs there are of the queue and of the states in `where`, by queue and state."""
@@ -57,6 +59,7 @@ class Data:
         self.queue(row.queue).add(row)
         if row.parent is not None:
             self._children.setdefault(row.parent, {})[row] = None
+            self._unreleased[row.parent] += not row.released
 
     def remove(self, row: Row, now: datetime) -> None:
         """Let a job go, in whatever state; it releases its parent if it has not yet."""
@@ -66,7 +69,7 @@ class Data:
             siblings = self._children[row.parent]
             del siblings[row]
             if not siblings:
-                del self._children[row.parent]
+                del self._children[row.parent], self._unreleased[row.parent]
 
     def wait(self, row: Row, now: datetime, run_at: datetime | None = None) -> None:
         """Have a job run at that instant, or at once if it has passed or there is none."""
@@ -120,6 +123,7 @@ class Data:
         if row.parent is None or row.released:
             return None
         row.released = True
+        self._unreleased[row.parent] -= 1
         parent = self.row(*row.parent)
         if parent is None or not parent.pending:
             return None
@@ -148,12 +152,12 @@ class Data:
         if parent is None or parent.state not in _REOPENED:
             return
         row.released = False
+        self._unreleased[parent.key] += 1
         failed = parent.state is JobState.FAILED
         if failed:
             self._take_key_again(parent, now)
             _begin_again(parent)
-        siblings = self._children[parent.key]
-        self.wait_for_children(parent, sum(not child.released for child in siblings))
+        self.wait_for_children(parent, self._unreleased[parent.key])
         if failed:
             self._take_release_back(parent, now)
 
@@ -166,6 +170,20 @@ class Data:
             return False
         queue.take_key(row)
         return True
+
+    def _expired(self, rows: Iterable[Row], now: datetime) -> Iterator[Row]:
+        """Those of these jobs whose retention, by age or by count, is over."""
+        too_many: dict[str, set[Row]] = {}
+        for row in rows:
+            if row.finished_at is None:
+                continue
+            if row.expires_at is not None and row.expires_at <= now:
+                yield row
+            elif row.keep_count is not None:
+                if row.queue not in too_many:
+                    too_many[row.queue] = beyond_count(self.queues[row.queue], now)
+                if row in too_many[row.queue]:
+                    yield row
 
     def _queues(self, where: Where) -> Iterable[Queue]:
         if where.queue is None:

@@ -34,17 +34,13 @@ def matching(where: Where, rows: Iterable[Row], now: datetime) -> Iterator[Row]:
         yield row
 
 
-def expired(queue: Queue, now: datetime) -> set[Row]:
-    """The jobs of a queue whose retention, by age or by count, is over."""
-    found = set[Row]()
+def beyond_count(queue: Queue, now: datetime) -> set[Row]:
+    """The jobs of a queue whose retention by count is over."""
     counted: dict[JobState, list[tuple[datetime, int, Row]]] = {}
     for row in queue.rows.values():
-        if row.finished_at is None:
-            continue
-        if row.expires_at is not None and row.expires_at <= now:
-            found.add(row)
-        if row.keep_count is not None:
+        if row.finished_at is not None and row.keep_count is not None:
             counted.setdefault(row.state, []).append((row.finished_at, row.seq, row))
+    found = set[Row]()
     for latest in counted.values():
         latest.sort(reverse=True)
         found.update(

@@ -44,13 +44,7 @@ _BRANCHES: Final = (
 )
 _ALL_WAITING: Final = Branch(JobState.WAITING, "state = 'waiting'")
 
-_EXPIRED: Final = """seq = any(array(
-  select seq
-    from {schema}.conveyor_jobs
-   where expires_at <= %(now)s
-     and {queue}
-  union all
-  select seq
+_KEPT_BY_COUNT: Final = """select seq
     from (
       select
         seq,
@@ -63,7 +57,25 @@ _EXPIRED: Final = """seq = any(array(
          and {queue}
     ) kept
    where later >= keep_count
-     and held is not true
+     and held is not true"""
+#: All of a queue.
+_EXPIRED: Final = """seq = any(array(
+  select seq
+    from {schema}.conveyor_jobs
+   where expires_at <= %(now)s
+     and {queue}
+  union all
+  {by_count}
+))""".replace("{by_count}", _KEPT_BY_COUNT)
+#: The same of a few rows that an index finds; those kept by count are looked for if one of them is.
+_EXPIRED_HERE: Final = """(expires_at <= %(now)s or keep_count is not null and seq in (
+  {by_count}
+))""".replace("{by_count}", _KEPT_BY_COUNT)
+_QUEUES_OF_CHILDREN: Final = """queue = any(array(
+  select distinct queue
+    from {schema}.conveyor_jobs
+   where parent_queue = %(parent_queue)s
+     and parent_id = %(parent_id)s
 ))"""
 #: What is looked at again of that when a job has been locked.
 _STILL_EXPIRED: Final = "finished_at is not null and (expires_at <= %(now)s or keep_count is not null)"
@@ -256,8 +268,17 @@ def _condition(where: Where, now: datetime) -> _Condition:
         terms.append("coalesce(finished_at, created_at) <= %(born)s")
         parameters["born"] = now - where.older_than
     if where.expired:
-        terms.append(_EXPIRED.replace("{queue}", "true" if where.queue is None else "queue = %(queue)s"))
+        few = where.ids is not None or where.parent is not None or where.unique_key is not None
+        expired = _EXPIRED_HERE if few else _EXPIRED
+        terms.append(expired.replace("{queue}", _queues(where)))
     return _Condition(_branches(where), tuple(terms), parameters)
+
+
+def _queues(where: Where) -> str:
+    """Of which queues the jobs of a set may be."""
+    if where.queue is not None:
+        return "queue = %(queue)s"
+    return "true" if where.parent is None else _QUEUES_OF_CHILDREN
 
 
 #: What each field of a `Where` says of a row, and how its value is passed.
@@ -277,7 +298,7 @@ _TERMS: Final[dict[str, tuple[str, Callable[[Any], dict[str, Any]]]]] = {
 }
 _IN_STATES: Final = "state = any(%(states)s::text[])"
 #: How a term begins that locking a row does not look at again: what it says of others may have changed.
-_SUBQUERY: Final = "seq = any(array("
+_SUBQUERY: Final = ("seq = any(array(", "(expires_at <= ")
 
 
 def _branches(where: Where) -> tuple[Branch, ...]:

@@ -49,13 +49,7 @@ _LANES: Final = {
     "grouped": "queue = :queue and grp = :group and name = :name and state = 'waiting'",
 }
 
-_EXPIRED: Final = """seq in (
-  select seq
-    from conveyor_jobs
-   where expires_at <= :now
-     and {queue}
-  union all
-  select seq
+_KEPT_BY_COUNT: Final = """select seq
     from (
       select
         seq,
@@ -68,7 +62,25 @@ _EXPIRED: Final = """seq in (
          and {queue}
     )
    where later >= keep_count
-     and held is not true
+     and held is not true"""
+#: All of a queue.
+_EXPIRED: Final = """seq in (
+  select seq
+    from conveyor_jobs
+   where expires_at <= :now
+     and {queue}
+  union all
+  {by_count}
+)""".replace("{by_count}", _KEPT_BY_COUNT)
+#: The same of a few rows that an index finds; those kept by count are looked for if one of them is.
+_EXPIRED_HERE: Final = """(expires_at <= :now or keep_count is not null and seq in (
+  {by_count}
+))""".replace("{by_count}", _KEPT_BY_COUNT)
+_QUEUES_OF_CHILDREN: Final = """queue in (
+  select queue
+    from conveyor_jobs
+   where parent_queue = :parent ->> 0
+     and parent_id = :parent ->> 1
 )"""
 
 
@@ -199,8 +211,16 @@ def _condition(where: Where, now: datetime) -> _Condition:
         terms.append("coalesce(finished_at, created_at) <= :born")
         parameters["born"] = written(now - where.older_than)
     if where.expired:
-        terms.append(_EXPIRED.replace("{queue}", "true" if where.queue is None else "queue = :queue"))
+        expired = _EXPIRED_HERE if _is_found_otherwise(where) else _EXPIRED
+        terms.append(expired.replace("{queue}", _queues(where)))
     return _Condition(_branches(where), tuple(terms), parameters)
+
+
+def _queues(where: Where) -> str:
+    """Of which queues the jobs of a set may be."""
+    if where.queue is not None:
+        return "queue = :queue"
+    return "true" if where.parent is None else _QUEUES_OF_CHILDREN
 
 
 def _same(value: Any) -> Any:

@@ -90,9 +90,9 @@ create index conveyor_jobs_lease_until
   on {schema}.conveyor_jobs (queue, lease_until)
   where state = 'active';
 
--- The children of a parent: Where.parent, unreleased.sql.
+-- The children of a parent, in the order they were added: Where.parent, unreleased.sql.
 create index conveyor_jobs_parent
-  on {schema}.conveyor_jobs (parent_queue, parent_id)
+  on {schema}.conveyor_jobs (parent_queue, parent_id, seq)
   where parent_id is not null;
 
 -- Jobs of one state in the order they were added: sets of them, Order.ADDED, Order.NEWEST. Of an expression,
