@@ -22,8 +22,8 @@ from conveyor.core import (
     Keep,
     Worker,
 )
-from conveyor.core.events import JobWaiting, JobWaitingChildren
-from conveyor.core.store import Change, Feature, Outcome, Release, Store, Where
+from conveyor.core.events import JobDelayed, JobWaiting, JobWaitingChildren, QueuePaused
+from conveyor.core.store import Change, Claimed, Feature, Outcome, Release, Store, Where
 from conveyor.core.testing import WrappedStore
 
 S = JobState
@@ -405,12 +405,52 @@ class Cancelling:
             found = await bench.states(queue, kids)
             assert found == {"a": "failed", "b": "completed", "root": "failed"}
 
-    async def test_removing_the_last_child_tells_of_its_parent(self, store: Store) -> None:
+    @pytest.mark.parametrize("kind", [JobWaiting, JobDelayed])
+    @pytest.mark.parametrize("how", ["remove", "drain", "clean", "obliterate", "obliterate by force"])
+    async def test_removing_the_last_children_tells_of_their_parent(
+        self, store: Store, how: str, kind: type[JobWaiting | JobDelayed]
+    ) -> None:
         bench = FlowBench(store)
-        await bench.producer.add(leaf("root", children=[leaf("kid", "r")]))
+        options: dict[str, Any] = {"delay": "1h"} if kind is JobDelayed else {}
+        kids = [leaf("a", "r"), leaf("b", "r"), leaf("done", "r", priority=-1)]
+        await bench.producer.add(leaf("root", children=kids, **options))
+        await bench.producer.add(leaf("other", "elsewhere", children=[leaf("c")]))
+        queue = bench.another_queue("r")
+        await bench.store.settle([Outcome.completed(one, "{}") for one in (await take_first(bench)).jobs])
 
         async with Watcher(bench.queue, bench.store) as watcher:
-            await bench.another_queue("r").remove("kid")
-            told = await watcher.until(JobWaiting)
+            match how:
+                case "remove":
+                    assert await queue.remove("a")
+                    assert await queue.remove("b")
+                case "drain":
+                    assert await queue.drain() == 2
+                case "clean":
+                    assert await queue.clean("waiting", limit=1) == 1
+                    assert (await bench.states("q"))["root"] == "waiting-children"
+                    assert await queue.clean("waiting") == 1
+                case "obliterate":
+                    await queue.obliterate()
+                case _:
+                    await take_first(bench)
+                    await queue.obliterate(force=True)
+            told = await watcher.until(kind)
 
-        assert told[-1].job_id == "root"  # type: ignore[attr-defined]
+        assert [event.job_id for event in told if isinstance(event, kind)] == ["root"]
+        assert (await bench.states("q"))["root"] == ("delayed" if options else "waiting")
+
+    async def test_draining_parents_with_their_children_tells_of_none(self, store: Store) -> None:
+        bench = FlowBench(store)
+        await bench.producer.add(leaf("root", children=[leaf("a"), leaf("b", children=[leaf("c")])]))
+
+        async with Watcher(bench.queue, bench.store) as watcher:
+            assert await bench.queue.drain() == 4
+            await bench.queue.pause()
+            told = await watcher.until(QueuePaused)
+
+        assert [type(event) for event in told] == [QueuePaused]
+
+
+async def take_first(bench: FlowBench) -> Claimed:
+    """Hold the job of "r" that is to go first."""
+    return await bench.store.claim(claim(1, queue="r"))

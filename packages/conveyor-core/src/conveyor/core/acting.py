@@ -1,4 +1,4 @@
-"""What can be done to a job by who does not run it: hold it for a moment, cancel it, remove it."""
+"""What can be done to a job by who does not run it: hold it for a moment, cancel it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,7 @@ from conveyor.core._engine.descendants import cancel_descendants, claim_of
 from conveyor.core._engine.family import is_parent, last_report, read_report, release
 from conveyor.core._engine.parents import follow_up
 from conveyor.core._engine.settler import Verdict, events_of
-from conveyor.core.errors import InvalidJobStateError
-from conveyor.core.events import (
-    CancelRequested,
-    JobCancelled,
-    JobDelayed,
-    JobRemoved,
-    JobWaiting,
-    JobWaitingChildren,
-)
+from conveyor.core.events import CancelRequested, JobCancelled, JobWaitingChildren
 from conveyor.core.jobs import JobState
 from conveyor.core.store import Change, Outcome, Where
 
@@ -32,7 +24,6 @@ if TYPE_CHECKING:
 
 #: Cancellations under way: the event loop itself keeps no task alive.
 _under_way: Final[set[asyncio.Future[bool]]] = set()
-_IN_LINE: Final = frozenset({JobState.WAITING, JobState.DELAYED})
 #: The states in which a job can be held so, for a moment.
 ASIDE: Final = frozenset({JobState.WAITING, JobState.DELAYED, JobState.WAITING_CHILDREN})
 
@@ -82,29 +73,6 @@ async def _cancel(store: Store, key: JobKey, clock: Clock) -> bool:
                     # It may have been cancelled by a call that did not get as far as its children.
                     await cancel_descendants(store, key, clock, store.bus.publish)
                 return False
-
-
-async def remove(store: Store, key: JobKey, clock: Clock) -> bool:
-    """Remove a job that is not active, and say whether it was there.
-
-    Raises InvalidJobStateError if it is active.
-    """
-    ids = frozenset({key.id})
-    states = frozenset(JobState) - {JobState.ACTIVE}
-    found = await observing.read(store, key)
-    if await store.delete(Where(queue=key.queue, ids=ids, states=states), limit=1):
-        at = clock.now()
-        events: list[Event] = [JobRemoved(queue_name=key.queue, job_id=key.id, at=at)]
-        if found is not None and found.parent is not None and not found.released:
-            parent = await observing.read(store, found.parent)
-            if parent is not None and parent.state in _IN_LINE:
-                kind = JobWaiting if parent.state is JobState.WAITING else JobDelayed
-                events.append(kind(queue_name=parent.queue, job_id=parent.id, at=at))
-        await store.bus.publish(events)
-        return True
-    if await observing.read(store, key) is None:
-        return False
-    raise InvalidJobStateError(key.id, JobState.ACTIVE, ("any other state",), "cancel it first")
 
 
 async def reopened(store: Store, retried: Iterable[JobRecord], clock: Clock) -> list[Event]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from conveyor.core import acting, observing
+from conveyor.core import acting, observing, removing
 from conveyor.core._engine.family import FAILED
 from conveyor.core._engine.parents import failure_of
 from conveyor.core.acting import ASIDE
@@ -497,7 +497,7 @@ class Job(Generic[T]):
 
         Raises InvalidJobStateError if it is active: cancel it first.
         """
-        await acting.remove(self._store, self._key, self._clock)
+        await removing.remove(self._store, self._key, self._clock)
 
     @from_threads
     async def cancel(self) -> bool:

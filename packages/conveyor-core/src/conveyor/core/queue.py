@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack
 
-from conveyor.core import acting, deduplicating, explaining, groups, observing, redriving, seen
+from conveyor.core import acting, deduplicating, explaining, groups, observing, redriving, removing, seen
 from conveyor.core.clock import Clock, SystemClock
 from conveyor.core.codec import MAX_BYTES, Payload
 from conveyor.core.dead_letters import checked_dead_letter
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: How many jobs one step of a sweep removes, so that no single step holds up the others for long.
-_SWEEP = 1_000
 #: How many jobs are read at once.
 _LOOK = 100
 #: Jobs' places differ by fractions of the period: with a shorter one, not by enough to be told apart.
@@ -472,9 +470,7 @@ class Queue(Generic[T]):
         if group is not None:
             checked_name(group, "group")
         where = Where(queue=self.name, states=frozenset(states), group=group)
-        removed = 0
-        while step := await self._store.delete(where, limit=_SWEEP):
-            removed += step
+        removed = await removing.remove_all(self._store, where, self._clock)
         await self._store.bus.publish([QueueDrained(queue_name=self.name, at=self._clock.now(), group=group)])
         return removed
 
@@ -489,10 +485,8 @@ class Queue(Generic[T]):
             raise InvalidOptionError("state", state, f"one of {', '.join(sorted(_CLEANABLE))}")
         age = duration(grace, "grace")
         where = Where(queue=self.name, states=frozenset({wanted}), older_than=age)
-        removed, left = 0, whole(limit, "limit", least=1)
-        while left > 0 and (step := await self._store.delete(where, limit=min(left, _SWEEP))):
-            removed, left = removed + step, left - step
-        return removed
+        most = whole(limit, "limit", least=1)
+        return await removing.remove_all(self._store, where, self._clock, limit=most)
 
     async def obliterate(self, *, force: bool = False) -> None:
         """Remove every trace of the queue: jobs, schedules, pauses, turns, rate windows.
@@ -512,7 +506,7 @@ class Queue(Generic[T]):
                 raise
         # First, so that none of them adds a job to a queue that is gone.
         await self._schedules.forget()
-        await self._store.forget(self.name)
+        await removing.forget(self._store, self.name, self._clock)
         await seen.sweep(self._store, self.name, spare_young=False)
 
     async def _refuse_active(self) -> None:
@@ -548,7 +542,7 @@ class Queue(Generic[T]):
 
         Raises InvalidJobStateError if it is active: cancel it first.
         """
-        return await acting.remove(self._store, JobKey(self.name, job_id), self._clock)
+        return await removing.remove(self._store, JobKey(self.name, job_id), self._clock)
 
     async def remove_deduplication_key(self, key: str) -> bool:
         """Let the next add with this key add a job, and say whether a job held it.
