@@ -9,10 +9,22 @@ from typing import Any
 import pytest
 
 from conveyor.conformance.area import area, needs
-from conveyor.conformance.bench import Bench, Gate, fail, nothing
+from conveyor.conformance.bench import Bench, Gate, fail, nothing, until
 from conveyor.conformance.make import add, at, child, take_one
 from conveyor.conformance.workers_seen import running, seen
-from conveyor.core import Explanation, Feature, GroupLimit, JobNotFoundError, JobState, NewJob, RateLimit
+from conveyor.core import (
+    Batch,
+    Explanation,
+    Feature,
+    FlowJob,
+    FlowProducer,
+    GroupLimit,
+    JobNotFoundError,
+    JobState,
+    NewJob,
+    RateLimit,
+    Worker,
+)
 from conveyor.core import explanation as told
 from conveyor.core.explanation import Reason
 from conveyor.core.store import Change, JobKey, JobRecord, Pause, Where
@@ -220,6 +232,37 @@ class RunningOut:
 
         assert reasons == (told.WorkersBusy(active=1, room=1), NEXT)
 
+    async def test_a_batch_that_waits_for_company_has_room(self, bench: Bench) -> None:
+        await bench.queue.pause("late")
+        await bench.queue.add_bulk([NewJob("work"), NewJob("work")])
+        async with running(bench, batch=Batch(3, linger="1h")) as worker:
+            await until(lambda: bench.queue.count("active"))
+            await seen(bench)
+            job = await bench.queue.add("late")
+
+            reasons = await why(bench, job.id)
+
+        assert worker.stats().settled == 2, "they went back"
+        assert reasons == (told.Paused(job_name="late", group=None, until=None), NEXT)
+
+    async def test_a_batch_that_has_started_takes_no_more(self, bench: Bench) -> None:
+        gate = Gate()
+        await bench.queue.add_bulk([NewJob("work"), NewJob("work")])
+        async with running(bench, gate, batch=Batch(3)):
+            await gate.until_begun()
+
+            async def told_so() -> bool:
+                await bench.later("10s")
+                [info] = await seen(bench)
+                return (info.running_count, info.batch_size, info.free_count) == (2, 3, 0)
+
+            await until(told_so)
+            job = await bench.queue.add("work")
+
+            reasons = await why(bench, job.id)
+
+        assert reasons == (told.WorkersBusy(active=2, room=2), NEXT)
+
     @needs(Feature.ACTIVE_LIMITS)
     async def test_the_queues_limit(self, bench: Bench) -> None:
         gate = Gate()
@@ -266,6 +309,22 @@ class RunningOut:
             NEXT,
         )
         assert found.blocked
+
+    @needs(Feature.RATE_LIMITS, Feature.FLOWS)
+    async def test_a_parent_that_failed_with_its_child_has_not_started(self, bench: Bench) -> None:
+        flow = FlowJob("root", "q", children=[FlowJob("kid", "kids")])
+        root = (await FlowProducer(bench.store, clock=bench.clock).add(flow)).job
+        await Worker("kids", fail, bench.store, clock=bench.clock).run_until_idle()
+        assert await bench.state(root) is JobState.FAILED
+        async with running(bench, limiter=RateLimit(1, per="1 minute")) as worker:
+            await seen(bench)
+            await worker.pause()
+            job = await bench.queue.add("work")
+
+            reasons = await why(bench, job.id)
+
+        minute = timedelta(minutes=1)
+        assert reasons == (told.RateLimited(group=None, starts=0, max=1, per=minute), NEXT)
 
     @needs(Feature.RATE_LIMITS, Feature.GROUPS)
     async def test_a_groups_rate_and_a_rate_with_room(self, bench: Bench) -> None:

@@ -11,6 +11,7 @@ import contextlib
 from typing import TYPE_CHECKING, Final
 
 from conveyor.core import explanation as told
+from conveyor.core._engine.parents import CHILD_FAILED, failure_of
 from conveyor.core.dead_letters import dead_letter
 from conveyor.core.errors import JobNotFoundError
 from conveyor.core.explanation import Explanation, Reason
@@ -129,7 +130,7 @@ async def _room(store: Store, record: JobRecord, able: Sequence[WorkerInfo]) -> 
         reasons.append(told.WorkersPaused(workers=tuple(worker.name for worker in able)))
     held = Where(queue=record.queue, states=frozenset({JobState.ACTIVE}))
     active = sum((await store.count(held)).values())
-    room = sum(worker.concurrency for worker in able)
+    room = sum(worker.room for worker in able)
     if active >= room:
         reasons.append(told.WorkersBusy(active=active, room=room))
     limit = _most([worker.max_global_concurrency for worker in able])
@@ -189,9 +190,13 @@ async def _starts(store: Store, queue: str, group: str | None, most: int) -> lis
     return sorted(
         job.processed_at
         for job in (*active, *ended)
-        # What is held by no worker was claimed by its id, which is no start.
-        if job.processed_at is not None and (job.locked_by or job.state.terminal)
+        # What is held by no worker was claimed by its id, which is no start; so was one that failed unrun.
+        if job.processed_at is not None and (job.locked_by or job.state.terminal) and not _failed_unrun(job)
     )
+
+
+def _failed_unrun(record: JobRecord) -> bool:
+    return record.state is JobState.FAILED and failure_of(record).type == CHILD_FAILED
 
 
 async def _in_line(store: Store, record: JobRecord) -> list[Reason]:

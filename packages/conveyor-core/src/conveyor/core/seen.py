@@ -43,7 +43,8 @@ class WorkerInfo:
     """What a running worker last told of itself, at `last_beat_at` by the store's clock.
 
     `names` are the job names it has handlers for; None: it takes any. `running` names the first 100 of
-    `running_count` jobs, `ready_count` is how many it has claimed and not started.
+    `running_count` jobs, `ready_count` is how many it has claimed and not started. `batch_size` is how many a
+    call of its handler takes at most, 1 without `batch=`, and `free_count` how many more calls it may start.
     """
 
     id: str
@@ -54,6 +55,8 @@ class WorkerInfo:
     started_at: datetime
     last_beat_at: datetime
     concurrency: int
+    batch_size: int
+    free_count: int
     paused: bool
     lifo: bool
     names: frozenset[str] | None
@@ -63,6 +66,12 @@ class WorkerInfo:
     running_count: int
     ready_count: int
     running: tuple[RunningJob, ...]
+
+    @property
+    def room(self) -> int:
+        """How many jobs it may hold at once: of a batch that has started, as many as are in it."""
+        held = self.running_count + self.ready_count
+        return self.concurrency * self.batch_size if self.free_count or self.batch_size == 1 else held
 
     def handles(self, job_name: str) -> bool:
         """Whether it claims jobs of this name."""
@@ -81,6 +90,8 @@ def entry(info: WorkerInfo, lease: timedelta) -> str:
             "started_at": info.started_at,
             "lease": lease.total_seconds(),
             "concurrency": info.concurrency,
+            "batch_size": info.batch_size,
+            "free_count": info.free_count,
             "paused": info.paused,
             "lifo": info.lifo,
             "names": None if info.names is None else sorted(info.names),
@@ -149,6 +160,8 @@ def _info(record: JobRecord, lease_until: datetime) -> WorkerInfo | None:
             started_at=datetime.fromisoformat(found["started_at"]),
             last_beat_at=lease_until - timedelta(seconds=found["lease"]),
             concurrency=found["concurrency"],
+            batch_size=found["batch_size"],
+            free_count=found["free_count"],
             paused=found["paused"],
             lifo=found["lifo"],
             names=None if names is None else frozenset(names),

@@ -439,6 +439,8 @@ class Worker(Generic[T]):
             started_at=self._started_at,
             last_beat_at=self._clock.now(),
             concurrency=self._concurrency,
+            batch_size=1 if self._batch is None else self._batch.size,
+            free_count=self._executor.free,
             paused=self._poller.paused,
             lifo=claim.newest_first,
             names=claim.names,
