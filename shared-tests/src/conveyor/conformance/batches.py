@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from conveyor.conformance.area import area, needs
-from conveyor.conformance.bench import SOON, Bench, until_finished
+from conveyor.conformance.bench import SOON, Bench, nothing, until_finished
 from conveyor.conformance.make import at, child, claim, job, span
 from conveyor.core import (
     Batch,
     Feature,
+    FlowJob,
     Group,
     GroupLimit,
     Job,
@@ -429,6 +430,39 @@ class Outcomes:
             JobState.WAITING,
             JobState.WAITING_CHILDREN,
         ]
+
+    @needs(Feature.FLOWS)
+    async def test_each_job_waits_for_the_children_it_added_itself(self, bench: Bench) -> None:
+        jobs = await five(bench.queue)
+
+        async def handler(batch: Jobs) -> list[object]:
+            results: list[object] = []
+            for one in batch:
+                if one.data in (1, 2):
+                    await one.add_children([FlowJob("kid", "kids", job_id=f"kid-{one.data}")])
+                results.append(ValueError("odd") if one.data == 1 else list(one.children_ids))
+            return results
+
+        await bench.run(handler, batch=Batch(10))
+        states = await states_of(jobs)
+        assert states == ["completed", "failed", "waiting-children", "completed", "completed"]
+        await Worker("kids", nothing, bench.store, clock=bench.clock).run_until_idle()
+        await bench.run(handler, batch=Batch(10))
+
+        assert (await jobs[2].refresh()).return_value == ["kid-2"]
+        assert await bench.another_queue("kids").count() == 1
+
+    async def test_each_job_that_fails_for_good_leaves_a_letter_of_its_own(self, bench: Bench) -> None:
+        for n in range(4):
+            await bench.queue.add("work", n, dead_letter="dead" if n else None, attempts=1 + (n == 2))
+
+        async def handler(jobs: Jobs) -> list[object]:
+            return [RuntimeError(f"no {one.data}") if one.data != 3 else None for one in jobs]
+
+        await bench.run(handler, batch=Batch(10), max_stalled=0)
+
+        found = [letter.dead_letter_of for letter in await bench.another_queue("dead").get_jobs()]
+        assert [one and (one.failed_reason, one.attempts_made) for one in found] == [("no 1", 1), ("no 2", 2)]
 
     async def test_a_typed_batch_gets_typed_data(self, bench: Bench) -> None:
         seen: list[int] = []

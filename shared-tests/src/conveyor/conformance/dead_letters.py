@@ -15,10 +15,13 @@ from conveyor.core import (
     DeadLetter,
     Deduplication,
     Feature,
+    FlowJob,
+    FlowProducer,
     Group,
     Job,
     JobState,
     Keep,
+    NewJob,
     Queue,
     Store,
     StoreUnavailableError,
@@ -544,6 +547,45 @@ class Redriving:
         kid = await bench.queue.get_job("kid")
         assert kid is not None
         assert (kid.parent_id, kid.state) == ("parent", JobState.WAITING)
+
+    @needs(Feature.FLOWS)
+    @pytest.mark.parametrize("removed", [False, True], ids=["kept", "not kept"])
+    async def test_a_child_that_goes_back_reopens_what_failed_for_it(
+        self, bench: Bench, *, removed: bool
+    ) -> None:
+        kid = FlowJob("kid", "kids", dead_letter="dead", remove_on_fail=removed)
+        flow = FlowJob("root", "q", children=[FlowJob("middle", "q", children=[kid])])
+        added = await FlowProducer(bench.store, clock=bench.clock).add(flow)
+
+        async def late(job: Job[Any]) -> None:
+            await bench.later("1s")
+            await fail(job)
+
+        await Worker("kids", late, bench.store, clock=bench.clock).run_until_idle()
+        assert await bench.state(added.job) is JobState.FAILED
+
+        assert await bench.another_queue("dead").redrive() == 1
+        assert await bench.state(added.job) is JobState.WAITING_CHILDREN
+        await Worker("kids", nothing, bench.store, clock=bench.clock).run_until_idle()
+        await bench.run()
+
+        assert await bench.state(added.job) is JobState.COMPLETED
+
+    @needs(Feature.GROUPS)
+    async def test_a_job_goes_back_whatever_is_paused_and_however_full_its_group_is(
+        self, bench: Bench
+    ) -> None:
+        full = Group("g", max_size=2)
+        for removed in (False, True):
+            await bench.queue.add("work", group=full, dead_letter="dead", remove_on_fail=removed)
+        await bench.run(fail)
+        await bench.queue.add_bulk([NewJob("work", group=full), NewJob("work", group=full)])
+        await bench.queue.pause()
+        dead = bench.another_queue("dead")
+        await dead.pause()
+
+        assert await dead.redrive() == 2
+        assert await bench.queue.count("waiting") == 4
 
 
 async def _ends_cancelled(task: Awaitable[object]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -12,18 +12,22 @@ from conveyor.conformance.bench import Watcher
 from conveyor.conformance.flow_bench import FlowBench, every, leaf
 from conveyor.conformance.make import at
 from conveyor.core import (
+    Backoff,
     Deduplication,
     FlowJob,
     FlowProducer,
     Group,
     GroupFullError,
     InvalidOptionError,
+    Job,
     JobExistsError,
     JobState,
+    Keep,
     PayloadError,
     Queue,
 )
 from conveyor.core.events import JobCompleted, JobWaiting, JobWaitingChildren
+from conveyor.core.options import AddOptions
 from conveyor.core.store import Feature, Store, Where
 
 #: As many jobs as a flow is tested with.
@@ -96,6 +100,42 @@ class AddingFlows:
         for job in every(added):
             stored = await bench.job(job.queue_name, job.id)
             assert stored.to_dict() == job.to_dict()
+
+    @needs(Feature.UNIQUE_KEYS, Feature.GROUPS)
+    async def test_every_option_holds_for_every_job_of_a_flow(self, store: Store) -> None:
+        bench = FlowBench(store)
+
+        def options(key: str) -> AddOptions:
+            return {
+                "attempts": 4,
+                "backoff": Backoff("exponential", "2s", max_delay="1m"),
+                "delay": "1h",
+                "priority": -2,
+                "lifo": True,
+                "timeout": "30s",
+                "deduplication": Deduplication(key, ttl="1d"),
+                "group": Group("g", max_size=9),
+                "remove_on_complete": Keep(age="1h", count=3),
+                "remove_on_fail": "2h",
+                "fail_parent_on_child_failure": "ignore",
+                "dead_letter": "dead",
+            }
+
+        alone = await bench.queue.add("work", **options("alone"))
+        flow = FlowJob("work", "q", **options("leaf"))
+        for key in ("middle", "root"):
+            flow = FlowJob("work", "q", children=[flow], **options(key))
+        jobs = list(every(await bench.producer.add(flow)))
+
+        def kept(job: Job[Any]) -> object:
+            record = job._record  # noqa: SLF001 - what is stored
+            settings = replace(job.options, children=(), fails_parent=False)
+            ordering = (record.priority, record.lifo, record.group, record.group_max_size, record.unique_for)
+            return (settings, *ordering, record.delay or (record.run_at and record.run_at - at(0)))
+
+        found = [await bench.job("q", job.id) for job in (alone, *jobs)]
+        assert [job.deduplication_key for job in found] == ["alone", "root", "middle", "leaf"]
+        assert [kept(job) for job in found] == [kept(found[0])] * 4
 
     async def test_ten_thousand_jobs_are_added_in_one_step_however_deep(self, store: Store) -> None:
         bench = FlowBench(store)
