@@ -34,7 +34,9 @@ async def test_a_queue_that_cannot_take_dead_letters_is_refused(
 
 
 @pytest.mark.parametrize(
-    "options", [{"limit": 0}, {"limit": 1.5}, {"ids": [""]}, {"ids": [7]}, {"limit": True}], ids=repr
+    "options",
+    [{"limit": 0}, {"limit": 1.5}, {"ids": [""]}, {"ids": "letter"}, {"ids": [7]}, {"limit": True}],
+    ids=repr,
 )
 async def test_bad_choices_of_letters_are_refused_before_the_store_is_asked(
     queue: Queue[Any], store: FaultyStore, options: Any

@@ -20,7 +20,8 @@ from conveyor.core import (
     Worker,
 )
 from conveyor.core.report import Report
-from conveyor.core.testing import FaultyStore, ManualClock, WrappedStore
+from conveyor.core.testing import ClockedStore, FaultyStore, ManualClock, WrappedStore
+from conveyor.store.memory import MemoryStore
 
 MakeWorker = Callable[..., Worker[Any]]
 
@@ -61,6 +62,20 @@ async def test_a_producer_refuses_what_it_cannot_use(store: FaultyStore) -> None
     for flows in (FlowJob("a", "q"), [1], None):
         with pytest.raises(InvalidOptionError, match=r"^flows="):
             await FlowProducer(store).add_bulk(flows)  # type: ignore[arg-type]
+
+
+async def test_queues_of_another_store_give_their_types_and_defaults_alone(
+    store: FaultyStore, producer: FlowProducer, clock: ManualClock
+) -> None:
+    async with ClockedStore(MemoryStore(), clock) as other:
+        queue = Queue("q", other, payload=int, default_job_options={"attempts": 3}, clock=clock)
+        producer = FlowProducer(store, queues=[queue, queue], clock=clock)
+
+        added = await producer.add(FlowJob("root", "q", "1", children=[FlowJob("kid", "q", 2)]))
+
+        assert (added.job.data, added.job.options.attempts) == (1, 3)
+        assert (await added.job.refresh()).state is JobState.WAITING_CHILDREN
+        assert await queue.count() == 0
 
 
 async def test_nothing_is_asked_of_the_store_for_a_bad_flow(

@@ -14,7 +14,17 @@ from conveyor.conformance.area import area, needs, patient
 from conveyor.conformance.bench import SOON, Bench, Gate, Watcher, fail
 from conveyor.conformance.make import MANY, at, everything
 from conveyor.conformance.races import in_processes
-from conveyor.core import Deduplication, Feature, Job, JobState, NewJob, Queue, Store, Worker
+from conveyor.core import (
+    Deduplication,
+    Feature,
+    InvalidJobStateError,
+    Job,
+    JobState,
+    NewJob,
+    Queue,
+    Store,
+    Worker,
+)
 from conveyor.core.events import JobWaiting
 from conveyor.core.store import Change, JobKey, Where
 from conveyor.core.testing import WrappedStore
@@ -109,6 +119,23 @@ class Holding:
         assert await bench.queue.remove_deduplication_key(first.deduplication_key)
 
         assert not (await bench.queue.add("work", {"n": 1}, deduplication=same)).deduplicated
+
+    async def test_a_job_whose_key_another_one_holds_is_not_retried_and_that_one_is_named(
+        self, bench: Bench
+    ) -> None:
+        over = await bench.queue.add("work", 1, deduplication=Deduplication("k"))
+        await over.cancel()
+        holder = await bench.queue.add("work", 2, deduplication=Deduplication("k"))
+
+        with pytest.raises(
+            InvalidJobStateError, match=f"while job '{holder.id}' holds its deduplication key"
+        ):
+            await over.retry()
+        assert await bench.queue.retry_jobs("cancelled") == 0
+        await bench.run()
+        await over.retry()
+
+        assert (await bench.queue.add("work", 3, deduplication=Deduplication("k"))).id == over.id
 
     async def test_keys_are_each_queues_own(self, bench: Bench) -> None:
         other = bench.another_queue("other")

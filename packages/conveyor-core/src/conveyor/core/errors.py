@@ -106,8 +106,8 @@ class InvalidJobStateError(ConveyorError):
     """The job's state does not allow the call; nothing was changed."""
 
     def __init__(self, job_id: str, state: str, expected: Sequence[str], hint: str = "") -> None:
-        wanted = " or ".join(expected)
-        super().__init__(f"job {job_id!r} is {state}, and must be {wanted}{'; ' + hint if hint else ''}")
+        wanted = f", and must be {' or '.join(expected)}" if expected else ""
+        super().__init__(f"job {job_id!r} is {state}{wanted}{'; ' + hint if hint else ''}")
         self.job_id = job_id
         self.state = state
         self.expected = tuple(expected)

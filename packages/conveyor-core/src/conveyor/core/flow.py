@@ -189,12 +189,14 @@ def _queues_of(
     store: Store, given: Iterable[Queue[Any]], clock: Clock, max_bytes: int
 ) -> Callable[[str], Queue[Any]]:
     """The queue of a name: one of those given, or a plain one."""
-    queues: dict[str, Queue[Any]] = {}
+    known: dict[str, Queue[Any]] = {}
     for queue in given:
         if not isinstance(queue, Queue):
             raise InvalidOptionError("queues", queue, "they are Queues")
-        if queues.setdefault(queue.name, queue) is not queue:
+        if known.setdefault(queue.name, queue) is not queue:
             raise InvalidOptionError("queues", queue, f"there are two queues of the name {queue.name!r}")
+    # Whatever store they were made with: the jobs that are returned are to be found where they were added.
+    queues = {name: queue._of_store(store) for name, queue in known.items()}  # noqa: SLF001
 
     def queue_of(name: str) -> Queue[Any]:
         found = queues.get(name) if isinstance(name, str) else None

@@ -587,6 +587,9 @@ class Job(Generic[T]):
                 holders = await self._store.find(
                     Where(queue=self.queue_name, unique_key=found.unique_key), limit=1
                 )
-                hint = f"its deduplication key is held by job {holders[0].id!r}" if holders else ""
+                if holders:
+                    # It is in a state that would do.
+                    states = ()
+                    hint = f"it cannot be retried while job {holders[0].id!r} holds its deduplication key"
             raise InvalidJobStateError(self.id, found.state, tuple(str(state) for state in states), hint)
         self._took(found)

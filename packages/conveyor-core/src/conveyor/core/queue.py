@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from copy import copy
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack
@@ -154,6 +155,14 @@ class Queue(Generic[T]):
         """Add a job without a delay, whatever the queue's default options say."""
         [job] = await self._add([(name, data, {**options, "delay": 0, "run_at": None})])
         return job
+
+    def _of_store(self, store: Store) -> Queue[T]:
+        """The same queue in that store."""
+        if store is self._store:
+            return self
+        queue = copy(self)
+        queue._store, queue._schedules = store, Schedules(store, self.name, self._clock)  # noqa: SLF001 - its own
+        return queue
 
     async def _add(self, given: Sequence[tuple[str, T | None, Mapping[str, Any]]]) -> list[Job[T]]:
         parsed = [self._parsed(options) for _, _, options in given]
@@ -560,6 +569,8 @@ class Queue(Generic[T]):
         where another job has that id or that deduplication key now. A call that dies on the way loses nothing
         and doubles nothing.
         """
+        if isinstance(ids, str):
+            raise InvalidOptionError("ids", ids, "give a list of ids, also for one")
         wanted = None if ids is None else frozenset(checked_name(one, "ids") for one in ids)
         most = None if limit is None else whole(limit, "limit", least=1)
         return await redriving.redrive(self._store, self.name, self._clock, ids=wanted, limit=most)
