@@ -28,7 +28,7 @@ from conveyor.core import (
     Unrecoverable,
     Worker,
 )
-from conveyor.core.events import JobRemoved, JobWaiting
+from conveyor.core.events import JobRemoved, JobWaiting, JobWaitingChildren
 from conveyor.core.store import JobRecord, Outcome
 from conveyor.core.testing import WrappedStore
 
@@ -564,7 +564,10 @@ class Redriving:
         await Worker("kids", late, bench.store, clock=bench.clock).run_until_idle()
         assert await bench.state(added.job) is JobState.FAILED
 
-        assert await bench.another_queue("dead").redrive() == 1
+        async with Watcher(bench.queue, bench.store) as watcher:
+            assert await bench.another_queue("dead").redrive() == 1
+            told = await watcher.until(JobWaitingChildren)
+        assert told[-1].job_id == added.children[0].job.id  # type: ignore[attr-defined]
         assert await bench.state(added.job) is JobState.WAITING_CHILDREN
         await Worker("kids", nothing, bench.store, clock=bench.clock).run_until_idle()
         await bench.run()

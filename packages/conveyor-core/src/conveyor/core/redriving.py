@@ -17,6 +17,7 @@ import asyncio
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
+from conveyor.core import acting
 from conveyor.core.dead_letters import original
 from conveyor.core.events import JobRemoved, JobWaiting
 from conveyor.core.ids import new_token
@@ -110,6 +111,7 @@ async def _send(
     created = {found.key for found in settled.spawned if found.created}
     await _finish(store, queue, added, created)
     at = clock.now()
+    children = [job.key for job, _ in jobs.values() if job.key in again and job.parent is not None]
     gone = [id for id, key in added.items() if key in created] + [
         outcome.lease.id for outcome in outcomes if outcome.retention is not None
     ]
@@ -117,6 +119,7 @@ async def _send(
         [
             *(JobWaiting(queue_name=key.queue, job_id=key.id, at=at) for key in sorted(again | created)),
             *(JobRemoved(queue_name=queue, job_id=id, at=at) for id in gone),
+            *await acting.reopened(store, (await _there(store, children)).values(), clock),
         ]
     )
     return len(again) + len(created)
