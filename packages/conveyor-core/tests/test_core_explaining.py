@@ -50,7 +50,7 @@ MINUTE = timedelta(minutes=1)
         (told.WorkersPaused(workers=("a", "b")), "every worker that takes it is paused: a, b"),
         (
             told.WorkersBusy(active=3, room=2),
-            "the workers seen have room for 2 jobs at once, and 3 are active",
+            "the workers that take it have room for 2 jobs at once, and hold 3",
         ),
         (
             told.AtLimit(group=None, active=2, limit=2),

@@ -10,7 +10,7 @@ import pytest
 
 from conveyor.conformance.area import area, needs
 from conveyor.conformance.bench import Bench, Gate, fail, nothing, until
-from conveyor.conformance.make import add, at, child, take_one
+from conveyor.conformance.make import add, at, child, claim, take_one
 from conveyor.conformance.workers_seen import running, seen
 from conveyor.core import (
     Batch,
@@ -19,6 +19,7 @@ from conveyor.core import (
     FlowJob,
     FlowProducer,
     GroupLimit,
+    Job,
     JobNotFoundError,
     JobState,
     NewJob,
@@ -262,6 +263,55 @@ class RunningOut:
             reasons = await why(bench, job.id)
 
         assert reasons == (told.WorkersBusy(active=2, room=2), NEXT)
+
+    async def test_jobs_that_other_workers_hold_take_no_room(self, bench: Bench) -> None:
+        """Of another name, or of a worker that is dead."""
+        gate = Gate()
+        await bench.queue.add_bulk([NewJob("x"), NewJob("x")])
+        await bench.store.claim(claim(1, worker="a dead one"))
+        async with (
+            running(bench, {"x": gate}, prefetch=0, name="x"),
+            running(bench, {"y": nothing}, name="y") as other,
+        ):
+            await gate.until_begun()
+            await seen(bench, 2)
+            await other.pause()  # and has not said so
+            job = await bench.queue.add("y")
+
+            assert await why(bench, job.id) == (NEXT,)
+
+    async def test_a_slot_has_room_for_a_batch(self, bench: Bench) -> None:
+        begun = asyncio.Event()
+
+        async def handler(_: list[Job[Any]]) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        await bench.queue.add_bulk([NewJob("work", n) for n in range(3)])
+        async with running(bench, handler, batch=Batch(3), concurrency=2) as worker:
+            await begun.wait()
+            [found] = await seen(bench)
+            await worker.pause()
+            job = await bench.queue.add("work")
+
+            assert (found.concurrency, found.batch_size) == (2, 3)
+            assert await why(bench, job.id) == (NEXT,)
+
+    @needs(Feature.ACTIVE_LIMITS)
+    async def test_the_limit_of_a_paused_worker_helps_nobody(self, bench: Bench) -> None:
+        gate = Gate()
+        async with running(bench, concurrency=5, max_global_concurrency=9) as lax:
+            await lax.pause()
+            await seen(bench)
+            await bench.later("10s")
+            await bench.later("10s")
+            await bench.queue.add("work")
+            async with running(bench, gate, concurrency=5, max_global_concurrency=1):
+                await gate.until_begun()
+                await seen(bench, 2)
+                job = await bench.queue.add("work")
+
+                assert await why(bench, job.id) == (told.AtLimit(group=None, active=1, limit=1), NEXT)
 
     @needs(Feature.ACTIVE_LIMITS)
     async def test_the_queues_limit(self, bench: Bench) -> None:

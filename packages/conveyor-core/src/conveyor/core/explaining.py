@@ -36,6 +36,8 @@ MOST_AHEAD: Final = 1_000
 _PAGE: Final = 100
 #: The most children that are named.
 MOST_CHILDREN: Final = 10
+#: The most active jobs that are looked at for who holds them.
+_MOST_HELD: Final = 1_000
 #: The most starts that are looked for.
 _MOST_STARTS: Final = 1_000
 
@@ -128,11 +130,13 @@ async def _room(store: Store, record: JobRecord, able: Sequence[WorkerInfo]) -> 
     reasons: list[Reason] = []
     if all(worker.paused for worker in able):
         reasons.append(told.WorkersPaused(workers=tuple(worker.name for worker in able)))
+    # What one that is paused has room for is of no use to the job, unless all are.
+    able = [worker for worker in able if not worker.paused] or able
     held = Where(queue=record.queue, states=frozenset({JobState.ACTIVE}))
     active = sum((await store.count(held)).values())
     room = sum(worker.room for worker in able)
-    if active >= room:
-        reasons.append(told.WorkersBusy(active=active, room=room))
+    if active >= room and (theirs := await _held_by(store, held, able, active)) >= room:
+        reasons.append(told.WorkersBusy(active=theirs, room=room))
     limit = _most([worker.max_global_concurrency for worker in able])
     if limit is not None and active >= limit:
         reasons.append(told.AtLimit(group=None, active=active, limit=limit))
@@ -148,6 +152,15 @@ async def _room(store: Store, record: JobRecord, able: Sequence[WorkerInfo]) -> 
         rates = [None if one is None else one.limiter for one in limits]
         reasons += await _rate(store, record, record.group, rates)
     return reasons
+
+
+async def _held_by(store: Store, held: Where, workers: Sequence[WorkerInfo], active: int) -> int:
+    """How many of the active jobs these workers hold: others are of other workers, or of dead ones."""
+    if active > _MOST_HELD:
+        return active  # nearly all, as far as can be told at this price
+    names = {worker.name for worker in workers}
+    found = await store.find(held, limit=_MOST_HELD)
+    return sum(job.locked_by in names for job in found)
 
 
 def _most(limits: Sequence[int | None]) -> int | None:

@@ -154,14 +154,14 @@ class WorkersPaused(Reason):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkersBusy(Reason):
-    """As many jobs are active as the workers that take it have room for."""
+    """The workers that take it hold as many jobs as they have room for."""
 
     active: int
     room: int
 
     def __str__(self) -> str:
         """A sentence."""
-        return f"the workers seen have room for {self.room} jobs at once, and {self.active} are active"
+        return f"the workers that take it have room for {self.room} jobs at once, and hold {self.active}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
