@@ -221,6 +221,8 @@ async def _note(session: Session, request: Claim, state: Gate, picked: Picked, r
     """Note whose turns it was, what has started, and which groups to pass over for a while."""
     queue, now = request.queue, state.now
     groups = [row[1 + GROUP] for row in rows]
+    # What was picked and is not had, for it went meanwhile, is no start: its group may not be full.
+    missed = Counter(group for _, group in picked.jobs) - Counter(groups)
     served: dict[str, int] = {}
     if state.turns is not None and state.turns.counted and rows:
         latest, ungrouped_at, served = numbered(state.turns, groups)
@@ -229,7 +231,7 @@ async def _note(session: Session, request: Claim, state: Gate, picked: Picked, r
         session,
         _moves(rows),
         served={(queue, group): turn for group, turn in served.items()},
-        parked={(queue, group): parking for group, parking in picked.full.items()},
+        parked={(queue, group): parking for group, parking in picked.full.items() if group not in missed},
     )
     if request.limit is not None and request.limit.rate is not None:
         await queue_started(session, queue, len(rows), now)

@@ -143,6 +143,8 @@ class _Round:
         if lane.group is not None:
             self._active[lane.group] += 1
             self._starts[lane.group] = self._starts.get(lane.group, 0) + 1
+            if self._is_full(lane.group):
+                return
         if lane.jobs or not lane.ended:
             self._push(lane)
 
@@ -152,14 +154,18 @@ class _Round:
             return True
         if self._limit.active is not None and self._active[group] >= self._limit.active:
             return False
+        return not self._is_full(group)
+
+    def _is_full(self, group: str) -> bool:
+        """Whether the group has had as many starts as its rate allows; then claims need not look at it."""
         if self._rate is None:
-            return True
+            return False
         room = self._windows[group]
         if self._starts.get(group, 0) < room.starts:
-            return True
-        until = room.free_at if room.free_at is not None else self._now
+            return False
+        until = room.free_at if room.free_at is not None else self._now + self._rate.per
         self.picked.full[group] = Parking(rate_name(self._rate), until)
-        return False
+        return True
 
     def _push(self, lane: _Lane) -> None:
         """Put a lane in line by its first job; if that is not known, by the least that it can be."""

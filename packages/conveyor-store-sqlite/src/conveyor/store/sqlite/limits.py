@@ -28,7 +28,10 @@ class Scope(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """How many more jobs may start, and when one more may if none can; None: not by time alone."""
+    """How many more jobs may start, and when one more may after those; None: not by time alone.
+
+    Of a window: None if it is empty, for then it is one window from now.
+    """
 
     starts: int
     free_at: datetime | None = None

@@ -1,3 +1,4 @@
+-- The latest total of a target is looked for by the whole key, as in window.sql.
 insert into {schema}.conveyor_starts as s (queue, kind, target, at, starts, total)
 select
   %(queue)s,
@@ -9,11 +10,9 @@ select
     (
       select b.total
         from {schema}.conveyor_starts b
-       where b.queue = %(queue)s
-         and b.kind = %(kind)s
-         and b.target = t.target
-         and b.at <= %(now)s
-       order by b.at desc
+       where (b.queue, b.kind, b.target, b.at) > (%(queue)s, %(kind)s, t.target, '-infinity'::timestamptz)
+         and (b.queue, b.kind, b.target, b.at) <= (%(queue)s, %(kind)s, t.target, %(now)s::timestamptz)
+       order by b.queue desc, b.kind desc, b.target desc, b.at desc
        limit 1
     ),
     0

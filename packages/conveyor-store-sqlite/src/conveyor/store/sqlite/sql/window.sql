@@ -1,5 +1,6 @@
--- The starts of each target in a window, and, if they are as many as allowed, the one that must leave it first.
-with ends (target, latest, before) as (
+-- The starts of each target in a window, and the one that must leave it before one more may be there when it is
+-- full.
+with ends (target, latest, before, first) as (
   select
     e.value,
     (
@@ -23,6 +24,17 @@ with ends (target, latest, before) as (
          and s.at <= :now
        order by s.at
        limit 1
+    ),
+    (
+      select s.at
+        from conveyor_starts s
+       where s.queue = :queue
+         and s.kind = :kind
+         and s.target = e.value
+         and s.at > :since
+         and s.at <= :now
+       order by s.at
+       limit 1
     )
     from json_each(:targets) e
 )
@@ -30,7 +42,7 @@ select json_group_array(
   json_array(
     target,
     latest - before,
-    case when latest - before >= :max then (
+    case when latest - before > :max then (
       select s.at
         from conveyor_starts s
        where s.queue = :queue
@@ -40,7 +52,7 @@ select json_group_array(
          and s.total > latest - :max
        order by s.at
        limit 1
-    ) end
+    ) else first end
   )
 )
   from ends
