@@ -249,6 +249,24 @@ def test_what_the_rule_says_of_clock_changes(
     assert times(expression, zone, after, len(expected)) == expected
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("0 6-6/2 * * *", "0 6 * * *"),
+        ("7-7/5,9 0 * * *", "7,9 0 * * *"),
+        ("0 0 * * mon-mon/2", "0 0 * * mon"),
+        ("0 16-6/1 * * *", None),
+    ],
+)
+def test_a_range_of_one_with_a_step_is_that_one(written: str, meant: str | None) -> None:
+    """cronsim goes on to the end: 6, 8, 10 and so on."""
+    if meant is None:
+        with pytest.raises(InvalidOptionError):
+            Cron.of(written, "UTC")
+    else:
+        assert times(written, "UTC", "2026-01-01T00:00", 9) == times(meant, "UTC", "2026-01-01T00:00", 9)
+
+
 def test_the_rule_holds_where_cronsim_has_another() -> None:
     paris = ZoneInfo("Europe/Paris")
 

@@ -13,6 +13,7 @@ cronsim has almost this rule, for five fields. Where the two differ, this one ho
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, Protocol, Self
@@ -39,6 +40,8 @@ _SECOND: Final = timedelta(seconds=1)
 _MOMENT: Final = timedelta.resolution
 _LONGEST: Final = 255
 _SIX: Final = 6
+#: A range of one, with a step: cronsim reads `6-6/2` as `6/2`, which goes on to the end.
+_RANGE_OF_ONE: Final = re.compile(r"(?<!\w)(\w+)-\1/[1-9][0-9]*(?!\w)")
 #: So many times are listed one after the other; more are looked for from the end.
 _MANY: Final = 1_000
 _ALLOWED: Final = (
@@ -94,7 +97,8 @@ class Cron:
         zone = checked_zone(tz)
         if not isinstance(expression, str) or len(expression) > _LONGEST:
             raise InvalidOptionError("expression", expression, _ALLOWED)
-        fields = ALIASES.get(expression.strip().lower(), expression).upper().split()
+        text = ALIASES.get(expression.strip().lower(), expression).upper()
+        fields = _RANGE_OF_ONE.sub(r"\1", text).split()
         try:
             matches = CronSim(" ".join(fields), _PROBE)
         except (CronSimError, ValueError) as error:
