@@ -1,5 +1,6 @@
 -- Look up the heads of lanes whose jobs have moved. Their groups are locked by now, so that this sees all
--- that has moved before.
+-- that has moved before. A lane without a head is an empty one: looked for by an anti-join, thousands of lanes were
+-- compared with each other one by one.
 with moved as materialized (
   select distinct m.queue, m.grp, m.name
     from unnest(%(queues)s::text[], %(groups)s::text[], %(names)s::text[]) m (queue, grp, name)
@@ -7,43 +8,39 @@ with moved as materialized (
 heads as materialized (
   select m.queue, m.grp, m.name, h.rank, h.place, greatest(abs(h.place), abs(l.place)) as newest
     from moved m
-   cross join lateral (
-     select rank, place
-       from {schema}.conveyor_jobs j
-      where j.queue = m.queue
-        and j.grp = m.grp
-        and j.name = m.name
-        and j.state = 'waiting'
-        and j.grp is not null
-      order by j.rank, j.place
-      limit 1
-   ) h
-   cross join lateral (
-     select place
-       from {schema}.conveyor_jobs j
-      where j.queue = m.queue
-        and j.grp = m.grp
-        and j.name = m.name
-        and j.state = 'waiting'
-        and j.grp is not null
-        and j.rank = h.rank
-      order by j.rank desc, j.place desc
-      limit 1
-   ) l
+    left join lateral (
+      select rank, place
+        from {schema}.conveyor_jobs j
+       where j.queue = m.queue
+         and j.grp = m.grp
+         and j.name = m.name
+         and j.state = 'waiting'
+         and j.grp is not null
+       order by j.rank, j.place
+       limit 1
+    ) h
+      on true
+    left join lateral (
+      select place
+        from {schema}.conveyor_jobs j
+       where j.queue = m.queue
+         and j.grp = m.grp
+         and j.name = m.name
+         and j.state = 'waiting'
+         and j.grp is not null
+         and j.rank = h.rank
+       order by j.rank desc, j.place desc
+       limit 1
+    ) l
+      on true
 ),
 emptied as (
   delete from {schema}.conveyor_lanes l
-   using moved m
-   where l.queue = m.queue
-     and l.grp = m.grp
-     and l.name = m.name
-     and not exists (
-       select
-         from heads h
-        where h.queue = m.queue
-          and h.grp = m.grp
-          and h.name = m.name
-     )
+   using heads h
+   where h.place is null
+     and l.queue = h.queue
+     and l.grp = h.grp
+     and l.name = h.name
 )
 insert into {schema}.conveyor_lanes as l
   (queue, grp, name, rank, place, newest, served, active, paused, parked_for)
@@ -52,6 +49,7 @@ select h.queue, h.grp, h.name, h.rank, h.place, -h.newest, g.served, g.active, g
   join {schema}.conveyor_groups g
     on g.queue = h.queue
    and g.grp = h.grp
+ where h.place is not null
 on conflict (queue, grp, name) do update
   set rank = excluded.rank,
       place = excluded.place,
