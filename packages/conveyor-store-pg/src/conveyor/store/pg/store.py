@@ -36,6 +36,7 @@ from conveyor.store.pg.connections import Connections
 from conveyor.store.pg.migrate import prepare
 from conveyor.store.pg.options import Options, parsed
 from conveyor.store.pg.statements import Session, Statements
+from conveyor.store.pg.statistics import Statistics
 from conveyor.store.pg.tidying import let_groups_go_on, tidy
 from conveyor.store.pg.using import using
 
@@ -83,6 +84,7 @@ class PgStore(Store):
         self._statements: Final = Statements(self._options.schema)
         self._connections: Final = Connections(self._options, self._statements)
         self._adding: Final = Adding(self._connections)
+        self._statistics: Final = Statistics(self._connections)
         self._bus: Final = PgBus(self._options, self._connections)
         self._opened = False
         self._opening: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
@@ -157,13 +159,16 @@ class PgStore(Store):
     ) -> Sequence[Inserted]:
         given = tuple(jobs)
         plain = inserting.is_plain(given, new_only=new_only)
-        if plain and now is None and len(given) <= MOST_GATHERED:
-            return await self._adding.insert(given)
 
         async def step(session: Session) -> Sequence[Inserted]:
             return await inserting.insert(session, now, given, new_only=new_only)
 
-        return await self._connections.call(step, single=plain)
+        if plain and now is None and len(given) <= MOST_GATHERED:
+            inserted = await self._adding.insert(given)
+        else:
+            inserted = await self._connections.call(step, single=plain)
+        await self._statistics.added(len(given))
+        return inserted
 
     async def claim(self, request: Claim, *, now: datetime | None = None) -> Claimed:
         if request.limit is None and claiming.is_plain(request):
