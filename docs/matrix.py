@@ -1,54 +1,55 @@
-"""Prints the README's table of what is proved on which store, as the conformance suite has it.
+"""Makes the README's table of what is proved on which store from the conformance suite's own.
 
-python docs/matrix.py
+python docs/matrix.py             prints it
+python docs/matrix.py --write     writes it to README.md
 """
 
 from __future__ import annotations
 
 import inspect
-from collections import Counter
+import re
+import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from conveyor.conformance import StoreContract
+from conveyor.conformance.proofs import PROOFS, Test, proved
 from conveyor.core import open_store
 
 ROOT: Final = Path(__file__).resolve().parent.parent
+README: Final = ROOT / "README.md"
 STORES: Final = {
     "memory": "memory:",
     "SQLite": "sqlite:///jobs.db",
     "PostgreSQL": "postgresql://app@localhost/app",
 }
+_PLACE: Final = re.compile(r"(?<=<!-- matrix -->\n).*?(?=<!-- end of matrix -->)", re.DOTALL)
 
 
-def areas() -> dict[str, list[tuple[str, Any]]]:
-    """The tests of each area, each with its file."""
-    found: dict[str, list[tuple[str, Any]]] = {}
-    for owner in StoreContract.__mro__:
-        for test in vars(owner).values():
-            name = getattr(test, "conveyor_area", None)
-            if name is not None:
-                file = Path(inspect.getfile(owner)).resolve().relative_to(ROOT).as_posix()
-                found.setdefault(name, []).append((file, test))
-    return dict(sorted(found.items()))
-
-
-def cell(store: str, tests: list[tuple[str, Any]]) -> str:
-    """Where most of it is proved for a store; "no" if the store does without all of it."""
-    features = open_store(STORES[store]).features
-    files = Counter(file for file, test in tests if test.conveyor_needs <= features)
-    return f"[yes]({files.most_common(1)[0][0]})" if files else "no"
+def where(test: Test) -> str:
+    """The file of a test, and its name as a title. A line would be another after each edit of that file."""
+    file = Path(inspect.getfile(inspect.unwrap(test))).resolve().relative_to(ROOT)
+    return f'{file.as_posix()} "{test.__name__}"'
 
 
 def matrix() -> str:
     """The table, as Markdown."""
+    offered = {store: open_store(url).features for store, url in STORES.items()}
     rows = [f"| | {' | '.join(STORES)} |", f"|---|{'---|' * len(STORES)}"]
-    rows += [
-        f"| {name} | {' | '.join(cell(store, tests) for store in STORES)} |"
-        for name, tests in areas().items()
-    ]
-    return "\n".join(rows) + "\n"
+    links = []
+    for n, (feature, test) in enumerate(PROOFS.items(), start=1):
+        cells = [f"[yes][{n}]" if proved(test, offered[store]) else "no" for store in STORES]
+        rows.append(f"| {feature} | {' | '.join(cells)} |")
+        links.append(f"[{n}]: {where(test)}")
+    return "\n".join(["", *rows, "", *links, ""])
+
+
+def written(readme: str) -> str:
+    """The README with the table as it is now."""
+    return _PLACE.sub(lambda _: matrix(), readme)
 
 
 if __name__ == "__main__":
-    print(matrix(), end="")
+    if sys.argv[1:] == ["--write"]:
+        README.write_text(written(README.read_text(encoding="utf-8")), encoding="utf-8")
+    else:
+        print(matrix(), end="")

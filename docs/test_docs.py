@@ -48,7 +48,9 @@ _BLOCK: Final = re.compile(
     r"(?:^<!-- (?P<note>.*) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 _EXPECTED: Final = re.compile(r"^\s*print\(.*\)  # (?P<shown>.+)$", re.MULTILINE)
-_LINK: Final = re.compile(r"(?<!\!)\[[^\]]*\]\((?P<target>[^)\s]+)\)")
+_LINK: Final = re.compile(
+    r"(?:(?<!\!)\[[^\]]*\]\(|^\[\w+\]: )(?P<target>[^)\s]+)(?:\)|(?= \"))", re.MULTILINE
+)
 _HEADING: Final = re.compile(r"^#+ (?P<title>.+)$", re.MULTILINE)
 
 
@@ -177,7 +179,9 @@ def test_the_matrix_is_what_the_suite_makes_of_it() -> None:
         [sys.executable, str(ROOT / "docs" / "matrix.py")], capture_output=True, text=True, check=True
     )
 
-    assert done.stdout in README.read_text(encoding="utf-8")
+    assert f"<!-- matrix -->\n{done.stdout}<!-- end of matrix -->" in README.read_text(encoding="utf-8"), (
+        "the suite has changed: run `python docs/matrix.py --write`"
+    )
 
 
 def test_every_page_has_an_example_that_is_run() -> None:
