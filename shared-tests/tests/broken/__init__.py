@@ -1,0 +1,23 @@
+"""Stores with one deliberate bug each, by what the bug is about.
+
+They are `MemoryStore` with one thing wrong. Where a bug needs a moment between looking and acting, as
+between two statements of a database, that is an `await` of nothing.
+"""
+
+from broken import fencing, flows, limits, order, pausing, races, rest, steps, time, unique_keys
+from broken.store import BUGS, Bug
+
+__all__ = [
+    "BUGS",
+    "Bug",
+    "fencing",
+    "flows",
+    "limits",
+    "order",
+    "pausing",
+    "races",
+    "rest",
+    "steps",
+    "time",
+    "unique_keys",
+]

@@ -1,0 +1,80 @@
+"""Bugs about features, events and closing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from typing import Any
+
+from broken.store import Broken, caught_by
+from conveyor.core.events import Event
+from conveyor.core.store import (
+    Feature,
+)
+from conveyor.store.memory import MemoryStore
+
+
+@caught_by("honesty", "test_a_declared_feature_is_there_and_an_undeclared_one_is_refused")
+class AcceptsInSilence(Broken):
+    """Groups are not declared, and accepted without a word."""
+
+    @property
+    def features(self) -> frozenset[Feature]:
+        return super().features - {Feature.GROUPS}
+
+
+@caught_by("events", "test_an_event_arrives_as_it_was_published")
+class LosesEvents(Broken):
+    """Nothing that is published ever arrives."""
+
+    async def open(self) -> None:
+        await super().open()
+        monkey(self, _nothing)
+
+
+def monkey(store: MemoryStore, publish: Callable[[Sequence[Event]], Awaitable[None]]) -> None:
+    """Replace what a store's bus does with what is published."""
+    vars(store._bus)["publish"] = publish
+
+
+async def _nothing(_: Sequence[Event]) -> None:
+    """Deliver no event."""
+
+
+@caught_by("queue behaviour", "test_waiting_for_a_job_that_does_not_finish_ends_in_time")
+class BlocksListeners(Broken):
+    """A subscription begins when the first event comes: who waits for a job waits for ever if none does."""
+
+    async def open(self) -> None:
+        await super().open()
+        subscribe = self._bus.subscribe
+
+        @contextlib.asynccontextmanager
+        async def late(queues: Collection[str], **options: Any) -> AsyncIterator[AsyncIterator[Event]]:
+            async with subscribe(queues, **options) as events:
+                await anext(events)
+                yield events
+
+        vars(self._bus)["subscribe"] = late
+
+
+@caught_by("events", "test_an_event_is_heard_once")
+class RepeatsEvents(Broken):
+    """Its own notification comes back to the publisher, who hears everything twice."""
+
+    async def open(self) -> None:
+        await super().open()
+        publish = self._bus.publish
+
+        async def twice(published: Sequence[Event]) -> None:
+            await publish([*published, *published])
+
+        monkey(self, twice)
+
+
+@caught_by("lifecycle", "test_a_closed_store_refuses_every_call")
+class WorksWhenClosed(Broken):
+    """A closed store goes on as if nothing were."""
+
+    async def close(self) -> None:
+        pass

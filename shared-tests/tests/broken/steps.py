@@ -1,0 +1,126 @@
+"""Bugs about what comes back, and about a call being one step."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from broken.store import MANY, Broken, Now, caught_by
+from conveyor.core.store import (
+    Change,
+    Inserted,
+    JobKey,
+    JobRecord,
+    JobState,
+    Outcome,
+    Settled,
+    Where,
+)
+
+
+@caught_by("round trips", "test_documents_come_back_equal")
+class ReadsDocuments(Broken):
+    """Documents pass through a JSON library that has floats only."""
+
+    async def insert(
+        self, jobs: Sequence[JobRecord], *, new_only: bool = False, now: Now = None
+    ) -> Sequence[Inserted]:
+        def through(text: str) -> str:
+            try:
+                return json.dumps(json.loads(text, parse_int=float))
+            except OverflowError:
+                return "null"
+
+        changed = [replace(one, payload=through(one.payload)) for one in jobs]
+        return await super().insert(changed, new_only=new_only, now=now)
+
+
+@caught_by("round trips", "test_jobs_of_any_id_live_their_lives")
+class FoldsNames(Broken):
+    """Ids are compared without regard to case, as some databases' collations do."""
+
+    async def insert(
+        self, jobs: Sequence[JobRecord], *, new_only: bool = False, now: Now = None
+    ) -> Sequence[Inserted]:
+        folded = [replace(one, id=one.id.lower()) for one in jobs]
+        return await super().insert(folded, new_only=new_only, now=now)
+
+
+@caught_by("groups", "test_a_refused_call_adds_nothing_anywhere")
+class InsertsOneByOne(Broken):
+    """A bulk whose last job is refused leaves the others in."""
+
+    async def insert(
+        self, jobs: Sequence[JobRecord], *, new_only: bool = False, now: Now = None
+    ) -> Sequence[Inserted]:
+        found: list[Inserted] = []
+        for one in jobs:
+            found += await super().insert([one], new_only=new_only, now=now)
+        return found
+
+
+@caught_by("crashes", "test_a_call_cancelled_at_any_await_happened_wholly_or_not_at_all")
+class InsertsInSteps(Broken):
+    """A bulk that is cancelled half-way is half in."""
+
+    async def insert(
+        self, jobs: Sequence[JobRecord], *, new_only: bool = False, now: Now = None
+    ) -> Sequence[Inserted]:
+        await super().insert(jobs[:1], new_only=new_only, now=now)
+        await asyncio.sleep(0)
+        return await super().insert(jobs, new_only=new_only, now=now)
+
+
+@caught_by("crashes", "test_a_call_cancelled_at_any_await_happened_wholly_or_not_at_all")
+class SettlesInSteps(Broken):
+    """A batch of outcomes that is cancelled half-way is half applied."""
+
+    async def settle(self, outcomes: Sequence[Outcome], *, now: Now = None) -> Settled:
+        settled: list[Settled] = []
+        for outcome in outcomes:
+            settled.append(await super().settle([outcome], now=now))
+            await asyncio.sleep(0)
+        return Settled(
+            applied=frozenset(lease for one in settled for lease in one.applied),
+            released=[key for one in settled for key in one.released],
+            spawned=[answer for one in settled for answer in one.spawned],
+        )
+
+
+@caught_by("sets", "test_counts_are_by_queue_and_state_and_exact")
+class CountsOffByOne(Broken):
+    """Counts are kept beside the jobs, and drift."""
+
+    async def count(
+        self, where: Where, *, by_group: bool = False, now: Now = None
+    ) -> Mapping[tuple[str | None, JobState], int]:
+        counts = await super().count(where, by_group=by_group, now=now)
+        return {key: number + (key[1] is JobState.FAILED) for key, number in counts.items()}
+
+
+@caught_by("sets", "test_a_finished_job_can_be_retried")
+@caught_by("model", "test_random_histories_give_the_same_answers_as_the_memory_store")
+class RetriesHalfway(Broken):
+    """A retried job keeps the attempts it has used up."""
+
+    async def update(self, where: Where, change: Change, *, now: Now = None) -> frozenset[JobKey]:
+        before = {one.key: one.attempt for one in await self.find(where, limit=MANY, now=now)}
+        changed = await super().update(where, change, now=now)
+        if change.retry:
+            for key in changed:
+                self.row(key).attempt = before[key]
+        return changed
+
+
+@caught_by("inserting", "test_an_id_that_exists_is_not_created_and_changes_nothing")
+class OverwritesJobs(Broken):
+    """A job whose id exists takes its place, even while it runs."""
+
+    async def insert(
+        self, jobs: Sequence[JobRecord], *, new_only: bool = False, now: Now = None
+    ) -> Sequence[Inserted]:
+        for one in jobs:
+            await self.delete(Where(queue=one.queue, ids=frozenset({one.id})), limit=1, now=now)
+        return await super().insert(jobs, new_only=new_only, now=now)
