@@ -7,17 +7,26 @@ import pytest
 from broken import BUGS, Bug
 from conveyor.conformance import (
     advancing,
+    ageing,
+    batches,
     claiming,
     crashes,
+    dead_letters,
+    deduplication,
     events,
+    explain,
+    flow_behaviour,
     flows,
+    group_behaviour,
     groups,
     honesty,
     inserting,
     lifecycle,
+    limit_behaviour,
     limits,
     model,
     pausing,
+    plugin,
     queue_behaviour,
     races,
     renewing,
@@ -26,6 +35,7 @@ from conveyor.conformance import (
     sets,
     settling,
     unique_keys,
+    workers_seen,
 )
 from conveyor.conformance import (
     area as areas,
@@ -54,6 +64,15 @@ AREAS: dict[str, type] = {
     "crashes": crashes.Crashes,
     "model": model.Model,
     "queue behaviour": queue_behaviour.QueueBehaviour,
+    "flow behaviour": flow_behaviour.AllFlowBehaviour,
+    "deduplication": deduplication.DeduplicationModes,
+    "dead letters": dead_letters.DeadLetters,
+    "workers seen": workers_seen.WorkersSeen,
+    "explain": explain.Explaining,
+    "group behaviour": group_behaviour.GroupBehaviour,
+    "limit behaviour": limit_behaviour.LimitBehaviour,
+    "batches": batches.Batches,
+    "ageing": ageing.Ageing,
     "schedules": schedules.Schedules,
 }
 
@@ -109,7 +128,7 @@ def test_a_store_without_a_bug_is_not(pytester: pytest.Pytester, area: str) -> N
 
 
 def test_every_area_catches_a_bug() -> None:
-    assert {bug.area for bug in BUGS} == set(AREAS)
+    assert {bug.area for bug in BUGS} == {name.replace("_", " ") for name in plugin.AREAS}
 
 
 def test_every_bug_is_another() -> None:

@@ -4,12 +4,26 @@ They are `MemoryStore` with one thing wrong. Where a bug needs a moment between 
 between two statements of a database, that is an `await` of nothing.
 """
 
-from broken import fencing, flows, limits, order, pausing, races, rest, steps, time, unique_keys
+from broken import (
+    behaviour,
+    fencing,
+    flows,
+    limits,
+    order,
+    pausing,
+    races,
+    rest,
+    sets,
+    steps,
+    time,
+    unique_keys,
+)
 from broken.store import BUGS, Bug
 
 __all__ = [
     "BUGS",
     "Bug",
+    "behaviour",
     "fencing",
     "flows",
     "limits",
@@ -17,6 +31,7 @@ __all__ = [
     "pausing",
     "races",
     "rest",
+    "sets",
     "steps",
     "time",
     "unique_keys",

@@ -102,3 +102,45 @@ class StealsLeases(Broken):
     async def claim(self, request: Claim, *, now: Now = None) -> Claimed:
         await self.advance({request.queue}, now=now)
         return await super().claim(request, now=now)
+
+
+@caught_by("renewing", "test_a_job_that_should_be_cancelled_is_renewed_and_written_like_any_other")
+class LetsCancelledLeasesRunOut(Broken):
+    """A lease whose job is to be cancelled is called held, and not prolonged."""
+
+    async def renew(self, beats: Sequence[Beat], lease: timedelta, *, now: Now = None) -> Renewed:
+        rows = [self.row(beat.lease.key) for beat in beats]
+        before = [(row, row.lease_until) for row in rows if row is not None and row.cancel_requested]
+        renewed = await super().renew(beats, lease, now=now)
+        for row, until in before:
+            queue = self._data().queues[row.queue]
+            queue.leave(row)
+            row.lease_until = until
+            queue.enter(row)
+        return renewed
+
+
+@caught_by("renewing", "test_a_job_that_should_be_cancelled_is_renewed_and_written_like_any_other")
+class WritesNothingOfCancelledRuns(Broken):
+    """What a handler writes is lost from the moment its job should be cancelled."""
+
+    async def renew(self, beats: Sequence[Beat], lease: timedelta, *, now: Now = None) -> Renewed:
+        rows = [self.row(beat.lease.key) for beat in beats]
+        silent = [
+            replace(beat, report=None, payload=None) if row is not None and row.cancel_requested else beat
+            for beat, row in zip(beats, rows, strict=True)
+        ]
+        return await super().renew(silent, lease, now=now)
+
+
+@caught_by("settling", "test_a_job_that_ends_has_its_outcome_and_no_lease")
+class KeepsTheHolder(Broken):
+    """A finished job still names the worker that held it."""
+
+    async def settle(self, outcomes: Sequence[Outcome], *, now: Now = None) -> Settled:
+        rows = [self.row(one.lease.key) for one in outcomes]
+        before = [(row, row.locked_by) for row in rows if row is not None]
+        settled = await super().settle(outcomes, now=now)
+        for row, worker in before:
+            row.locked_by = worker
+        return settled

@@ -9,7 +9,9 @@ from broken.store import Broken, Now, caught_by
 from conveyor.core.store import (
     Claim,
     Claimed,
+    JobState,
     Rate,
+    Where,
 )
 
 
@@ -42,3 +44,17 @@ class PrunesByTheShorterWindow(Broken):
         claimed = await super().claim(replace(request, limit=None, count=room), now=now)
         self.starts += [now] * len(claimed.jobs)
         return claimed
+
+
+@caught_by("limits", "test_a_group_with_room_again_goes_on")
+class KeepsGroupsBusy(Broken):
+    """An active job that is deleted goes on counting for its group."""
+
+    async def delete(self, where: Where, *, limit: int, now: Now = None) -> int:
+        active = replace(where, states=frozenset({JobState.ACTIVE}))
+        found = await self.find(active, limit=limit, now=now)
+        deleted = await super().delete(where, limit=limit, now=now)
+        for one in found:
+            if one.group is not None:
+                self._data().queue(one.queue)._group(one.group).active += 1
+        return deleted

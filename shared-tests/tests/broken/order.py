@@ -74,6 +74,7 @@ class IgnoresLifo(Broken):
         return await super().claim(request, now=now)
 
 
+@caught_by("ageing", "test_a_job_gains_one_step_of_priority_for_each_period")
 @caught_by("claiming", "test_with_ageing_a_job_that_waits_gains_on_later_ones")
 class IgnoresAgeing(Broken):
     """`ageing` is stored, and not looked at."""

@@ -98,20 +98,24 @@ class Ageing:
             if job.attempts_made == 0 and job.data == "old":
                 raise RuntimeError("once")
 
+        await bench.later("30m")
+        await queue.add("work", "new", priority=0, delay="90m")
+        await bench.later("30m")
         await bench.run(handler)
         await bench.later("1h")
-        await queue.add("work", "new", priority=0)
         await bench.run(handler, prefetch=0)
 
         assert failed == ["old", "old", "new"]
 
     async def test_a_changed_priority_keeps_the_age(self, bench: Bench) -> None:
         queue = aged(bench)
-        await queue.add("work", "first", priority=5)
+        first = await queue.add("work", "first", priority=5)
         later = await queue.add("work", "second", priority=5)
         await bench.later("10m")
         await queue.add("work", "third", priority=4)
 
         await later.change_priority(3)
+        assert [job.data for job in await queue.get_jobs(order="claim")] == ["second", "first", "third"]
+        await first.change_priority(6)
 
-        assert await order(bench) == ["second", "first", "third"]
+        assert await order(bench) == ["second", "third", "first"]

@@ -15,6 +15,7 @@ from conveyor.conformance.make import (
     at,
     child,
     claim,
+    completed,
     get,
     ids,
     in_state,
@@ -174,6 +175,24 @@ class Claiming:
         await add(store, job("late", priority=0, ageing=span(10)), now=at(31))
 
         assert ids(await take(store, 5, now=at(40))) == ["soon", "patient", "late"]
+
+    @pytest.mark.parametrize("way", ["retried", "given back", "stalled", "retried by hand"])
+    async def test_with_ageing_a_job_that_waits_again_keeps_its_age(self, store: Store, way: str) -> None:
+        await add(store, job("old", priority=1, ageing=span(10)), now=at(0))
+        await add(store, job("new", priority=0, ageing=span(10)), now=at(30))
+        held = await take_one(store, "old", now=at(60))
+        match way:
+            case "retried":
+                await settle(store, retried(held), now=at(61))
+            case "given back":
+                await settle(store, Outcome.given_back(held), now=at(61))
+            case "stalled":
+                await store.advance({"q"}, now=at(200))
+            case _:
+                await settle(store, completed(held), now=at(61))
+                await store.update(Where(queue="q"), Change(retry=True), now=at(62))
+
+        assert ids(await take(store, 5, now=at(200))) == ["old", "new"]
 
     @pytest.mark.parametrize("lifo", [False, True])
     async def test_a_retried_job_keeps_its_place(self, store: Store, *, lifo: bool) -> None:

@@ -192,6 +192,19 @@ class Renewing:
                 held=frozenset({a.lease, b.lease}), lost=frozenset(), cancelled=frozenset({a.lease})
             )
 
+    async def test_a_job_that_should_be_cancelled_is_renewed_and_written_like_any_other(
+        self, store: Store
+    ) -> None:
+        await add(store, job("a"))
+        (held,) = await take(store)
+        await store.update(Where(queue="q"), Change(cancel=True), now=at(1))
+
+        await store.renew([beat(held, report="1", payload="2")], LEASE, now=at(20))
+
+        found = await get(store, "a")
+        assert (found.report, found.payload, found.lease_until) == ("1", "2", at(50))
+        assert list((await store.advance({"q"}, now=at(49))).stalled) == []
+
     @pytest.mark.parametrize("state", [JobState.WAITING, JobState.DELAYED])
     async def test_a_beat_for_a_job_that_is_not_active_changes_nothing(
         self, store: Store, state: JobState

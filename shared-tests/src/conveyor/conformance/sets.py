@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any, Final
 
 import pytest
 
@@ -750,5 +751,83 @@ class Removing:
         assert ids(await take(store, 9, now=at(3))) == ["a"]
 
 
-class Sets(Finding, Counting, Changing, Removing):
+#: Sets of some of the jobs of `family`.
+SOME: Final = {
+    "ids": Where(queue="q", ids=frozenset({"a", "d", "missing"})),
+    "states": Where(queue="q", states=frozenset({JobState.DELAYED, JobState.FAILED})),
+    "names": Where(queue="q", names=frozenset({"y"})),
+    "age": Where(queue="q", older_than=span(30)),
+    "no queue": Where(names=frozenset({"x"})),
+    "nothing": Where(queue="q", names=frozenset()),
+}
+SOME_OF: Final = {
+    Feature.GROUPS: Where(queue="q", group="g"),
+    Feature.FLOWS: Where(parent=JobKey("q", "parent")),
+    Feature.UNIQUE_KEYS: Where(queue="q", unique_key="k"),
+}
+
+
+async def family(store: Store) -> None:
+    """Jobs that differ in everything a `Where` can ask for and the store offers."""
+
+    def some(feature: Feature, **fields: object) -> dict[str, Any]:
+        return fields if feature in store.features else {}
+
+    key = some(Feature.UNIQUE_KEYS, unique_key="k")
+    kid = some(Feature.FLOWS, parent=JobKey("q", "parent"))
+    group = some(Feature.GROUPS, group="g")
+    await add(store, job("a", name="x", **key), job("b", name="y", delay=span(99), **group, **kid))
+    await add(store, job("parent", name="p"), job("c", name="x", queue="other", **kid))
+    held = await take_one(store, "a")
+    await settle(store, failed(held), now=at(1))
+    await add(store, job("d", name="y", **key, **group), job("e", name="x"), now=at(40))
+
+
+@area("sets")
+class Alike:
+    """A set is the same to every call that takes one."""
+
+    @pytest.mark.parametrize("which", [*SOME, *SOME_OF])
+    async def test_a_set_is_counted_changed_and_removed_as_it_is_found(
+        self, store: Store, which: str | Feature
+    ) -> None:
+        where = SOME_OF[which] if isinstance(which, Feature) else SOME[which]
+        await family(store)
+        wanted = await store.find(where, limit=MANY, now=at(60))
+        rest = {record.key for record in await store.find(Where(), limit=MANY, now=at(60))} - {
+            record.key for record in wanted
+        }
+
+        counts = await store.count(where, now=at(60))
+        both = Change(payload="7", retention=Retention(count=7))  # one or the other applies to any job
+        changed = await store.update(where, both, now=at(60))
+
+        assert sum(counts.values()) == len(wanted)
+        assert changed == {record.key for record in wanted}
+        everybody = await store.find(Where(), limit=MANY, now=at(60))
+        assert {r.key for r in everybody if r.payload == "7" or r.keep_count == 7} == changed
+        assert await store.delete(where, limit=MANY, now=at(60)) == len(wanted)
+        assert {record.key for record in await store.find(Where(), limit=MANY, now=at(60))} == rest
+
+    async def test_a_large_set_is_taken_whole(self, store: Store) -> None:
+        """Stores bind parameters, and read pages: neither is the end of a set."""
+        names = [f"{n:04}" for n in range(1_234)]
+        await add(store, *jobs(names), job("more"))
+        large = Where(queue="q", ids=frozenset(names))
+
+        assert await found(store, large) == names
+        assert await store.count(large, now=START) == {("q", JobState.WAITING): 1_234}
+        assert len(await store.update(large, Change(payload="7"), now=START)) == 1_234
+        held = await take(store, 2_000, ids=large.ids)
+        assert ids(held) == names
+        assert {one.payload for one in held} == {"7"}
+        renewed = await store.renew([Beat(lease=one.lease, report="1") for one in held], LEASE, now=at(1))
+        assert (len(renewed.held), renewed.lost) == (1_234, frozenset())
+        assert {one.report for one in await store.find(large, limit=MANY, now=at(1))} == {"1"}
+        await settle(store, *(completed(one) for one in held), now=at(2))
+        assert await store.delete(large, limit=2_000, now=at(3)) == 1_234
+        assert ids(await everything(store)) == ["more"]
+
+
+class Sets(Alike, Finding, Counting, Changing, Removing):
     """Sets of jobs."""

@@ -119,7 +119,7 @@ class Settling:
         found = await get(store, "a")
         assert settled == Settled(applied=frozenset({held.lease}))
         assert found.state is JobState(ending)
-        assert (found.token, found.lease_until) == (None, None)
+        assert (found.token, found.lease_until, found.locked_by) == (None, None, None)
         assert (found.report, found.finished_at, found.attempt) == ('{"x":1}', at(9), 1)
         assert (found.payload, found.priority, found.processed_at) == ("7", 3, at(0))
         assert (found.expires_at, found.keep_count, found.run_at) == (None, None, None)
