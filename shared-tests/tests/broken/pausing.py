@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
-from broken.store import Broken, Now, caught_by
+from broken.store import MANY, Broken, Now, caught_by
 from conveyor.core.store import (
     Claim,
     Claimed,
     Pause,
+    Where,
 )
 
 
@@ -29,3 +31,18 @@ class ShortensPauses(Broken):
     async def pause(self, queue: str, what: Pause, for_: timedelta | None = None, *, now: Now = None) -> None:
         await self.resume(queue, what, now=now)
         await super().pause(queue, what, for_, now=now)
+
+
+@caught_by("pausing", "test_a_job_of_a_paused_group_is_claimed_by_its_id")
+class PausesGroupsById(Broken):
+    """A claim by ids looks at groups that are paused: a job there can be neither cancelled nor changed."""
+
+    async def claim(self, request: Claim, *, now: Now = None) -> Claimed:
+        paused = await self.paused(request.queue, now=now) if request.ids is not None else {}
+        stopped: set[str] = set()
+        for what in paused:
+            if what.group is not None:
+                where = Where(queue=request.queue, group=what.group)
+                stopped.update(one.id for one in await self.find(where, limit=MANY, now=now))
+        ids = None if request.ids is None else request.ids - stopped
+        return await super().claim(replace(request, ids=ids), now=now)

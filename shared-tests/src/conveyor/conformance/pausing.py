@@ -75,6 +75,13 @@ class Pausing:
         assert ids(await take(store, queue="two")) == ["b"]
 
     @needs(Feature.GROUPS)
+    async def test_a_job_of_a_paused_group_is_claimed_by_its_id(self, store: Store) -> None:
+        await add(store, job("a", group="g"), job("b", group="g"))
+        await store.pause("q", Pause(group="g"), now=at(0))
+
+        assert ids(await take(store, 9, ids=frozenset("b"))) == ["b"]
+
+    @needs(Feature.GROUPS)
     async def test_a_paused_group_is_passed_over(self, store: Store) -> None:
         await add(store, job("a", group="g"), job("b"), job("c", group="h"), job("d", group="g"))
 
