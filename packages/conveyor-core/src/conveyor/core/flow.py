@@ -9,9 +9,10 @@ from conveyor.core._engine.settler import told
 from conveyor.core.clock import Clock, SystemClock
 from conveyor.core.codec import MAX_BYTES
 from conveyor.core.errors import InvalidOptionError, JobExistsError, UnsupportedFeatureError
+from conveyor.core.intake import Intake, as_stored
 from conveyor.core.jobs import JobKey, JobRecord, JobState
 from conveyor.core.options import Parsed, whole
-from conveyor.core.queue import Queue, _as_stored
+from conveyor.core.queue import Queue
 from conveyor.core.store import Feature, Where
 from conveyor.core.tree import FlowJob, Node, flow_jobs, planned, subtree
 
@@ -68,7 +69,7 @@ class FlowProducer:
         _offered(store)
         self._store = store
         self._clock = clock or SystemClock()
-        self._queue_of = _queues_of(
+        self._intake_of = _intakes_of(
             store, queues, self._clock, whole(max_payload_bytes, "max_payload_bytes", least=1)
         )
 
@@ -89,7 +90,7 @@ class FlowProducer:
         return await self._add(flow_jobs(flows, "flows"), "flows")
 
     async def _add(self, flows: Sequence[FlowJob], beside: str) -> list[FlowResult]:
-        nodes = planned(flows, beside, self._queue_of)
+        nodes = planned(flows, beside, self._intake_of)
         if not nodes:
             return []
         inserted = await self._insert(nodes)
@@ -125,8 +126,8 @@ async def adopt(
     """
     _offered(store)
     flows = flow_jobs(given, "children")
-    queue_of = _queues_of(store, queues, clock, MAX_BYTES)
-    nodes = planned(flows, "children", queue_of, (run.record.key, run.settings))
+    intake_of = _intakes_of(store, queues, clock, MAX_BYTES)
+    nodes = planned(flows, "children", intake_of, (run.record.key, run.settings))
     standing = await existing(store, nodes)
     known = set[JobKey]()
     for node in nodes:
@@ -160,35 +161,35 @@ async def existing(store: Store, nodes: Iterable[Node]) -> dict[JobKey, JobRecor
 
 async def _results(nodes: Sequence[Node], inserted: Sequence[Inserted]) -> list[FlowResult]:
     # The holders of keys take what replaces their data, as when a single job is added.
-    duplicates: dict[Queue[Any], list[tuple[JobRecord, Parsed, JobKey]]] = {}
+    duplicates: dict[Intake[Any], list[tuple[JobRecord, Parsed, JobKey]]] = {}
     for node, found in zip(nodes, inserted, strict=True):
         if not found.created and found.key != node.record.key:
-            duplicates.setdefault(node.queue, []).append((node.record, node.parsed, found.key))
-    standing = {queue: await queue._standing(given) for queue, given in duplicates.items()}  # noqa: SLF001
+            duplicates.setdefault(node.intake, []).append((node.record, node.parsed, found.key))
+    standing = {intake: await intake.standing(given) for intake, given in duplicates.items()}
     results: dict[Node, FlowResult] = {}
     for node, found in zip(nodes, inserted, strict=True):
         if found.created:
-            job = node.queue._seen(_as_added(node.record, found))  # noqa: SLF001
+            job = node.intake.seen(_as_added(node.record, found))
             results[node] = FlowResult(job, tuple(results[child] for child in node.children))
         else:
-            record = standing.get(node.queue, {}).get(found.key.id) or replace(
+            record = standing.get(node.intake, {}).get(found.key.id) or replace(
                 node.record, id=found.key.id, state=found.state, created_at=found.created_at
             )
-            results[node] = FlowResult(node.queue._seen(record, deduplicated=True))  # noqa: SLF001
+            results[node] = FlowResult(node.intake.seen(record, deduplicated=True))
     return [results[node] for node in nodes if node.above is None]
 
 
 def _as_added(record: JobRecord, found: Inserted) -> JobRecord:
-    stored = _as_stored(record, found)
+    stored = as_stored(record, found)
     if found.state is JobState.WAITING_CHILDREN:
         return replace(stored, delay=record.delay, run_at=record.run_at)
     return stored
 
 
-def _queues_of(
+def _intakes_of(
     store: Store, given: Iterable[Queue[Any]], clock: Clock, max_bytes: int
-) -> Callable[[str], Queue[Any]]:
-    """The queue of a name: one of those given, or a plain one."""
+) -> Callable[[str], Intake[Any]]:
+    """How jobs get into the queue of a name: one of those given, or a plain one."""
     known: dict[str, Queue[Any]] = {}
     for queue in given:
         if not isinstance(queue, Queue):
@@ -196,19 +197,19 @@ def _queues_of(
         if known.setdefault(queue.name, queue) is not queue:
             raise InvalidOptionError("queues", queue, f"there are two queues of the name {queue.name!r}")
     # Whatever store they were made with: the jobs that are returned are to be found where they were added.
-    queues = {name: queue._of_store(store) for name, queue in known.items()}  # noqa: SLF001
+    intakes = {name: queue._intake.of_store(store) for name, queue in known.items()}  # noqa: SLF001 - as it adds
 
-    def queue_of(name: str) -> Queue[Any]:
-        found = queues.get(name) if isinstance(name, str) else None
+    def intake_of(name: str) -> Intake[Any]:
+        found = intakes.get(name) if isinstance(name, str) else None
         if found is None:
             try:
-                found = Queue(name, store, max_payload_bytes=max_bytes, clock=clock)
+                found = Queue(name, store, max_payload_bytes=max_bytes, clock=clock)._intake  # noqa: SLF001
             except InvalidOptionError as error:
                 raise InvalidOptionError("queue_name", error.value, error.allowed) from None
-            queues[name] = found
+            intakes[name] = found
         return found
 
-    return queue_of
+    return intake_of
 
 
 def _offered(store: Store) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack
 
@@ -14,18 +13,18 @@ from conveyor.core.codec import MAX_BYTES, Payload
 from conveyor.core.dead_letters import checked_dead_letter
 from conveyor.core.durations import Duration, duration
 from conveyor.core.errors import InvalidJobStateError, InvalidOptionError
-from conveyor.core.events import JobDelayed, JobWaiting, QueueDrained, QueuePaused, QueueResumed
-from conveyor.core.ids import new_job_id
+from conveyor.core.events import JobWaiting, QueueDrained, QueuePaused, QueueResumed
+from conveyor.core.intake import Intake, as_stored, checked_ageing
 from conveyor.core.job import Job
-from conveyor.core.jobs import TERMINAL, JobKey, JobRecord, JobState
-from conveyor.core.options import AddOptions, Parsed, checked_name, flag, parse, whole
+from conveyor.core.jobs import TERMINAL, JobKey, JobState
+from conveyor.core.options import AddOptions, checked_name, flag, whole
 from conveyor.core.plan import Misfire, Overlap, Plan, checked_plan
 from conveyor.core.reserved import checked_queue_name
 from conveyor.core.scheduling import Schedule, Schedules
-from conveyor.core.store import Change, Feature, Inserted, Order, Pause, Where
+from conveyor.core.store import Change, Feature, Order, Pause, Where
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterable, Mapping
     from types import TracebackType
 
     from conveyor.core.events import Event
@@ -37,8 +36,6 @@ T = TypeVar("T")
 
 #: How many jobs are read at once.
 _LOOK = 100
-#: Jobs' places differ by fractions of the period: with a shorter one, not by enough to be told apart.
-_SHORTEST_AGEING = timedelta(milliseconds=1)
 _CLEANABLE = TERMINAL | {JobState.WAITING, JobState.DELAYED, JobState.WAITING_CHILDREN}
 
 
@@ -83,15 +80,20 @@ class Queue(Generic[T]):
         """
         self.name = checked_queue_name(name, "name")
         self._store = store
-        self._payload: Payload[T] = Payload(payload)
-        self._defaults: dict[str, Any] = dict(default_job_options or {})
-        if dead_letter is not None:
-            self._defaults.setdefault("dead_letter", dead_letter)
-            checked_dead_letter(checked_name(dead_letter, "dead_letter"), self.name)
-        self._standard = self._checked(self._defaults)
-        self._ageing = None if ageing is None else _ageing(ageing)
-        self._max_bytes = whole(max_payload_bytes, "max_payload_bytes", least=1)
         self._clock = clock or SystemClock()
+        defaults: dict[str, Any] = dict(default_job_options or {})
+        if dead_letter is not None:
+            defaults.setdefault("dead_letter", dead_letter)
+            checked_dead_letter(checked_name(dead_letter, "dead_letter"), self.name)
+        self._intake: Intake[T] = Intake(
+            self.name,
+            store,
+            payload=Payload(payload),
+            defaults=defaults,
+            ageing=None if ageing is None else checked_ageing(ageing),
+            max_bytes=whole(max_payload_bytes, "max_payload_bytes", least=1),
+            clock=self._clock,
+        )
         self._schedules = Schedules(store, self.name, self._clock)
         self._closed = asyncio.Event()
 
@@ -126,12 +128,12 @@ class Queue(Generic[T]):
 
         Raises InvalidOptionError or PayloadError, having stored nothing; GroupFullError if the group is full.
         """
-        [job] = await self._add([(name, data, options)])
+        [job] = await self._intake.add([(name, data, options)])
         return job
 
     async def add_bulk(self, jobs: Iterable[NewJob[T]]) -> list[Job[T]]:
         """Add jobs in one step: all of them, or, if an error is raised, none. Returned in order."""
-        return await self._add([(job.name, job.data, job.options) for job in jobs])
+        return await self._intake.add([(job.name, job.data, job.options) for job in jobs])
 
     async def schedule(
         self,
@@ -148,118 +150,13 @@ class Queue(Generic[T]):
             timing["delay"] = duration(when.strip().removeprefix("in "), "when")
         else:
             timing["delay"] = duration(when, "when")
-        [job] = await self._add([(name, data, {**options, **timing})])
+        [job] = await self._intake.add([(name, data, {**options, **timing})])
         return job
 
     async def now(self, name: str, data: T | None = None, **options: Unpack[AddOptions]) -> Job[T]:
         """Add a job without a delay, whatever the queue's default options say."""
-        [job] = await self._add([(name, data, {**options, "delay": 0, "run_at": None})])
+        [job] = await self._intake.add([(name, data, {**options, "delay": 0, "run_at": None})])
         return job
-
-    def _of_store(self, store: Store) -> Queue[T]:
-        """The same queue in that store."""
-        if store is self._store:
-            return self
-        queue = copy(self)
-        queue._store, queue._schedules = store, Schedules(store, self.name, self._clock)  # noqa: SLF001 - its own
-        return queue
-
-    async def _add(self, given: Sequence[tuple[str, T | None, Mapping[str, Any]]]) -> list[Job[T]]:
-        parsed = [self._parsed(options) for _, _, options in given]
-        records = [
-            self._record(name, data, options) for (name, data, _), options in zip(given, parsed, strict=True)
-        ]
-        if not records:
-            return []
-        inserted = await self._store.insert(records)
-        await self._announce(inserted, records)
-        standing = await self._standing(
-            [
-                (record, options, found.key)
-                for record, options, found in zip(records, parsed, inserted, strict=True)
-                if not found.created
-            ]
-        )
-        return [
-            # One that stood in the way and has been removed since: what is known of it is its identity.
-            # One that was created, and replaced by a later one of this call: as it is now.
-            self._seen(
-                standing.get(found.key.id)
-                or (
-                    _as_stored(record, found)
-                    if found.created
-                    else replace(record, id=found.key.id, state=found.state, created_at=found.created_at)
-                ),
-                deduplicated=not found.created,
-            )
-            for record, found in zip(records, inserted, strict=True)
-        ]
-
-    def _parsed(self, options: Mapping[str, Any]) -> Parsed:
-        if not options:
-            return self._standard
-        merged = {**self._defaults, **options}
-        # Either kind of timing given here replaces the other kind given as a default.
-        for here, there in (("delay", "run_at"), ("run_at", "delay")):
-            if options.get(here) is not None and there not in options:
-                merged.pop(there, None)
-        return self._checked(merged)
-
-    def _checked(self, options: Mapping[str, Any]) -> Parsed:
-        parsed = parse(options)
-        checked_dead_letter(parsed.settings.dead_letter, self.name)
-        return parsed
-
-    def _record(self, name: str, data: T | None, options: Parsed) -> JobRecord:
-        checked_name(name, "name")
-        payload = self._payload.encode(data, self._max_bytes)
-        dedup, group = options.deduplication, options.group
-        if options.lifo and self._ageing is not None:
-            # Of two jobs of one priority the older has the better place, however little it is older.
-            raise InvalidOptionError("lifo", True, "in a queue with ageing the oldest goes first")  # noqa: FBT003
-        return JobRecord(
-            queue=self.name,
-            id=options.job_id or new_job_id(),
-            name=name,
-            payload=payload,
-            options=options.settings.encode(),
-            priority=options.priority,
-            lifo=options.lifo,
-            ageing=self._ageing,
-            delay=options.delay or None,
-            run_at=options.run_at,
-            group=None if group is None else group.id,
-            group_max_size=None if group is None else group.max_size,
-            unique_key=deduplicating.key_of(dedup, name, payload),
-            unique_for=None if dedup is None else dedup.ttl,
-        )
-
-    async def _announce(self, inserted: Sequence[Inserted], records: Sequence[JobRecord]) -> None:
-        at = self._clock.now()
-        events: list[Event] = []
-        for found, record in zip(inserted, records, strict=True):
-            if found.created:
-                kind = JobDelayed if found.state is JobState.DELAYED else JobWaiting
-                events.append(kind(queue_name=record.queue, job_id=record.id, at=at))
-        if events:
-            await self._store.bus.publish(events)
-
-    async def _standing(self, duplicates: Sequence[tuple[JobRecord, Parsed, JobKey]]) -> dict[str, JobRecord]:
-        """The jobs that were there before, by id, once they have taken what replaces their data."""
-        if not duplicates:
-            return {}
-        found = await deduplicating.replace_holders(self._store, self.name, duplicates, self._clock)
-        return {record.id: record for record in found}
-
-    def _seen(self, record: JobRecord, *, deduplicated: bool = False) -> Job[T]:
-        return Job(
-            self._store,
-            record,
-            self._payload,
-            self._clock,
-            deduplicated=deduplicated,
-            max_bytes=self._max_bytes,
-        )
 
     # ----------------------------------------------------------- schedules
 
@@ -349,8 +246,8 @@ class Queue(Generic[T]):
         """
         record, found = await self._schedules.trigger(key)
         standing = None if found.created else await observing.read(self._store, found.key)
-        return self._seen(
-            _as_stored(record, found) if standing is None else standing, deduplicated=not found.created
+        return self._intake.seen(
+            as_stored(record, found) if standing is None else standing, deduplicated=not found.created
         )
 
     async def remove_schedule(self, key: str) -> bool:
@@ -358,21 +255,21 @@ class Queue(Generic[T]):
         return await self._schedules.remove(key)
 
     def _plan(self, name: str, data: T | None, options: Mapping[str, Any], **given: Any) -> Plan:
-        parsed = self._parsed(options)
+        parsed = self._intake.parsed(options)
         for option, value in (("job_id", parsed.job_id), ("run_at", parsed.run_at)):
             if value is not None:
                 allowed = "each job of a schedule has an id and a time of its own"
                 raise InvalidOptionError(option, value, allowed)
         dedup = parsed.deduplication
         replaces = dedup is not None and dedup.mode == "replace"
-        return checked_plan(job=self._record(name, data, parsed), replaces=replaces, **given)
+        return checked_plan(job=self._intake.record(name, data, parsed), replaces=replaces, **given)
 
     # ------------------------------------------------------------- reading
 
     async def get_job(self, job_id: str) -> Job[T] | None:
         """The job as it is now, or None if there is none."""
         record = await observing.read(self._store, JobKey(self.name, job_id))
-        return None if record is None else self._seen(record)
+        return None if record is None else self._intake.seen(record)
 
     async def get_jobs(
         self,
@@ -388,7 +285,7 @@ class Queue(Generic[T]):
             after=None if after is None else after._record,  # noqa: SLF001 - a job is its record, to us
             order=_order(order),
         )
-        return [self._seen(record) for record in found]
+        return [self._intake.seen(record) for record in found]
 
     async def get_job_counts(self) -> dict[JobState, int]:
         """How many jobs are in each state, exactly; every state is there."""
@@ -590,19 +487,6 @@ class Queue(Generic[T]):
         return len(applied)
 
 
-def _as_stored(record: JobRecord, found: Inserted) -> JobRecord:
-    """A record as the store has it now that it is added."""
-    run_at = record.run_at if record.delay is None else found.created_at + record.delay
-    return replace(
-        record,
-        state=found.state,
-        created_at=found.created_at,
-        delay=None,
-        run_at=run_at if found.state is JobState.DELAYED else None,
-        holds_key=record.unique_key is not None,
-    )
-
-
 def _states(given: Iterable[JobState | str]) -> frozenset[JobState] | None:
     return frozenset(_state(state) for state in given) or None
 
@@ -629,10 +513,3 @@ def _pause(job_name: str | None, group: str | None) -> Pause:
     if group is not None:
         checked_name(group, "group")
     return Pause(name=job_name, group=group)
-
-
-def _ageing(given: Duration) -> timedelta:
-    period = duration(given, "ageing", zero=False)
-    if period < _SHORTEST_AGEING:
-        raise InvalidOptionError("ageing", given, "the period is a millisecond at least")
-    return period

@@ -16,9 +16,9 @@ from conveyor.core.options import AddOptions
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from conveyor.core.intake import Intake
     from conveyor.core.jobs import JobRecord
     from conveyor.core.options import JobOptions, Parsed
-    from conveyor.core.queue import Queue
 
 _CHILDREN: Final = "children"
 
@@ -86,7 +86,7 @@ class Node:
     #: Where it stands among those beside it.
     number: int
     beside: str
-    queue: Queue[Any] = field(init=False)
+    intake: Intake[Any] = field(init=False)
     parsed: Parsed = field(init=False)
     record: JobRecord = field(init=False)
     children: list[Node] = field(init=False, default_factory=list)
@@ -106,7 +106,7 @@ class Node:
 def planned(
     flows: Sequence[FlowJob],
     beside: str,
-    queue_of: Callable[[str], Queue[Any]],
+    intake_of: Callable[[str], Intake[Any]],
     parent: tuple[JobKey, JobOptions] | None = None,
 ) -> list[Node]:
     """The jobs of these flows, each with its record, children before their parents, siblings in order.
@@ -117,7 +117,7 @@ def planned(
     """
     nodes = _nodes(flows, beside)
     for node in nodes:
-        _fill(node, queue_of)
+        _fill(node, intake_of)
     for node in nodes:
         key, options = (
             parent or (None, None)
@@ -149,13 +149,13 @@ def _nodes(flows: Sequence[FlowJob], beside: str) -> list[Node]:
     return found
 
 
-def _fill(node: Node, queue_of: Callable[[str], Queue[Any]]) -> None:
+def _fill(node: Node, intake_of: Callable[[str], Intake[Any]]) -> None:
     """Make a node's record."""
     flow = node.flow
     try:
-        node.queue = queue_of(flow.queue_name)
-        node.parsed = node.queue._parsed(flow.options)  # noqa: SLF001 - a flow's job is added like any other
-        node.record = node.queue._record(flow.name, flow.data, node.parsed)  # noqa: SLF001
+        node.intake = intake_of(flow.queue_name)
+        node.parsed = node.intake.parsed(flow.options)
+        node.record = node.intake.record(flow.name, flow.data, node.parsed)
     except InvalidOptionError as error:
         if not node.path:
             raise
