@@ -351,6 +351,14 @@ class Claiming:
 
         assert (await store.claim(claim(), now=at(1))).wait is None
 
+    async def test_a_claim_by_ids_waits_for_nothing(self, store: Store) -> None:
+        await add(store, job("a"), job("b", delay=span(60)))
+        await store.pause("q", Pause(name="x"), for_=span(30), now=at(0))
+
+        # Whatever passes with time (due times, pauses, limits) it does not look at.
+        assert (await store.claim(claim(5, ids=frozenset("a")), now=at(1))).wait is None
+        assert (await store.claim(claim(5, ids=frozenset()), now=at(2))).wait is None
+
     async def test_wait_is_none_when_as_many_as_asked_were_returned(self, store: Store) -> None:
         await add(store, job("a"), job("b", delay=span(60)))
 

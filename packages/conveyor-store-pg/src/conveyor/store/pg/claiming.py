@@ -163,12 +163,7 @@ async def _claim_by_id(session: Session, now: datetime | None, request: Claim) -
     for row in sorted((row[1:] for row in rows), key=_urgency):
         taken.take(row, request.token)
     await moved(session, _moves(rows))
-    wait = None
-    if taken.count < request.count:
-        wait = await _wait(
-            session, request, await gate(session, request.queue, taken.now), taken.now, cut_short=False
-        )
-    return taken.claimed(wait)
+    return taken.claimed()
 
 
 async def _claim_side_by_side(session: Session, request: Claim, state: Gate) -> Claimed:
