@@ -12,8 +12,10 @@ SOURCES = sorted([*ROOT.glob("packages/*/src"), ROOT / "shared-tests" / "src"])
 CORE = "conveyor.core"
 SUITE = "conveyor.conformance"
 STORES = "conveyor.store"
-# What the author of a store may use of core; docs/writing-a-store.md names the same four.
-STORE_SURFACE = tuple(f"conveyor.core.{name}" for name in ("store", "jobs", "events", "errors", "durations"))
+# What the author of a store may use of core; docs/writing-a-store.md names the same.
+STORE_SURFACE = tuple(
+    f"conveyor.core.{name}" for name in ("store", "jobs", "events", "errors", "durations", "planning")
+)
 
 # They run code found in data, or (marshal, shelve) are pickle by another name.
 UNSAFE_MODULES = {"pickle", "marshal", "shelve"}

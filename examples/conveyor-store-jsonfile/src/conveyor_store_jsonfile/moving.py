@@ -2,10 +2,11 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from conveyor.core.jobs import TERMINAL, JobRecord, JobState, Lease
+from conveyor.core.planning import Beginning, planned
 from conveyor.core.store import (
     Advanced,
     Beat,
@@ -19,31 +20,22 @@ from conveyor.core.store import (
 )
 from conveyor_store_jsonfile.data import REMEMBERED, Applied, Data
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 IN_LINE = (JobState.WAITING, JobState.DELAYED)
 NOBODY: dict[str, Any] = {"token": None, "lease_until": None, "locked_by": None}
 #: What the caller of `insert` says of a job; all else is the store's to say.
 GIVEN = ("queue", "id", "name", "payload", "options", "report", "priority", "lifo", "ageing", "unique_key")
 
 
-def insert(data: Data, jobs: Sequence[JobRecord], now: datetime, *, new_only: bool = False) -> list[Inserted]:
+def insert(
+    data: Data, jobs: Sequence[JobRecord], now: datetime, *, new_only: bool = False
+) -> Sequence[Inserted]:
     """Add jobs, and tell which job stands for each."""
-    keys = [job.key for job in jobs]
-    refused = new_only and (len(set(keys)) < len(keys) or any(key in data.jobs for key in keys))
-    told = []
-    for job in jobs:
-        standing = data.jobs.get(job.key)
-        if standing is None and not refused and job.unique_key is not None:
-            standing = data.holder(job.queue, job.unique_key)
-        created = standing is None and not refused
-        if standing is None:
-            standing = _begun(job, data.next_seq, now)
-        if created:
-            data.put(standing)
-            data.next_seq += 1
-        at = standing.created_at or now
-        told.append(Inserted(key=standing.key, created=created, state=standing.state, created_at=at))
-    return told
+    stored = {n: found for n, job in enumerate(jobs) if (found := _standing(data, job, now)) is not None}
+    plan = planned(jobs, stored, now, new_only=new_only)
+    for job, begins in plan.created:
+        data.put(_new(job, begins, data.next_seq, now))
+        data.next_seq += 1
+    return plan.answers
 
 
 def claim(data: Data, request: Claim, now: datetime) -> Claimed:
@@ -150,18 +142,26 @@ def retained(job: JobRecord, retention: Retention) -> JobRecord:
     return replace(job, expires_at=expires_at, keep_count=retention.count)
 
 
-def _begun(job: JobRecord, seq: int, now: datetime) -> JobRecord:
-    due = job.run_at if job.delay is None else now + job.delay
-    later = due is not None and due > now
+def _standing(data: Data, job: JobRecord, now: datetime) -> Inserted | None:
+    """The job that stands for this one: the one with its id, or the holder of its key."""
+    found = data.jobs.get(job.key)
+    if found is None and job.unique_key is not None:
+        found = data.holder(job.queue, job.unique_key)
+    if found is None:
+        return None
+    return Inserted(key=found.key, created=False, state=found.state, created_at=found.created_at or now)
+
+
+def _new(job: JobRecord, begins: Beginning, seq: int, now: datetime) -> JobRecord:
     return JobRecord(
         **{name: getattr(job, name) for name in GIVEN},
-        state=JobState.DELAYED if later else JobState.WAITING,
-        run_at=due if later else None,
+        state=begins.state,
+        run_at=begins.run_at,
         seq=seq,
-        rank=job.priority + (0.0 if job.ageing is None else (now - EPOCH) / job.ageing),
+        rank=begins.rank,
         holds_key=job.unique_key is not None,
         unique_for=job.unique_for,
-        unique_until=None if job.unique_for is None else now + job.unique_for,
+        unique_until=begins.unique_until,
         created_at=now,
     )
 

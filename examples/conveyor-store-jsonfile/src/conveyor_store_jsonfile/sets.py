@@ -3,13 +3,15 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from conveyor.core.jobs import TERMINAL, JobKey, JobRecord, JobState
 from conveyor.core.store import Change, Order, Where
 from conveyor_store_jsonfile.data import Data
-from conveyor_store_jsonfile.moving import EPOCH, IN_LINE, retained, wait
+from conveyor_store_jsonfile.moving import IN_LINE, retained, wait
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 #: What `find` sorts by. A job that has not finished comes after all that have.
 ORDERS: dict[Order, Callable[[JobRecord], tuple[Any, ...]]] = {

@@ -8,14 +8,13 @@ somebody was faster: the step is rolled back and made again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 from itertools import repeat
 from typing import Final
 
-from conveyor.core.errors import GroupFullError
 from conveyor.core.jobs import JobKey, JobRecord, JobState
+from conveyor.core.planning import Plan, check_groups, in_line, planned
 from conveyor.core.store import Inserted
 from conveyor.store.pg.groups import Move, moved
 from conveyor.store.pg.rows import jsonb, known_instant, known_state, microseconds, moment
@@ -23,7 +22,6 @@ from conveyor.store.pg.statements import Again, Session
 
 #: A job that was created, and the state that it began in.
 Created = tuple[JobRecord, JobState]
-_NO_TIME: Final = timedelta(0)
 #: A number that no job has reached.
 _LATER: Final = (1 << 63) - 1
 
@@ -69,7 +67,10 @@ async def write(
         )
     if new_only or any(job.parent is not None for job in jobs):
         now = await moment(session, now)
-        return await _insert_planned(session, now, jobs, new_only=new_only)
+        stored = await _standing(session, jobs, repeat(_LATER, len(jobs)), [])
+        plan = planned(jobs, stored, now, new_only=new_only)
+        await _write_planned(session, now, plan)
+        return [(job, begins.state) for job, begins in plan.created], list(plan.answers)
     return await _insert_apart(session, now, jobs)
 
 
@@ -111,7 +112,7 @@ async def _insert_apart(
         before = [written[n][0] for n in left]
         standing = await _standing(session, [jobs[n] for n in left], before, own)
         for n, found in standing.items():
-            answers[left[n]] = found.told()
+            answers[left[n]] = found
         freed = [n for place, n in enumerate(left) if place not in standing]
         if freed:  # whoever was in the way is gone by now
             more, told = await _insert_apart(session, now, [jobs[n] for n in freed])
@@ -170,140 +171,27 @@ def _turns(jobs: Sequence[JobRecord]) -> list[int]:
     return turns
 
 
-def initial_state(job: JobRecord, now: datetime, children: int = 0) -> JobState:
-    """The state that the job begins in."""
-    if children:
-        return JobState.WAITING_CHILDREN
-    later = job.delay > _NO_TIME if job.delay is not None else job.run_at is not None and job.run_at > now
-    return JobState.DELAYED if later else JobState.WAITING
-
-
 # ------------------------------------------------------------------ jobs that depend on each other
 
 
-@dataclass(slots=True)
-class _Standing:
-    """A job in the store that stands for one that was given."""
-
-    by_id: bool
-    key: JobKey
-    state: JobState
-    created_at: datetime
-
-    def told(self) -> Inserted:
-        return Inserted(key=self.key, created=False, state=self.state, created_at=self.created_at)
-
-
-@dataclass(slots=True)
-class _Plan:
-    """What is to become of the jobs of one call, by their place in it."""
-
-    #: The jobs to create.
-    created: dict[JobKey, int] = field(default_factory=dict)
-    #: The one of them that each holder of a unique key is.
-    holders: dict[tuple[str, str], int] = field(default_factory=dict)
-    #: For each other job the one that stands for it, in the store or in the call, if one does.
-    standing: dict[int, _Standing | int] = field(default_factory=dict)
-    #: How many children in the call each job waits for.
-    children: Counter[JobKey] = field(default_factory=Counter)
-
-
-async def _insert_planned(
-    session: Session, now: datetime, jobs: Sequence[JobRecord], *, new_only: bool
-) -> tuple[list[Created], list[Inserted]]:
-    """Decide about each of them before any is written."""
-    keys = [JobKey(job.queue, job.id) for job in jobs]
-    stored = await _standing(session, jobs, repeat(_LATER, len(jobs)), [])
-    if new_only and (len(set(keys)) < len(keys) or any(found.by_id for found in stored.values())):
-        plan = _Plan(standing={n: found for n, found in stored.items() if found.by_id})
-    else:
-        plan = _plan(jobs, keys, stored)
-    states = [initial_state(job, now, plan.children[key]) for job, key in zip(jobs, keys, strict=True)]
-    await _write_planned(session, now, jobs, plan)
-    answers = []
-    for n, key in enumerate(keys):
-        standing = plan.standing.get(n)
-        if isinstance(standing, _Standing):
-            answers.append(standing.told())
-            continue
-        stands = n if standing is None else standing
-        answers.append(
-            Inserted(
-                key=keys[stands], created=plan.created.get(key) == n, state=states[stands], created_at=now
-            )
-        )
-    return [(jobs[n], states[n]) for n in plan.created.values()], answers
-
-
-def _plan(jobs: Sequence[JobRecord], keys: Sequence[JobKey], stored: Mapping[int, _Standing]) -> _Plan:
-    """Decide which jobs are created.
-
-    A job that turns out to be left out for its parent's sake makes room for others of its id or
-    key, so the decision is made again without it until none is left out.
-    """
-    parents = {job.parent for job in jobs if job.parent is not None} & set(keys)
-    left_out: set[int] = set()
-    while True:
-        plan = _Plan()
-        for n, job in enumerate(jobs):
-            if n not in left_out:
-                _decide(plan, n, job, keys[n], stored.get(n))
-        orphans = {
-            n
-            for n in plan.created.values()
-            if jobs[n].parent in parents and jobs[n].parent not in plan.created
-        }
-        if not orphans:
-            for n in plan.created.values():
-                parent = jobs[n].parent
-                if parent in parents and parent is not None:
-                    plan.children[parent] += 1
-            return plan
-        left_out |= orphans
-
-
-def _decide(plan: _Plan, n: int, job: JobRecord, key: JobKey, stored: _Standing | None) -> None:
-    standing: _Standing | int | None = (
-        stored if stored is not None and stored.by_id else plan.created.get(key)
-    )
-    if standing is None and job.unique_key is not None:
-        standing = stored if stored is not None else plan.holders.get((job.queue, job.unique_key))
-        if standing is None:
-            plan.holders[job.queue, job.unique_key] = n
-    if standing is None:
-        plan.created[key] = n
-    else:
-        plan.standing[n] = standing
-
-
-async def _write_planned(session: Session, now: datetime, jobs: Sequence[JobRecord], plan: _Plan) -> None:
-    outside = {
-        parent
-        for n in plan.created.values()
-        if (parent := jobs[n].parent) is not None and parent not in plan.created
-    }
-    waiting: set[JobKey] = set()
-    if outside:
+async def _write_planned(session: Session, now: datetime, plan: Plan) -> None:
+    if not plan.created:
+        return
+    waiting: set[JobKey | None] = set()
+    if plan.parents:
         found = await session.ask(
-            "waiting_parents", queues=[key.queue for key in outside], ids=[key.id for key in outside]
+            "waiting_parents",
+            queues=[key.queue for key in plan.parents],
+            ids=[key.id for key in plan.parents],
         )
         waiting = {JobKey(*key) for key in found}
-    new: list[JobRecord] = []
-    released: list[bool] = []
-    adopted: Counter[JobKey] = Counter()
-    for n in plan.created.values():
-        job = jobs[n]
-        if job.parent in waiting and job.parent is not None:
-            adopted[job.parent] += 1
-        new.append(job)
-        released.append(
-            job.parent is not None and job.parent not in plan.created and job.parent not in waiting
-        )
-    if not new:
-        return
-    written = await _write(session, now, new, [plan.children[key] for key in plan.created], released)
+    jobs = [job for job, _ in plan.created]
+    over = plan.parents - waiting
+    released = [job.parent in over for job in jobs]
+    written = await _write(session, now, jobs, [begins.pending for _, begins in plan.created], released)
     if not all(there for _, there, _, _ in written):
         raise Again
+    adopted = Counter(job.parent for job in jobs if job.parent is not None and job.parent in waiting)
     if adopted:
         await session.run(
             "adopt",
@@ -318,7 +206,7 @@ async def _write_planned(session: Session, now: datetime, jobs: Sequence[JobReco
 
 async def _standing(
     session: Session, jobs: Sequence[JobRecord], before: Iterable[int], own: Sequence[int]
-) -> dict[int, _Standing]:
+) -> dict[int, Inserted]:
     """The jobs in the store that stand for some of these.
 
     Of the jobs that this call itself has written (`own`), those do that were there before those numbers.
@@ -333,25 +221,20 @@ async def _standing(
         own=list(own),
     )
     return {
-        n: _Standing(by_id, JobKey(queue, id), known_state(state), known_instant(created_at))
-        for n, by_id, queue, id, state, created_at in found
+        n: Inserted(
+            key=JobKey(queue, id),
+            created=False,
+            state=known_state(state),
+            created_at=known_instant(created_at),
+        )
+        for n, queue, id, state, created_at in found
     }
 
 
 async def _check_groups(session: Session, created: Sequence[Created]) -> None:
     """Refuse the call if one of the jobs that it has just written is one too many in its group."""
-    in_line = [
-        (job, (job.queue, job.group))
-        for job, state in created
-        if job.group is not None and state is not JobState.WAITING_CHILDREN
-    ]
-    groups = {group for _, group in in_line}
+    added = in_line(created)
     found = await session.ask(
-        "group_sizes", queues=[queue for queue, _ in groups], groups=[group for _, group in groups]
+        "group_sizes", queues=[queue for queue, _ in added], groups=[group for _, group in added]
     )
-    sizes: Counter[tuple[str, str | None]] = Counter({(queue, group): size for queue, group, size in found})
-    sizes.subtract(group for _, group in in_line)
-    for job, group in in_line:
-        sizes[group] += 1
-        if job.group is not None and job.group_max_size is not None and sizes[group] > job.group_max_size:
-            raise GroupFullError(job.queue, job.group, job.group_max_size)
+    check_groups(created, {(queue, group): size - added[queue, group] for queue, group, size in found})

@@ -15,10 +15,9 @@ from sqlite3 import Connection
 from typing import Any, Final
 
 from conveyor.core.jobs import JobKey, JobRecord, JobState
+from conveyor.core.planning import Beginning
 from conveyor.store.sqlite.statements import ask, text
 
-#: Ageing counts from here.
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 #: The end of what does not end by itself.
 FOREVER: Final = datetime.max.replace(tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
@@ -198,22 +197,13 @@ ATTEMPT: Final = 27
 def new_row(
     job: JobRecord,
     seq: int,
-    state: JobState,
-    now: datetime,
+    begins: Beginning,
     moment: str,
     *,
-    pending: int = 0,
     released: bool = False,
 ) -> tuple[Any, ...]:
     """A new job's values, in the order of `sql/insert.sql`."""
-    run_at, delay = job.run_at, None
-    if state is JobState.WAITING_CHILDREN:
-        delay = job.delay
-    elif state is JobState.WAITING:
-        run_at = None
-    elif job.delay is not None:
-        run_at = now + job.delay
-    rank = float(job.priority) if job.ageing is None else job.priority + (now - EPOCH) / job.ageing
+    state, run_at, delay, rank, unique_until, pending = begins
     return (
         seq,
         job.queue,
@@ -237,7 +227,7 @@ def new_row(
         rank_key(rank) if rank else 0,
         -seq if job.lifo else seq,
         job.unique_key is not None,
-        None if job.unique_for is None else written(now + job.unique_for),
+        None if unique_until is None else written(unique_until),
         pending,
         released,
         moment,

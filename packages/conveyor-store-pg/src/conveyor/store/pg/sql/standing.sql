@@ -1,6 +1,6 @@
 -- For each job of a call the one that has its id, or else the holder of its key: one that was there before,
 -- or that this call wrote before it.
-select e.n, s.id = e.id, s.queue, s.id, s.state, s.created_at at time zone 'UTC'
+select e.n, s.queue, s.id, s.state, s.created_at at time zone 'UTC'
   from unnest(
     %(numbers)s::int[],
     %(queues)s::text[],

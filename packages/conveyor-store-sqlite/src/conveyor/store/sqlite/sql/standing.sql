@@ -1,5 +1,5 @@
 -- For each job of a call the one that has its id, or else the holder of its key, if it was there before.
-select json_group_array(json_array(e.key, j.id = e.value ->> 1, j.queue, j.id, j.state, j.created_at))
+select json_group_array(json_array(e.key, j.queue, j.id, j.state, j.created_at))
   from json_each(:jobs) e
   join conveyor_jobs j
     on j.seq = coalesce(
