@@ -69,22 +69,24 @@ class ActiveLimits:
     async def test_workers_on_two_handles_keep_to_the_limit_and_use_it(
         self, handles: Sequence[Store]
     ) -> None:
-        assert await self.used(handles, 60) >= 0.4  # a slow store, or a busy machine, is no fault
+        assert await self.used(handles, sleeps=1) >= 0.4  # a slow store, or a busy machine, is no fault
 
     @pytest.mark.chaos
     async def test_at_least_85_percent_of_a_limit_is_used_while_there_is_a_backlog(
         self, handles: Sequence[Store]
     ) -> None:
-        assert await self.used(handles, 150) >= 0.85
+        # Jobs that take longer than a slow store's calls: its speed is another matter.
+        assert await self.used(handles, sleeps=2) >= 0.85
 
-    async def used(self, handles: Sequence[Store], count: int) -> float:
+    async def used(self, handles: Sequence[Store], *, sleeps: int) -> float:
         """How much of what a limit allows running workers on both handles hold, while there is a backlog."""
         queue: Queue[Any] = Queue("q", handles[0])
         spans: list[tuple[float, float]] = []
 
         async def handler(_: Job[Any]) -> None:
             began = time.monotonic()
-            await asyncio.sleep(0.04)
+            for _nap in range(sleeps):
+                await asyncio.sleep(0.04)
             spans.append((began, time.monotonic()))
 
         async with AsyncExitStack() as stack:
@@ -93,7 +95,7 @@ class ActiveLimits:
                     "q", handler, handles[n % 2], concurrency=4, max_global_concurrency=6
                 )
                 await stack.enter_async_context(worker)
-            jobs = await queue.add_bulk([NewJob("work", n) for n in range(count)])
+            jobs = await queue.add_bulk([NewJob("work", n) for n in range(60)])
             await all_finished(queue, len(jobs))
 
         assert most_at_once(spans) == 6
@@ -106,7 +108,7 @@ class ActiveLimits:
         used = sum(
             (min(end, last) - start).total_seconds() for start, end in held if start is not None and end
         )
-        assert len(lasted) == count
+        assert len(lasted) == 60
         return used / (6 * (last - begin).total_seconds())
 
     @needs(Feature.GROUPS)
