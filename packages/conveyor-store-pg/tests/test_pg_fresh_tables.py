@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
 
 from conveyor.core.errors import StoreUnavailableError
 from conveyor.core.jobs import JobRecord, JobState
-from conveyor.core.store import Where
+from conveyor.core.store import Claim, Limit, Outcome, Rate, Retention, Where
 from conveyor.store.pg import PgStore
 from conveyor.store.pg.testing import get_server
 
@@ -72,3 +74,43 @@ async def test_tables_that_cannot_be_analysed_are_no_matter(
 
     assert all(one.created for one in inserted)
     assert "could not be analysed: gone" in caplog.text
+
+
+@pytest.mark.chaos
+async def test_a_hundred_thousand_groups_of_one_job_leave_no_rows_behind(url: str) -> None:
+    limit = Limit(active=1, rate=Rate(max=1, per=timedelta(seconds=1)))
+    async with PgStore(url) as store:
+        for n in range(0, 100_000, 5_000):
+            await store.insert(jobs(n, 5_000))
+        done = 0
+        while done < 100_000:
+            request = Claim(
+                queue="q",
+                count=1_000,
+                token=uuid4().hex,
+                lease=timedelta(seconds=60),
+                worker="w",
+                group_limit=limit if done < 10_000 else None,
+            )
+            claimed = (await store.claim(request)).jobs
+            removed = Retention(age=timedelta(0))
+            await store.settle([Outcome.completed(job, "{}", retention=removed) for job in claimed])
+            done += len(claimed)
+        later = datetime.now(UTC) + timedelta(days=8)
+        while rows(url) and done < 100_200:
+            await store.advance({"q"}, now=later)
+            done += 1
+
+    assert rows(url) == {}
+
+
+def rows(url: str) -> dict[str, int]:
+    """How many rows are left, but for those of tables that have none."""
+    # A row of the queue stays, and says that its claims have known a limit.
+    tables = ("jobs", "groups", "lanes", "starts", "pauses", "tombstones")
+    with psycopg.connect(url) as connection:
+        found = {
+            table: connection.execute(f"select count(*) from conveyor_{table}".encode()).fetchall()[0][0]  # noqa: S608
+            for table in tables
+        }
+    return {table: count for table, count in found.items() if count}

@@ -55,8 +55,9 @@ async def running(bench: Bench, handler: Handler = nothing, **options: Any) -> A
     finally:
         closing = asyncio.create_task(worker.close(0))
         while not closing.done():
+            # A slow store is given its time: the clock is turned for what does not end by itself.
+            await asyncio.wait([closing], timeout=0.05)
             await bench.later("1s")
-            await asyncio.sleep(0.001)
         await closing
 
 
