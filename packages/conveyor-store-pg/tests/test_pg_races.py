@@ -292,3 +292,27 @@ async def test_what_is_true_of_groups_stays_true_among_processes(url: str) -> No
     with psycopg.connect(url, autocommit=True) as connection:
         assert lies(connection) == {}
     assert deadlocks(url) == 0
+
+
+async def test_claims_by_ids_and_changes_of_the_same_jobs_do_not_wait_for_each_other(url: str) -> None:
+    """The most urgent were added last here: whoever locks by urgency meets who locks by age."""
+    ids = frozenset(f"{n}" for n in range(40))
+    async with PgStore(url, notify=False) as store:
+        await store.insert([JobRecord(queue="q", id=id, name="x", priority=-int(id)) for id in sorted(ids)])
+        until = time.time() + 1
+
+        async def claim() -> None:
+            while time.time() < until:
+                request = Claim(
+                    queue="q", count=40, token=uuid4().hex, lease=timedelta(seconds=9), worker="w", ids=ids
+                )
+                claimed = await store.claim(request)
+                await store.settle([Outcome.given_back(job) for job in claimed.jobs])
+
+        async def change() -> None:
+            while time.time() < until:
+                await store.update(Where(queue="q", ids=ids), Change(payload="{}"))
+
+        await asyncio.gather(claim(), claim(), change(), change())
+
+    assert deadlocks(url) == 0

@@ -196,18 +196,20 @@ def _intakes_of(
             raise InvalidOptionError("queues", queue, "they are Queues")
         if known.setdefault(queue.name, queue) is not queue:
             raise InvalidOptionError("queues", queue, f"there are two queues of the name {queue.name!r}")
-    # Whatever store they were made with: the jobs that are returned are to be found where they were added.
-    intakes = {name: queue._intake.of_store(store) for name, queue in known.items()}  # noqa: SLF001 - as it adds
+    intakes: dict[str, Intake[Any]] = {}
 
     def intake_of(name: str) -> Intake[Any]:
-        found = intakes.get(name) if isinstance(name, str) else None
-        if found is None:
+        if isinstance(name, str) and name in intakes:
+            return intakes[name]
+        queue = known.get(name) if isinstance(name, str) else None
+        if queue is None:
             try:
-                found = Queue(name, store, max_payload_bytes=max_bytes, clock=clock)._intake  # noqa: SLF001
+                queue = Queue(name, store, max_payload_bytes=max_bytes, clock=clock)
             except InvalidOptionError as error:
                 raise InvalidOptionError("queue_name", error.value, error.allowed) from None
-            intakes[name] = found
-        return found
+        # Whatever store it was made with: the jobs that are returned are to be found where they were added.
+        intakes[name] = queue._intake.of_store(store)  # noqa: SLF001 - a flow's jobs are added like any other
+        return intakes[name]
 
     return intake_of
 

@@ -105,11 +105,9 @@ async def claim_at_once(
     leased = [row[3:] for row in rows if row[3] is not None]
     for row in sorted(leased, key=_urgency):
         taken.take(row, request.token)
-    if (
-        taken.count >= left
-    ):  # no more were asked for, or the limit ends it: no time is known when there is room
+    if taken.count >= left:  # as many as were asked for; or as the limit allows, and no time brings more
         return taken.claimed()
-    return taken.claimed(await _wait(session, request, None, taken.now, cut_short=False))
+    return taken.claimed(await _time_until(session, request, taken.now, taken.now))
 
 
 def _urgency(row: Row) -> tuple[float, int]:
@@ -260,17 +258,18 @@ def _moves(rows: Sequence[Row]) -> list[Move]:
 
 
 async def _wait(
-    session: Session, request: Claim, state: Gate | None, now: datetime, *, cut_short: bool
+    session: Session, request: Claim, state: Gate, now: datetime, *, cut_short: bool
 ) -> timedelta | None:
     """How long until there may be more, if time alone brings that about."""
-    paused_until = None if state is None else state.paused_until
-    free_at = paused_until
+    free_at = state.paused_until
     if free_at is None:
         after = await room(session, request.queue, request.limit, 1, now)
         free_at = now if after.starts > 0 else after.free_at
     if free_at is None or free_at == FOREVER:
         return None
-    return await _time_until(session, request, now, free_at, others=cut_short or paused_until is not None)
+    return await _time_until(
+        session, request, now, free_at, others=cut_short or state.paused_until is not None
+    )
 
 
 async def _time_until(

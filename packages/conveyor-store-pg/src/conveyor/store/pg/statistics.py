@@ -34,9 +34,7 @@ class Statistics:
         self._added += count
         if self._added < self._next:
             return
-        self._next = max(self._next, self._added) * 10
-        if self._next > _LAST * 10:
-            self._next = math.inf
+        self._next = self._added * 10 if self._added < _LAST else math.inf
         try:
             if await self._connections.call(self._behind, single=True, reads=True):
                 await self._connections.call(_analyze, single=True)

@@ -1,8 +1,8 @@
--- A claim of a queue that has nothing to do with groups or pauses, in one statement: the moment, whether the queue
--- is not like that, for how many jobs there is room, and then the jobs. Claims of a queue that knows limits must
--- stand in line before this (lock_queue.sql), so that it counts what is true until it commits. The first lane,
--- and the first group, are asked for in the order of an index: for a mere `exists` a plan may read all of all
--- queues, because it expects to meet one soon.
+-- A claim of a queue that has nothing to do with groups or pauses, in one statement: the moment, whether the
+-- queue is not like that, for how many jobs there is room, and then the jobs. Claims of a queue that knows
+-- limits must stand in line before this (lock_queue.sql), so that it counts what is true until it commits. The
+-- first lane, and the first group, are asked for in the order of an index: for a mere `exists` a plan may read
+-- those of all queues, because it expects to meet one soon.
 with gate as materialized (
   select
     m.now,

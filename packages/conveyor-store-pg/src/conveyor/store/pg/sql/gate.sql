@@ -1,6 +1,7 @@
 -- What a claim has to know first: the moment, whether the queue is paused and until when, which names are,
--- the turns of its groups, whether it knows any, whether any job of a group is waiting, whether its
--- claims stand in line, and whether groups go on that were paused, or passed over for a while. The first of a kind is asked for in the order of an index, as in claim.sql.
+-- the turns of its groups, whether it knows any, whether any job of a group is waiting, whether its claims
+-- stand in line, and whether groups may go on that were paused, or passed over for a while. The first of a
+-- kind is asked for in the order of an index, as in claim.sql.
 select
   m.now at time zone 'UTC',
   exists (

@@ -1,13 +1,22 @@
--- Lease jobs by their ids, whatever they wait for; each with the state it was in.
-with picked as materialized (
-  select seq, state as was
+-- Lease jobs by their ids, whatever they wait for; each with the state it was in. The most urgent are chosen, and
+-- then locked in the order in which all others lock jobs.
+with chosen as (
+  select seq
     from {schema}.conveyor_jobs
    where queue = %(queue)s
      and id = any(%(ids)s::text[])
      and state in ('waiting', 'delayed', 'waiting-children')
    order by rank, place
    limit %(count)s
-     for update
+),
+picked as materialized (
+  select j.seq, j.state as was
+    from {schema}.conveyor_jobs j
+    join chosen c
+      on c.seq = j.seq
+   where j.state in ('waiting', 'delayed', 'waiting-children')
+   order by j.seq
+     for update of j
 ),
 leased as (
   update {schema}.conveyor_jobs j

@@ -1,6 +1,6 @@
 -- Look up the heads of lanes whose jobs have moved. Their groups are locked by now, so that this sees all
--- that has moved before. A lane without a head is an empty one: looked for by an anti-join, thousands of lanes were
--- compared with each other one by one.
+-- that has moved before. A lane without a head is an empty one: looked for by an anti-join, thousands of lanes
+-- were compared with each other one by one.
 with moved as materialized (
   select distinct m.queue, m.grp, m.name
     from unnest(%(queues)s::text[], %(groups)s::text[], %(names)s::text[]) m (queue, grp, name)
