@@ -327,6 +327,8 @@ CALLS: list[tuple[Callable[[Any], Any], str]] = [
     (lambda s: Queue("q", s).clean("active"), "state"),
     (lambda s: Queue("q", s).clean("failed", grace=-1), "grace"),
     (lambda s: Queue("q", s).clean("failed", limit=0), "limit"),
+    (lambda s: Queue("q", s).count("waiting", most=0), "most"),
+    (lambda s: Queue("q", s).get_job_counts(most=2.5), "most"),  # type: ignore[arg-type]
     (lambda s: Queue("q", s).retry_jobs("waiting"), "state"),
     (lambda s: Queue("q", s).drain(delayed=1), "delayed"),  # type: ignore[arg-type]
     (lambda s: Queue("q", s).obliterate(force="yes"), "force"),  # type: ignore[arg-type]

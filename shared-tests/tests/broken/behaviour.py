@@ -145,9 +145,9 @@ class CountsLiveGroups(Broken):
     """Counts by group come from the counters that limits need: what has ended is not in them."""
 
     async def count(
-        self, where: Where, *, by_group: bool = False, now: Now = None
+        self, where: Where, *, by_group: bool = False, most: int | None = None, now: Now = None
     ) -> Mapping[tuple[str | None, JobState], int]:
-        counts = await super().count(where, by_group=by_group, now=now)
+        counts = await super().count(where, by_group=by_group, most=most, now=now)
         return {key: number for key, number in counts.items() if not (by_group and key[1].terminal)}
 
 

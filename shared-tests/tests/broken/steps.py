@@ -94,9 +94,9 @@ class CountsOffByOne(Broken):
     """Counts are kept beside the jobs, and drift."""
 
     async def count(
-        self, where: Where, *, by_group: bool = False, now: Now = None
+        self, where: Where, *, by_group: bool = False, most: int | None = None, now: Now = None
     ) -> Mapping[tuple[str | None, JobState], int]:
-        counts = await super().count(where, by_group=by_group, now=now)
+        counts = await super().count(where, by_group=by_group, most=most, now=now)
         return {key: number + (key[1] is JobState.FAILED) for key, number in counts.items()}
 
 

@@ -125,11 +125,12 @@ class JsonFileStore(Store):
         return await self._call(page, now)
 
     async def count(
-        self, where: Where, *, by_group: bool = False, now: datetime | None = None
+        self, where: Where, *, by_group: bool = False, most: int | None = None, now: datetime | None = None
     ) -> Mapping[tuple[str | None, JobState], int]:
         def counts(data: Data, now: datetime) -> Mapping[tuple[str | None, JobState], int]:
             jobs = sets.matching(data, where, now)
-            return Counter((job.group if by_group else job.queue, job.state) for job in jobs)
+            found = Counter((job.group if by_group else job.queue, job.state) for job in jobs)
+            return found if most is None else {key: min(number, most) for key, number in found.items()}
 
         return await self._call(counts, now)
 

@@ -464,7 +464,8 @@ class Die(random.Random):
 
     def count(self) -> Step:
         """Count jobs."""
-        return self.call("count", self.where(), by_group=self.groups and self.randrange(2) == 0)
+        by_group = self.groups and self.randrange(2) == 0
+        return self.call("count", self.where(), by_group=by_group, most=self.of(None, 2))
 
     def pause(self) -> Step:
         """Pause something."""

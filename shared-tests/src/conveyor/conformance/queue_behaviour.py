@@ -276,6 +276,15 @@ class Managing:
         assert counts == dict.fromkeys(JobState, 0) | {JobState.WAITING: 2, JobState.DELAYED: 1}
         assert await bench.queue.count("waiting", "delayed") == 3
 
+    async def test_at_most_so_many_of_each_state_are_counted_if_asked(self, bench: Bench) -> None:
+        await bench.queue.add_bulk([*(NewJob("work") for _ in range(4)), NewJob("work", delay="1h")])
+
+        counts = await bench.queue.get_job_counts(most=3)
+
+        assert counts == dict.fromkeys(JobState, 0) | {JobState.WAITING: 3, JobState.DELAYED: 1}
+        assert await bench.queue.count("waiting", "delayed", most=3) == 4
+        assert await bench.queue.count("waiting", most=9) == 4
+
     async def test_jobs_are_read_page_by_page(self, bench: Bench) -> None:
         await bench.queue.add_bulk([NewJob("work", n) for n in range(7)])
 

@@ -422,6 +422,36 @@ class Counting:
 
         assert counts == {("q", JobState.WAITING): 1, ("q", JobState.DELAYED): 1}
 
+    @pytest.mark.parametrize("most", [1, 2, 3, 4])
+    async def test_no_number_is_greater_than_most_and_none_smaller_than_it_need_be(
+        self, store: Store, most: int
+    ) -> None:
+        await add(store, *jobs("abcde"), *(job(f"later-{n}", delay=span(99)) for n in range(3)))
+        await take_one(store, "a")
+        await add(store, *(job(f"other-{n}", queue="other") for n in range(3)), now=at(1))
+        sets = (Q, replace(Q, states=frozenset({JobState.DELAYED})), replace(Q, names=frozenset({"work"})))
+
+        for where in (*sets, Where(), Where(states=frozenset(JobState)), replace(Q, older_than=span(0))):
+            exact = await store.count(where, now=at(2))
+            counted = await store.count(where, most=most, now=at(2))
+            assert counted == {key: min(number, most) for key, number in exact.items()}, where
+
+    @needs(Feature.GROUPS)
+    async def test_no_group_has_more_than_most(self, store: Store) -> None:
+        await add(store, *jobs("abc", group="g"), *jobs("de"), job("f", group="h"))
+
+        counts = await store.count(Q, by_group=True, most=2, now=START)
+        bare = await store.count(replace(Q, group="g"), most=2, now=START)
+        both = await store.count(Q, most=4, now=START)
+
+        assert counts == {
+            ("g", JobState.WAITING): 2,
+            (None, JobState.WAITING): 2,
+            ("h", JobState.WAITING): 1,
+        }
+        assert bare == {("q", JobState.WAITING): 2}
+        assert both == {("q", JobState.WAITING): 4}
+
     @needs(Feature.GROUPS)
     async def test_counts_by_group(self, store: Store) -> None:
         await add(

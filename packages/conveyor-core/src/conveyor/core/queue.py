@@ -287,14 +287,24 @@ class Queue(Generic[T]):
         )
         return [self._intake.seen(record) for record in found]
 
-    async def get_job_counts(self) -> dict[JobState, int]:
-        """How many jobs are in each state, exactly; every state is there."""
-        counts = await self._store.count(Where(queue=self.name))
+    async def get_job_counts(self, *, most: int | None = None) -> dict[JobState, int]:
+        """How many jobs are in each state; every state is there.
+
+        Exact, which may take longer the more jobs there are. With `most`, for screens: at most so many of
+        each state are counted.
+        """
+        counts = await self._counts(None, most)
         return {state: counts.get((self.name, state), 0) for state in JobState}
 
-    async def count(self, *states: JobState | str) -> int:
-        """How many jobs are in these states (none named: in any), exactly."""
-        return sum((await self._store.count(Where(queue=self.name, states=_states(states)))).values())
+    async def count(self, *states: JobState | str, most: int | None = None) -> int:
+        """How many jobs are in these states (none named: in any); of each state, no more than `most`."""
+        return sum((await self._counts(_states(states), most)).values())
+
+    async def _counts(
+        self, states: frozenset[JobState] | None, most: int | None
+    ) -> Mapping[tuple[str | None, JobState], int]:
+        bound = None if most is None else whole(most, "most", least=1)
+        return await self._store.count(Where(queue=self.name, states=states), most=bound)
 
     async def get_workers(self) -> list[WorkerInfo]:
         """The workers that run for this queue, in any process, the longest there first.

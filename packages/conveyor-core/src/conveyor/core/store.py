@@ -600,11 +600,15 @@ class Store(Protocol):
         ...
 
     async def count(
-        self, where: Where, *, by_group: bool = False, now: datetime | None = None
+        self, where: Where, *, by_group: bool = False, most: int | None = None, now: datetime | None = None
     ) -> Mapping[tuple[str | None, JobState], int]:
-        """How many jobs the set has, exactly, by queue and state; combinations without jobs are left out.
+        """How many jobs the set has, by queue and state; combinations without jobs are left out.
 
-        With `by_group` the first part of the key is the group instead, None for jobs without one.
+        With `by_group` the first part of the key is the group instead, None for jobs without one. Exact, save
+        that with `most` no number is greater than that.
+
+        Cost grows with the number of jobs of the set; with `most`, and a `where` of nothing but a queue and
+        states, no further than to `most` jobs for each state.
         """
         ...
 

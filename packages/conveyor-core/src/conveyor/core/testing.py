@@ -192,11 +192,11 @@ class WrappedStore:
         return found
 
     async def count(
-        self, where: Where, *, by_group: bool = False, now: datetime | None = None
+        self, where: Where, *, by_group: bool = False, most: int | None = None, now: datetime | None = None
     ) -> Mapping[tuple[str | None, JobState], int]:
         """As the contract has it."""
         found: Mapping[tuple[str | None, JobState], int] = await self._pass_on(
-            "count", where, by_group=by_group, now=now
+            "count", where, by_group=by_group, most=most, now=now
         )
         return found
 

@@ -168,12 +168,13 @@ class MemoryStore(Store):
         return [record(row, now) for row in found]
 
     async def count(
-        self, where: Where, *, by_group: bool = False, now: datetime | None = None
+        self, where: Where, *, by_group: bool = False, most: int | None = None, now: datetime | None = None
     ) -> Mapping[tuple[str | None, JobState], int]:
         data, now = self._data(), now or _clock()
         if not by_group and where == Where(queue=where.queue, states=where.states):
-            return data.totals(where)
-        return Counter((row.group if by_group else row.queue, row.state) for row in data.rows(where, now))
+            return _at_most(most, data.totals(where))
+        counts = Counter((row.group if by_group else row.queue, row.state) for row in data.rows(where, now))
+        return _at_most(most, counts)
 
     async def update(self, where: Where, change: Change, *, now: datetime | None = None) -> frozenset[JobKey]:
         data, now = self._data(), now or _clock()
@@ -257,6 +258,12 @@ class _Bus(LocalBus):
 def _first(limit: int, entries: Iterable[Iterable[tuple[datetime, int, Row]]]) -> list[Row]:
     """The rows of the first entries of all."""
     return [row for _, _, row in islice(merge(*entries), limit)]
+
+
+def _at_most(
+    most: int | None, counts: Mapping[tuple[str | None, JobState], int]
+) -> Mapping[tuple[str | None, JobState], int]:
+    return counts if most is None else {key: min(number, most) for key, number in counts.items()}
 
 
 def _clock() -> datetime:

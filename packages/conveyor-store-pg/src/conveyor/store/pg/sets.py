@@ -39,10 +39,10 @@ async def find(
 
 
 async def count(
-    session: Session, now: datetime | None, where: Where, *, by_group: bool
+    session: Session, now: datetime | None, where: Where, *, by_group: bool, most: int | None = None
 ) -> dict[tuple[str | None, JobState], int]:
     """How many jobs the set has, by queue (or group) and state."""
-    return await counts(session, where, await moment(session, now), by_group=by_group)
+    return await counts(session, where, await moment(session, now), by_group=by_group, most=most)
 
 
 async def update(session: Session, now: datetime | None, where: Where, change: Change) -> frozenset[JobKey]:

@@ -245,10 +245,10 @@ class PgStore(Store):
         return await self._connections.call(step, reads=True)
 
     async def count(
-        self, where: Where, *, by_group: bool = False, now: datetime | None = None
+        self, where: Where, *, by_group: bool = False, most: int | None = None, now: datetime | None = None
     ) -> Mapping[tuple[str | None, JobState], int]:
         async def step(session: Session) -> Mapping[tuple[str | None, JobState], int]:
-            return await sets.count(session, now, where, by_group=by_group)
+            return await sets.count(session, now, where, by_group=by_group, most=most)
 
         return await self._connections.call(step, reads=True)
 

@@ -92,9 +92,9 @@ class _View:
         )
 
     async def count(
-        self, where: Where, *, by_group: bool = False, now: datetime | None = None
+        self, where: Where, *, by_group: bool = False, most: int | None = None, now: datetime | None = None
     ) -> Mapping[tuple[str | None, JobState], int]:
-        return await self.step(lambda session: sets.count(session, now, where, by_group=by_group))
+        return await self.step(lambda session: sets.count(session, now, where, by_group=by_group, most=most))
 
     def _refused(self, *_: object, **__: object) -> NoReturn:
         raise StoreError(

@@ -147,12 +147,13 @@ async def locked(session: Session, where: Where, now: datetime, found: Sequence[
 
 
 async def counts(
-    session: Session, where: Where, now: datetime, *, by_group: bool
+    session: Session, where: Where, now: datetime, *, by_group: bool, most: int | None = None
 ) -> dict[tuple[str | None, JobState], int]:
-    """How many jobs the set has, by queue (or group) and state."""
+    """How many jobs the set has, by queue (or group) and state; no number is over `most`."""
     condition = _condition(where, now)
+    template = _COUNT if most is None or not _is_of_a_queue(where) or by_group else _COUNT_SOME
     selects = [
-        _COUNT.format(
+        template.format(
             of=("null" if _UNGROUPED in branch.sql else "grp") if by_group else "queue",
             state="state" if branch.state is None else f"'{branch.state}'",
             conditions=_all(branch.sql, *condition.terms),
@@ -161,10 +162,12 @@ async def counts(
     ]
     found: dict[tuple[str | None, JobState], int] = {}
     if selects:
-        for key, state, jobs in await _asked(session, "\nunion all\n".join(selects), condition.parameters):
+        for key, state, jobs in await _asked(
+            session, "\nunion all\n".join(selects), condition.parameters | {"most": most}
+        ):
             if state in _STATES:
                 found[key, _STATES[state]] = found.get((key, _STATES[state]), 0) + jobs
-    return found
+    return found if most is None else {key: min(jobs, most) for key, jobs in found.items()}
 
 
 async def _asked(session: Session, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
@@ -192,6 +195,15 @@ _MERGED: Final = """select seq
 _COUNT: Final = """select {of}::text as key, {state} as state, count(*) as jobs
   from {{schema}}.conveyor_jobs
  where {conditions}
+ group by 1, 2"""
+#: The same of one queue, no further than that.
+_COUNT_SOME: Final = """select {of}::text as key, {state} as state, count(*) as jobs
+  from (
+    select queue
+      from {{schema}}.conveyor_jobs
+     where {conditions}
+     limit %(most)s
+  ) looked_at
  group by 1, 2"""
 _STATES: Final = {state.value: state for state in JobState}
 _FINISHED_AT: Final = "coalesce(finished_at, '-infinity')"
@@ -310,6 +322,11 @@ def _branches(where: Where) -> tuple[Branch, ...]:
         for branch in _BRANCHES
         if branch.state in states and (where.group is None or _UNGROUPED not in branch.sql)
     )
+
+
+def _is_of_a_queue(where: Where) -> bool:
+    """Whether the set is all jobs of a queue, or all in some states."""
+    return where.queue is not None and where == Where(queue=where.queue, states=where.states)
 
 
 def _is_found_otherwise(where: Where) -> bool:

@@ -34,10 +34,10 @@ def find(
 
 
 def count(
-    db: Connection, now: datetime, where: Where, *, by_group: bool
+    db: Connection, now: datetime, where: Where, *, by_group: bool, most: int | None = None
 ) -> dict[tuple[str | None, JobState], int]:
     """How many jobs the set has, by queue (or group) and state."""
-    return counts(db, where, now, by_group=by_group)
+    return counts(db, where, now, by_group=by_group, most=most)
 
 
 def update(db: Connection, now: datetime, where: Where, change: Change) -> frozenset[JobKey]:

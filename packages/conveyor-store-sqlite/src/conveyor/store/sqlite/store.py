@@ -192,9 +192,9 @@ class SqliteStore(Store):
         return await self._read(_step(now, sets.find, where, limit=limit, after=after, order=order))
 
     async def count(
-        self, where: Where, *, by_group: bool = False, now: datetime | None = None
+        self, where: Where, *, by_group: bool = False, most: int | None = None, now: datetime | None = None
     ) -> Mapping[tuple[str | None, JobState], int]:
-        return await self._read(_step(now, sets.count, where, by_group=by_group))
+        return await self._read(_step(now, sets.count, where, by_group=by_group, most=most))
 
     async def update(self, where: Where, change: Change, *, now: datetime | None = None) -> frozenset[JobKey]:
         return await self._write(Priority.REST, _step(now, sets.update, where, change))

@@ -134,25 +134,27 @@ def seqs(
 
 
 def counts(
-    db: Connection, where: Where, now: datetime, *, by_group: bool
+    db: Connection, where: Where, now: datetime, *, by_group: bool, most: int | None = None
 ) -> dict[tuple[str | None, JobState], int]:
-    """How many jobs the set has, by queue (or group) and state."""
+    """How many jobs the set has, by queue (or group) and state; no number is over `most`."""
     condition = _condition(where, now)
+    parameters = condition.parameters | {"most": most}
+    template = _COUNT if most is None or not _is_of_a_queue(where) or by_group else _COUNT_SOME
     found: dict[tuple[str | None, JobState], int] = {}
     for branch in condition.branches:
         # What the branch says is not asked of each row, so that its index is enough.
         of = ("null" if _UNGROUPED in branch.sql else "grp") if by_group else "queue"
         state = "state" if branch.state is None else f"'{branch.state}'"
-        sql = _COUNT.format(
+        sql = template.format(
             of=of,
             state=state,
             conditions=_all(branch.sql, *condition.terms),
             group=f"{of}, state" if branch.state is None else of,
         )
-        for key, known, jobs in json.loads(execute(db, sql, condition.parameters).fetchone()[0]):
+        for key, known, jobs in json.loads(execute(db, sql, parameters).fetchone()[0]):
             if known in _STATES:
                 found[key, _STATES[known]] = found.get((key, _STATES[known]), 0) + jobs
-    return found
+    return found if most is None else {key: min(jobs, most) for key, jobs in found.items()}
 
 
 _SELECT: Final = """select json_group_array(json_array({names}, seq))
@@ -168,6 +170,18 @@ _COUNT: Final = """select json_group_array(json_array(key, state, jobs))
     select {of} as key, {state} as state, count(*) as jobs
       from conveyor_jobs
      where {conditions}
+     group by {group}
+  )"""
+#: The same of one queue, no further than that.
+_COUNT_SOME: Final = """select json_group_array(json_array(key, state, jobs))
+  from (
+    select {of} as key, {state} as state, count(*) as jobs
+      from (
+        select queue
+          from conveyor_jobs
+         where {conditions}
+         limit :most
+      )
      group by {group}
   )"""
 _STATES: Final = {state.value: state for state in JobState}
@@ -250,6 +264,11 @@ def _branches(where: Where) -> tuple[Branch, ...]:
         return (Branch(None),)
     states = JobState if where.states is None else where.states
     return tuple(branch for branch in _BRANCHES if branch.state in states)
+
+
+def _is_of_a_queue(where: Where) -> bool:
+    """Whether the set is all jobs of a queue, or all in some states."""
+    return where.queue is not None and where == Where(queue=where.queue, states=where.states)
 
 
 def _is_found_otherwise(where: Where) -> bool:
