@@ -1,10 +1,10 @@
-"""The suite is tested itself: each of these stores has one bug, and each is caught, by the area named."""
+"""The suite is tested itself: each of these stores and engines has one bug, which the named area catches."""
 
 from __future__ import annotations
 
 import pytest
 
-from broken import BUGS, Bug
+from broken import BUGS, ENGINE_BUGS, Bug, EngineBug
 from conveyor.conformance import (
     advancing,
     ageing,
@@ -119,6 +119,17 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("bug", BUGS, ids=str)
 def test_a_store_with_one_bug_is_caught(pytester: pytest.Pytester, bug: Bug) -> None:
     assert failures(pytester, bug.area, bug.store, "-x", "-k", bug.test) == {bug.test}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("bug", ENGINE_BUGS, ids=str)
+def test_an_engine_with_one_bug_is_caught(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, bug: EngineBug
+) -> None:
+    bug.put_in(monkeypatch)
+
+    assert failures(pytester, bug.area, MemoryStore, "-x", "-k", bug.test) == {bug.test}
 
 
 @pytest.mark.slow

@@ -25,7 +25,6 @@ from conveyor.core import (
     Queue,
     Worker,
 )
-from conveyor.core.jobs import JobKey
 from conveyor.core.store import Store
 from conveyor.core.testing import FaultyStore, ManualClock, make_job, make_record
 from conveyor.store.memory import MemoryStore
@@ -591,21 +590,16 @@ async def test_a_prefetched_job_that_is_cancelled_is_not_run(
         assert (await ready.refresh()).state is S.CANCELLED
 
 
-async def test_a_job_outside_its_handler_is_an_ordinary_one(
-    queue: Queue[Any], worker: MakeWorker, clock: ManualClock
-) -> None:
-    kept: list[Job[Any]] = []
-    await queue.add("a")
-    await worker(lambda job: kept.append(job)).run_until_idle()  # noqa: PLW0108
+async def test_what_is_for_a_jobs_handler_is_refused_elsewhere(queue: Queue[Any]) -> None:
+    job = await queue.add("a")
 
-    with pytest.raises(InvalidJobStateError):
-        await kept[0].move_to_failed("too late")
-    with pytest.raises(InvalidJobStateError):
-        await kept[0].log("too late")
-    await kept[0].retry()
-    assert (await kept[0].refresh()).state is S.WAITING
-    assert kept[0]._key == JobKey("q", kept[0].id)
-    assert clock.now() is not None
+    with pytest.raises(InvalidJobStateError, match="own handler"):
+        await job.move_to_failed("from outside")
+    with pytest.raises(InvalidJobStateError, match="own handler"):
+        await job.move_to_delayed("1h")
+    with pytest.raises(InvalidJobStateError, match="own handler"):
+        await job.add_children([])
+    assert (await job.refresh()).state is S.WAITING
 
 
 async def test_a_parent_finds_its_children_and_a_child_its_parent(

@@ -1,11 +1,12 @@
-"""Stores with one deliberate bug each, by what the bug is about.
+"""Stores and engines with one deliberate bug each, by what the bug is about.
 
-They are `MemoryStore` with one thing wrong. Where a bug needs a moment between looking and acting, as
+The stores are `MemoryStore` with one thing wrong. Where a bug needs a moment between looking and acting, as
 between two statements of a database, that is an `await` of nothing.
 """
 
 from broken import (
     behaviour,
+    engine,
     fencing,
     flows,
     limits,
@@ -18,12 +19,16 @@ from broken import (
     time,
     unique_keys,
 )
+from broken.engine import ENGINE_BUGS, EngineBug
 from broken.store import BUGS, Bug
 
 __all__ = [
     "BUGS",
+    "ENGINE_BUGS",
     "Bug",
+    "EngineBug",
     "behaviour",
+    "engine",
     "fencing",
     "flows",
     "limits",

@@ -57,7 +57,8 @@ AREAS: Final = (
 )
 #: The other modules that have assertions.
 OTHERS: Final = (
-    *("make", "bench", "worker_behaviour", "schedule_races", "contract", "test_conformance"),
+    *("make", "bench", "worker_behaviour", "ended_runs", "schedule_races", "contract"),
+    "test_conformance",
     *("flow_adding", "flow_bench", "flow_endings", "flow_growing", "flow_living", "flow_model"),
 )
 #: Why a test was left out, as its skip begins: the store does without, or the run does.

@@ -10,6 +10,7 @@ import pytest
 
 from conveyor.conformance.area import area
 from conveyor.conformance.bench import SOON, Bench, Gate, Recorder, Watcher, fail, nothing
+from conveyor.conformance.ended_runs import EndedRuns
 from conveyor.conformance.make import at, claim
 from conveyor.conformance.worker_behaviour import RunningJobs, RunningWorkers
 from conveyor.core import (
@@ -637,5 +638,5 @@ class Waiting:
         assert told == ["JobCompleted"]
 
 
-class QueueBehaviour(Adding, Deduplicating, Managing, Waiting, RunningJobs, RunningWorkers):
+class QueueBehaviour(Adding, Deduplicating, Managing, Waiting, RunningJobs, RunningWorkers, EndedRuns):
     """Queues and workers."""

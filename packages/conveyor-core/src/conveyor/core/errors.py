@@ -151,13 +151,16 @@ class BatchResultError(ConveyorError, ValueError):
 
 
 class LeaseLostError(ConveyorError):
-    """The writer no longer holds the job: its lease ran out and somebody else took over.
+    """The writer no longer holds the job: its run has ended, or its lease ran out and another took over.
 
-    Nothing was written. The handler that sees this should stop.
+    Nothing was written. The handler that sees this, or what it has left behind, should stop.
     """
 
     def __init__(self, job_id: str) -> None:
-        super().__init__(f"the lease on job {job_id!r} was lost, so nothing was written; stop this run")
+        super().__init__(
+            f"this run no longer holds job {job_id!r}: it has ended, or its lease was lost; nothing was "
+            "written, and it should stop"
+        )
         self.job_id = job_id
 
 

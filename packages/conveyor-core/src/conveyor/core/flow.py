@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 from conveyor.core._engine.settler import told
 from conveyor.core.clock import Clock, SystemClock
 from conveyor.core.codec import MAX_BYTES
-from conveyor.core.errors import InvalidOptionError, JobExistsError, UnsupportedFeatureError
+from conveyor.core.errors import (
+    InvalidOptionError,
+    JobExistsError,
+    LeaseLostError,
+    UnsupportedFeatureError,
+)
 from conveyor.core.intake import Intake, as_stored
 from conveyor.core.jobs import JobKey, JobRecord, JobState
 from conveyor.core.options import Parsed, whole
@@ -129,6 +134,8 @@ async def adopt(
     intake_of = _intakes_of(store, queues, clock, MAX_BYTES)
     nodes = planned(flows, "children", intake_of, (run.record.key, run.settings))
     standing = await existing(store, nodes)
+    if run.over:
+        raise LeaseLostError(run.record.id)  # it ended while they were looked for
     known = set[JobKey]()
     for node in nodes:
         found = standing.get(node.record.key)

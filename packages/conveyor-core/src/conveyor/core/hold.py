@@ -26,8 +26,8 @@ class Hold(Protocol):
     report: Report
 
     @property
-    def ended(self) -> bool:
-        """Whether the run is over, so that its Job is an ordinary one again."""
+    def over(self) -> bool:
+        """Whether nothing can be written any more: the run has ended, or is known to have lost its lease."""
         ...
 
     @property

@@ -57,6 +57,10 @@ class Job(Generic[T]):
 
     The properties are a snapshot: `refresh` reads the job again. Inside a handler that is a plain function,
     and so runs in a thread, the methods block and return their results themselves.
+
+    A handler writes under its job's lease. Once its run is over, the job that it was given can be read, and
+    dealt with as by anybody (`retry`, `remove`, `cancel`, `promote`, …), but what writes for the run raises
+    LeaseLostError: progress, logs and data, `discard`, `add_children`, `move_to_delayed`, `move_to_failed`.
     """
 
     def __init__(
@@ -80,6 +84,8 @@ class Job(Generic[T]):
         self._data: T | None = None
         self._decoded = False
         self._snapshot: Report | None = None
+        #: Whether it was read again after its run was over: until then the report is the run's own.
+        self._read_since = False
         #: Whether `add` found this job there already, by its id or by its deduplication key.
         self.deduplicated = deduplicated
 
@@ -216,9 +222,8 @@ class Job(Generic[T]):
     @property
     def cancelled(self) -> bool:
         """In a handler: whether it should stop. Elsewhere: whether the job was cancelled."""
-        if self._hold is not None and not self._hold.ended:
-            return self._hold.cancelled
-        return self.state is JobState.CANCELLED
+        # Also once the run has ended: a thread that went on after its timeout still looks.
+        return (self._hold is not None and self._hold.cancelled) or self.state is JobState.CANCELLED
 
     # -------------------------------------------------- what its runs left
 
@@ -269,7 +274,7 @@ class Job(Generic[T]):
 
     @property
     def _report(self) -> Report:
-        if self._hold is not None:
+        if self._hold is not None and not self._read_since:
             return self._hold.report
         if self._snapshot is None:
             try:
@@ -391,9 +396,9 @@ class Job(Generic[T]):
         Raises LeaseLostError if the job is known to be no longer this handler's, InvalidJobStateError if it
         runs elsewhere or has finished.
         """
-        if self._running is not None:
-            self._running.report.log(str(line))
-            self._running.write_soon()
+        if (run := self._own_run()) is not None:
+            run.report.log(str(line))
+            run.write_soon()
             return
         await self._note(lambda report: report.log(str(line)))
 
@@ -431,9 +436,10 @@ class Job(Generic[T]):
         group is not looked at. Raises InvalidOptionError or PayloadError with the path of the job concerned,
         JobExistsError if an id is taken by another job, UnsupportedFeatureError if the store offers no flows.
         """
-        if self._running is None:
+        run = self._own_run()
+        if run is None:
             raise self._not_running("add_children")
-        await self._running.add_children(children, queues)
+        await run.add_children(children, queues)
 
     # ------------------------------------------------------- from outside
 
@@ -444,8 +450,8 @@ class Job(Generic[T]):
         Raises PayloadError for data that cannot be stored, InvalidJobStateError if the job has finished.
         """
         text = self._payload.encode(data, self._max_bytes)
-        if self._running is not None:
-            await self._running.write(text)
+        if (run := self._own_run()) is not None:
+            await run.write(text)
         else:
             await self._change(Change(payload=text), (*ASIDE, JobState.ACTIVE))
         self._record = replace(self._record, payload=text)
@@ -514,9 +520,14 @@ class Job(Generic[T]):
     def _key(self) -> JobKey:
         return self._record.key
 
-    @property
-    def _running(self) -> Hold | None:
-        return self._hold if self._hold is not None and not self._hold.ended else None
+    def _own_run(self) -> Hold | None:
+        """The run that this job was given to, to write through; None for a job that was read or added.
+
+        Raises LeaseLostError once that run is over: what it left behind may be at work beside the next one.
+        """
+        if self._hold is not None and self._hold.over:
+            raise LeaseLostError(self.id)
+        return self._hold
 
     def _of_event(self) -> dict[str, Any]:
         return {"queue_name": self.queue_name, "job_id": self.id, "at": self._clock.now()}
@@ -546,11 +557,13 @@ class Job(Generic[T]):
         self._record = record
         self._decoded = False
         self._snapshot = None
+        self._read_since = self._hold is not None and self._hold.over
 
     def _decide(self, method: str, signal: Signal) -> None:
-        if self._running is None:
+        run = self._own_run()
+        if run is None:
             raise self._not_running(method)
-        self._running.decide(signal)
+        run.decide(signal)
 
     def _not_running(self, method: str) -> InvalidJobStateError:
         return InvalidJobStateError(
@@ -559,9 +572,9 @@ class Job(Generic[T]):
 
     async def _note(self, edit: Callable[[Report], object]) -> None:
         """Edit the report: under the handler's lease, or under a short one of our own."""
-        if self._running is not None:
-            edit(self._running.report)
-            await self._running.write()
+        if (run := self._own_run()) is not None:
+            edit(run.report)
+            await run.write()
             return
         record = await acting.take(self._store, self._key)
         if record is None:

@@ -99,6 +99,11 @@ class Run:
         self.noticed = self.noticed or self.stop is not None
         return self.stop is not None
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing can be written any more: the run has ended, or is known to have lost its lease."""
+        return self.ended or self.stop is Stop.LEASE_LOST
+
     def halt(self, why: Stop) -> None:
         """Ask the handler to stop; the first reason holds. One in a thread looks at `job.cancelled`.
 
