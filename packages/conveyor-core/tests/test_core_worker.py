@@ -27,7 +27,7 @@ from conveyor.core import (
 )
 from conveyor.core.events import CancelRequested, Event, JobWaiting, LocalBus, QueuePaused
 from conveyor.core.jobs import JobRecord
-from conveyor.core.store import Claim, Claimed, Feature, Limit, Rate, Store, Where
+from conveyor.core.store import Beat, Claim, Claimed, Feature, Limit, Rate, Store, Where
 from conveyor.core.testing import ClockedStore, FaultyStore, ManualClock, WrappedStore, make_job, make_record
 from conveyor.store.memory import MemoryStore
 
@@ -657,11 +657,11 @@ async def stalled_job(store: Store, clock: ManualClock, times: int = 1) -> JobRe
     """A job that was claimed by a worker that died, that often."""
     record = await make_job(store)
     for _ in range(times):
-        await store.claim(
-            Claim(
-                queue="q", count=1, token=str(clock.monotonic()), lease=timedelta(seconds=30), worker="dead"
-            )
+        lease = timedelta(seconds=30)
+        claimed = await store.claim(
+            Claim(queue="q", count=1, token=str(clock.monotonic()), lease=lease, worker="dead")
         )
+        await store.renew([Beat(lease=held.lease, started=True) for held in claimed.jobs], lease)
         await clock.advance(30)
         await store.advance({"q"})
     return record

@@ -21,7 +21,7 @@ from conveyor.core.store import (
 from conveyor_store_jsonfile.data import REMEMBERED, Applied, Data
 
 IN_LINE = (JobState.WAITING, JobState.DELAYED)
-NOBODY: dict[str, Any] = {"token": None, "lease_until": None, "locked_by": None}
+NOBODY: dict[str, Any] = {"token": None, "lease_until": None, "locked_by": None, "started": False}
 #: What the caller of `insert` says of a job; all else is the store's to say.
 GIVEN = ("queue", "id", "name", "payload", "options", "report", "priority", "lifo", "ageing", "unique_key")
 
@@ -60,6 +60,7 @@ def claim(data: Data, request: Claim, now: datetime) -> Claimed:
             token=request.token,
             lease_until=now + request.lease,
             locked_by=request.worker,
+            started=request.started and not job.stalled,
             attempt=job.attempt + 1,
             processed_at=now,
         )
@@ -85,7 +86,8 @@ def renew(data: Data, beats: Sequence[Beat], lease: timedelta, now: datetime) ->
             cancelled.add(beat.lease)
         report = job.report if beat.report is None else beat.report
         payload = job.payload if beat.payload is None else beat.payload
-        data.put(job, report=report, payload=payload, lease_until=now + lease)
+        started = job.started or beat.started
+        data.put(job, report=report, payload=payload, started=started, lease_until=now + lease)
     return Renewed(held=frozenset(held), lost=frozenset(lost), cancelled=frozenset(cancelled))
 
 
@@ -99,7 +101,9 @@ def settle(data: Data, outcomes: Sequence[Outcome], now: datetime) -> Settled:
             applied.add(lease)
             data.applied[job.key] = Applied(lease.token, outcome.state, now)
             report = job.report if outcome.report is None else outcome.report
-            _apply(data, data.put(job, attempt=outcome.attempt, report=report, **NOBODY), outcome, now)
+            stalled = job.stalled + outcome.stalls
+            job = data.put(job, attempt=outcome.attempt, stalled=stalled, report=report, **NOBODY)
+            _apply(data, job, outcome, now)
             spawned += insert(data, outcome.spawn, now)
         else:
             known = (data.applied.get(lease.key), data.gone.get(lease))
@@ -111,18 +115,23 @@ def settle(data: Data, outcomes: Sequence[Outcome], now: datetime) -> Settled:
 def advance(data: Data, queues: Collection[str], limit: int, now: datetime) -> Advanced:
     """Make due jobs waiting, take back the leases that ran out, and forget."""
     due = [job for at, _, job in _timed(data, queues, JobState.DELAYED) if at <= now][:limit]
-    stalled = [job for at, _, job in _timed(data, queues, JobState.ACTIVE) if at <= now][:limit]
+    lapsed = [job for at, _, job in _timed(data, queues, JobState.ACTIVE) if at <= now][:limit]
     for job in due:
         wait(data, job, None, now)
-    for job in stalled:
-        wait(data, data.put(job, stalled=job.stalled + 1, **NOBODY), job.run_at, now)
+    for job in lapsed:
+        wait(data, data.put(job, stalled=job.stalled + job.started, **NOBODY), job.run_at, now)
     data.gone = {lease: known for lease, known in data.gone.items() if known.at >= now - REMEMBERED}
     data.pauses = {what: until for what, until in data.pauses.items() if until is None or until > now}
     to_come = [*_timed(data, queues, JobState.DELAYED), *_timed(data, queues, JobState.ACTIVE)]
     pause = min((max(at - now, timedelta(0)) for at, _, _ in to_come), default=None)
-    if max(len(due), len(stalled)) >= limit:
+    if max(len(due), len(lapsed)) >= limit:
         pause = timedelta(0)
-    return Advanced(due=[job.key for job in due], stalled=[job.key for job in stalled], wait=pause)
+    return Advanced(
+        due=[job.key for job in due],
+        stalled=[job.key for job in lapsed if job.started],
+        unstarted=[job.key for job in lapsed if not job.started],
+        wait=pause,
+    )
 
 
 def wait(data: Data, job: JobRecord, due: datetime | None, now: datetime) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from conveyor.conformance.area import area, needs
 from conveyor.conformance.make import (
+    LEASE,
     TICK,
     add,
     at,
@@ -26,7 +28,7 @@ from conveyor.conformance.make import (
     take,
     take_one,
 )
-from conveyor.core.store import Advanced, Change, Feature, JobKey, JobState, Store, Where
+from conveyor.core.store import Advanced, Beat, Change, Feature, JobKey, JobState, Store, Where
 
 TERMINAL = [JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED]
 
@@ -79,10 +81,78 @@ class Advancing:
         assert (found.stalled, found.attempt) == (1, 1)
         assert (found.payload, found.report, found.seq) == (held.payload, held.report, held.seq)
 
-        await take(store, now=at(40))
+        (held,) = await take(store, now=at(40))
+        await store.renew([Beat(lease=held.lease, started=True)], LEASE, now=at(40))
         await store.advance({"q"}, now=at(70))
         found = await get(store, "a")
         assert (found.stalled, found.attempt) == (2, 2)
+
+    async def test_a_job_that_has_stalled_is_charged_again_only_once_it_has_started(
+        self, store: Store
+    ) -> None:
+        await add(store, job("a"))
+        (first,) = await take(store)
+        assert first.started, "the first loss of a job's lease is a stall, whether it runs by then or not"
+        await store.advance({"q"}, now=at(30))
+
+        (second,) = await take(store, now=at(40))
+        advanced = await store.advance({"q"}, now=at(70))
+
+        assert not second.started, "a job that has stalled before has not started by being claimed"
+        assert (ids(advanced.stalled), ids(advanced.unstarted)) == ([], ["a"])
+        found = await get(store, "a")
+        assert (found.state, found.stalled, found.started) == (JobState.WAITING, 1, False)
+
+        (third,) = await take(store, now=at(80))
+        await store.renew([Beat(lease=third.lease, started=True)], LEASE, now=at(80))
+        assert (await get(store, "a")).started
+        await store.renew([Beat(lease=third.lease)], LEASE, now=at(81))
+        advanced = await store.advance({"q"}, now=at(111))
+
+        assert (ids(advanced.stalled), ids(advanced.unstarted)) == (["a"], [])
+        found = await get(store, "a")
+        assert (found.state, found.stalled, found.started) == (JobState.WAITING, 2, False)
+
+    @pytest.mark.parametrize("by_id", [False, True], ids=["in turn", "by id"])
+    async def test_a_claim_that_starts_nothing_is_charged_nothing(self, store: Store, by_id: bool) -> None:  # noqa: FBT001 - a parameter
+        await add(store, job("a"))
+        named: dict[str, Any] = {"ids": frozenset("a")} if by_id else {}
+        (held,) = await take(store, started=False, **named)
+
+        advanced = await store.advance({"q"}, now=at(30))
+
+        assert not held.started
+        assert (ids(advanced.stalled), ids(advanced.unstarted)) == ([], ["a"])
+        assert (await get(store, "a")).stalled == 0
+
+        (held,) = await take(store, started=False, now=at(40), **named)
+        await store.renew([Beat(lease=held.lease, started=True)], LEASE, now=at(41))
+        advanced = await store.advance({"q"}, now=at(71))
+
+        assert (ids(advanced.stalled), ids(advanced.unstarted)) == (["a"], [])
+        assert (await get(store, "a")).stalled == 1
+
+    async def test_a_stale_beat_starts_nothing(self, store: Store) -> None:
+        await add(store, job("a"))
+        (stale,) = await take(store)
+        await store.advance({"q"}, now=at(30))
+        await take(store, now=at(40))
+
+        await store.renew([Beat(lease=stale.lease, started=True)], LEASE, now=at(41))
+
+        assert not (await get(store, "a")).started
+
+    async def test_unstarted_and_stalled_jobs_are_taken_back_together(self, store: Store) -> None:
+        await add(store, job("a"), job("b"))
+        await take_one(store, "a")
+        await take_one(store, "b", started=False)
+
+        first = await store.advance({"q"}, limit=1, now=at(30))
+        second = await store.advance({"q"}, limit=1, now=at(30))
+
+        assert sorted([*ids(first.stalled), *ids(second.stalled)]) == ["a"]
+        assert sorted([*ids(first.unstarted), *ids(second.unstarted)]) == ["b"]
+        assert (await get(store, "a")).state is (await get(store, "b")).state is JobState.WAITING
 
     async def test_a_stalled_job_that_was_delayed_is_delayed_again(self, store: Store) -> None:
         await add(store, job("a", run_at=at(60)))
@@ -151,7 +221,9 @@ class Advancing:
 
         advanced = await store.advance({"q"}, now=at(60))
 
-        assert advanced == Advanced(due=advanced.due, stalled=advanced.stalled, wait=None)
+        assert advanced == Advanced(
+            due=advanced.due, stalled=advanced.stalled, unstarted=advanced.unstarted, wait=None
+        )
         assert (list(advanced.due), list(advanced.stalled)) == ([], [])
         assert await everything(store) == before
 

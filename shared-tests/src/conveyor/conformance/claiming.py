@@ -57,6 +57,7 @@ class Claiming:
             lease_until=at(17),
             locked_by="ada",
             attempt=1,
+            started=True,
             processed_at=at(5),
         )
         assert held.lease == Lease("q", "a", request.token)

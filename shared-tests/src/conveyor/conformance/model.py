@@ -161,8 +161,8 @@ def _renew(world: World, values: dict[str, Any]) -> Call | None:
     if not world.leases:
         return None
     beats = [
-        Beat(lease=world.lease(number).lease, report=report, payload=payload)
-        for number, report, payload in values["beats"]
+        Beat(lease=world.lease(number).lease, report=report, payload=payload, started=started)
+        for number, report, payload, started in values["beats"]
     ]
     now = world.now
     return lambda store: store.renew(beats, values["lease"], now=now)
@@ -199,6 +199,8 @@ def _outcome(  # noqa: PLR0911 - one for each kind
             return Outcome.retry(held, report, delay=delay or timedelta(0))
         case "snoozed":
             return Outcome.snoozed(held, report, delay=delay, spawn=spawn)
+        case "stalled":
+            return Outcome.stalled(held, report)
         case "snoozed until":
             return Outcome.snoozed(held, report, run_at=at(10 * round(world.second / 10)))
         case "awaiting":
@@ -365,6 +367,7 @@ class Die(random.Random):
                 "count": self.of(1, 2, 2, 3, 9),
                 "lease": self.span(5, 5, 30, 600),
                 "newest_first": self.randrange(4) == 0,
+                "started": self.randrange(4) != 0,
                 "names": self.rarely(self.of(frozenset("x"), frozenset("xy"), frozenset[str]()), 10),
                 "ids": self.some(IDS, 6),
                 "limit": self.rarely(self.limit(), 5),
@@ -387,7 +390,7 @@ class Die(random.Random):
     def outcome(self) -> dict[str, Any]:
         """What becomes of a lease."""
         kinds = ["completed", "failed", "failed", "cancelled", "retried", "snoozed", "snoozed until"]
-        kinds += ["completed", "given back", "unreadable", *(["awaiting"] if self.flows else [])]
+        kinds += ["completed", "given back", "unreadable", "stalled", *(["awaiting"] if self.flows else [])]
         return {
             "lease": self.of(0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 4, 5),
             "kind": self.of(*kinds),
@@ -410,7 +413,12 @@ class Die(random.Random):
     def renew(self) -> Step:
         """Renew leases, held or lost."""
         beats = [
-            (self.randrange(5), self.of(None, self.document()), self.of(None, self.document()))
+            (
+                self.randrange(5),
+                self.of(None, self.document()),
+                self.of(None, self.document()),
+                self.randrange(3) == 0,
+            )
             for _ in range(self.randint(1, 2))
         ]
         return Step(method="renew", values={"beats": beats, "lease": self.span(5, 30)})
@@ -511,7 +519,7 @@ def shown(answer: Any) -> Any:  # noqa: PLR0911 - one for each kind
                 "spawned": shown(answer.spawned),
             }
         case Advanced():
-            return {"due": sorted(answer.due), "stalled": sorted(answer.stalled)}
+            return {name: sorted(getattr(answer, name)) for name in ("due", "stalled", "unstarted")}
         case Inserted():
             return (answer.key, answer.created, answer.created_at, answer.state)
         case Renewed():

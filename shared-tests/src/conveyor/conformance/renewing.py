@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ from conveyor.conformance.make import (
 from conveyor.core.store import Beat, Change, JobRecord, JobState, Lease, Renewed, Store, Where
 
 
-def beat(held: JobRecord, **fields: str) -> Beat:
+def beat(held: JobRecord, **fields: Any) -> Beat:
     """A sign of life."""
     return Beat(lease=held.lease, **fields)
 

@@ -26,6 +26,7 @@ from conveyor.conformance.make import (
     ids,
     job,
     look,
+    normal,
     retried,
     settle,
     span,
@@ -181,6 +182,33 @@ class Settling:
         found = await get(store, "a")
         assert (found.state, found.run_at) == (JobState.WAITING, None)
         assert ids(await take(store, now=at(10))) == ["a"]
+
+    async def test_an_outcome_that_says_so_is_one_stall_more(self, store: Store) -> None:
+        await add(store, job("a"), job("b", delay=span(60)))
+        a, b = await take_one(store, "a"), await take_one(store, "b")
+
+        await settle(store, Outcome.stalled(a, WRONG), Outcome.stalled(b, WRONG), now=at(1))
+        await store.settle([Outcome.stalled(a, WRONG)], now=at(1))
+
+        found = await get(store, "a")
+        assert (found.state, found.stalled, found.attempt) == (JobState.WAITING, 1, 1)
+        assert (found.token, found.started) == (None, False)
+        assert normal(found).report == normal(replace(found, report=WRONG)).report
+        assert (await get(store, "b")).state is JobState.DELAYED
+
+        again = await take_one(store, "a", now=at(2))
+        await settle(store, Outcome.stalled(again, DONE), now=at(2))
+        assert (await get(store, "a")).stalled == 2
+
+    @needs(Feature.FLOWS)
+    async def test_a_stalled_outcome_beside_others_is_counted_once(self, store: Store) -> None:
+        await add(store, child("kid"), job("parent"), job("b"))
+        kid, b = await take_one(store, "kid"), await take_one(store, "b")
+
+        await settle(store, Outcome.stalled(kid, WRONG), completed(b, spawn=(job("c"),)), now=at(1))
+
+        assert (await get(store, "kid")).stalled == 1
+        assert (await get(store, "parent")).pending == 1
 
     async def test_a_job_snoozed_until_an_instant_is_delayed_until_then(self, store: Store) -> None:
         await add(store, job("a"))

@@ -30,6 +30,7 @@ from conveyor.core import (
     Unrecoverable,
     Worker,
 )
+from conveyor.core.store import Beat
 from conveyor.core.testing import FaultyStore
 
 
@@ -301,9 +302,10 @@ class RunningJobs:
     # ------------------------------------------------------------------ stalls
 
     async def die_with(self, bench: Bench) -> None:
-        """Claim a job as a worker does that dies at once."""
+        """Claim and start a job as a worker does that dies at once."""
         claimed = await bench.store.claim(claim(1, lease=span(30), worker="the late one"))
         assert len(claimed.jobs) == 1
+        await bench.store.renew([Beat(lease=claimed.jobs[0].lease, started=True)], span(30))
 
     async def test_a_job_whose_worker_died_runs_again_and_has_used_no_attempt(self, bench: Bench) -> None:
         """B6: upstream failed it for good, attempts being 1."""

@@ -103,8 +103,10 @@ class JobRecord:
     locked_by: str | None = None
     #: Claims so far, less those given back or snoozed. 0: has not run since it was added or retried.
     attempt: int = 0
-    #: Leases that ran out so far.
+    #: Stalls so far: leases that ran out when it had started, and outcomes that say so.
     stalled: int = 0
+    #: Whether the loss of the lease that holds it now would be a stall; false unless it is active.
+    started: bool = False
     cancel_requested: bool = False
     created_at: datetime | None = None
     #: The latest claim.

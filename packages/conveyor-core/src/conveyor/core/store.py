@@ -132,7 +132,8 @@ class Claim:
 
     `token` is random for each call: a claim is fenced by it, and never by the worker's name.
     `names` and `ids` narrow what may be returned. `limit` binds the queue, `group_limit` each
-    group by itself; jobs without a group have no group limit.
+    group by itself; jobs without a group have no group limit. `started` is what `started` of the leased
+    jobs becomes, save of those that have stalled before: theirs is false until a beat says otherwise.
     """
 
     queue: str
@@ -145,6 +146,7 @@ class Claim:
     ids: frozenset[str] | None = None
     limit: Limit | None = None
     group_limit: Limit | None = None
+    started: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,11 +179,15 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beat:
-    """A sign of life from a lease's holder, with what its handler wants written, if anything."""
+    """A sign of life from a lease's holder, with what its handler wants written, if anything.
+
+    `started` writes that the job is about to run: from now on the loss of this lease is a stall.
+    """
 
     lease: Lease
     report: str | None = None
     payload: str | None = None
+    started: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,7 +230,8 @@ class Outcome:
 
     `report` None leaves the job's report as it is. With neither `delay` nor `run_at`, a state that is
     not terminal means: back to where the job was (waiting for children that have not ended, delayed
-    until a `run_at` still to come, or waiting). `spawn` is inserted if, and only if, this applies.
+    until a `run_at` still to come, or waiting). `stalls` are added to the job's `stalled`. `spawn` is
+    inserted if, and only if, this applies.
     """
 
     lease: Lease
@@ -235,6 +242,7 @@ class Outcome:
     run_at: datetime | None = None
     release: Release = Release.ONE
     retention: Retention | None = None
+    stalls: int = 0
     spawn: tuple[JobRecord, ...] = field(default=())
 
     @classmethod
@@ -335,6 +343,11 @@ class Outcome:
         return cls(lease=job.lease, state=JobState.WAITING, attempt=job.attempt - 1)
 
     @classmethod
+    def stalled(cls, job: JobRecord, report: str) -> Self:
+        """What ran the job died, and its worker lives to say so: back to where it was, one stall more."""
+        return cls(lease=job.lease, state=JobState.WAITING, attempt=job.attempt, report=report, stalls=1)
+
+    @classmethod
     def awaiting(cls, job: JobRecord, report: str, *, children: tuple[JobRecord, ...]) -> Self:
         """The job runs again when `children`, whose `parent` it is, have ended."""
         return cls(
@@ -364,12 +377,14 @@ class Settled:
 class Advanced:
     """What the passing of time did.
 
-    `due` became waiting; `stalled` lost their leases. `wait` is how long until there is more to do for
-    these queues, as far as the store knows now; zero when the limit was reached, None for nothing in sight.
+    `due` became waiting; `stalled` lost their leases when they had `started`, and `unstarted` lost theirs
+    before that: these are charged nothing. `wait` is how long until there is more to do for these queues, as
+    far as the store knows now; zero when the limit was reached, None for nothing in sight.
     """
 
     due: Sequence[JobKey]
     stalled: Sequence[JobKey]
+    unstarted: Sequence[JobKey] = ()
     wait: timedelta | None = None
 
 
@@ -516,7 +531,8 @@ class Store(Protocol):
         """Lease up to `request.count` waiting jobs and return them, most urgent first.
 
         Each has the request's token, `lease_until` one lease from now, `locked_by` the worker, `attempt` one
-        higher than before, and `processed_at` now. Fewer than asked, or none, is not an error.
+        higher than before, `processed_at` now, and `started` as the request says. Fewer than asked, or none,
+        is not an error.
 
         Urgency is lowest `rank`; within a rank, turns among groups (below); then `lifo` jobs, newest first,
         and then the others in insertion order; `newest_first` makes that newest first for all. A job keeps
@@ -577,10 +593,10 @@ class Store(Protocol):
         """Let time pass: jobs that are due become waiting, leases that ran out are taken back.
 
         Due is a delayed job whose `run_at` is not after now. A lease has run out when `lease_until` is not
-        after now; its job counts one more `stalled`, loses its token, and goes back to where it was, in its
-        old place: waiting for children that have not ended, delayed until a `run_at` still to come, or
-        waiting. At most `limit` of each in a call, most overdue first. This is also when a store forgets
-        what it need not remember: ended pauses, old starts, idle groups.
+        after now; its job counts one more `stalled` if it had `started`, loses its token, and goes back to
+        where it was, in its old place: waiting for children that have not ended, delayed until a `run_at`
+        still to come, or waiting. At most `limit` of each in a call, most overdue first. This is also when a
+        store forgets what it need not remember: ended pauses, old starts, idle groups.
         """
         ...
 

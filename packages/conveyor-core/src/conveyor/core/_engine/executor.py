@@ -13,6 +13,7 @@ from conveyor.core._engine import results
 from conveyor.core._engine.run import Stop
 from conveyor.core._engine.threads import Threads
 from conveyor.core._engine.verdict import Judge, Raised, Returned
+from conveyor.core.errors import StoreError
 from conveyor.core.events import JobActive
 
 if TYPE_CHECKING:
@@ -94,10 +95,13 @@ class Executor:
             run.started = True
             run.started_at = at
         timer = None
-        # Those that were to stop before they started are not in the call.
-        live = [run for run in runs if run.stop is None]
-        endings: dict[Run, Returned | Raised] = dict.fromkeys(runs, Raised(asyncio.CancelledError()))
+        live: list[Run] = []
+        unstarted = Raised(asyncio.CancelledError(), outside=True)
+        endings: dict[Run, Returned | Raised] = dict.fromkeys(runs, unstarted)
         try:
+            if await self._starts_are_written(runs):
+                # Those that were to stop before they started are not in the call.
+                live = [run for run in runs if run.stop is None]
             if live:
                 self._announcer.tell([self._active(run) for run in live])
                 timer = self._timeout(live)
@@ -119,6 +123,22 @@ class Executor:
         self._measure(self._clock.monotonic() - runs[0].began)
         for run, ending in endings.items():
             self._settle(run, ending)
+
+    async def _starts_are_written(self, runs: Sequence[Run]) -> bool:
+        """Store that jobs are about to run of which the store does not know; a job that cannot must not run.
+
+        Else one that kills its process each time would never be charged for it.
+        """
+        unwritten = [run for run in runs if not run.record.started]
+        if not unwritten:
+            return True
+        try:
+            await unwritten[0].heartbeat.write_starts(unwritten)
+        except StoreError as error:
+            names = ", ".join(run.record.id for run in unwritten)
+            _log.warning("the start of job(s) %s could not be stored, so they go back: %s", names, error)
+            return False
+        return True
 
     def _settle(self, run: Run, ending: Returned | Raised) -> None:
         verdict: Verdict | None = None

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from conveyor.core._engine.run import Run
     from conveyor.core.clock import Clock
     from conveyor.core.jobs import Lease
-    from conveyor.core.store import Store
+    from conveyor.core.store import Renewed, Store
 
 _log: Final = logging.getLogger("conveyor.worker")
 
@@ -122,6 +122,14 @@ class Heartbeat:
         self._start_writing()
         await written
 
+    async def write_starts(self, runs: Iterable[Run]) -> None:
+        """Store that these jobs are about to run: from now on the loss of their leases is a stall.
+
+        Those whose leases are lost are stopped. Raises what the store raises: then they must not run.
+        """
+        beats = [Beat(lease=run.record.lease, started=True) for run in runs]
+        self._stop_lost(await self._store.renew(beats, self._lease))
+
     def write_soon(self, run: Run) -> None:
         """Store what the run's handler wrote, within a moment."""
         if run.stop is Stop.LEASE_LOST:
@@ -185,6 +193,11 @@ class Heartbeat:
             beats.append(mine)
         renewed = await self._store.renew(beats, self._lease)
         self._presence.heard(renewed)
+        self._stop_lost(renewed)
+        return renewed.held
+
+    def _stop_lost(self, renewed: Renewed) -> None:
+        """Stop the handlers of jobs that are not held any more, and of those that are to be cancelled."""
         for lease in renewed.lost:
             lost = self._held.get(lease)
             # A job that was settled while the renewal was on its way is lost to it, and rightly so.
@@ -197,4 +210,3 @@ class Heartbeat:
             cancelled = self._held.get(lease)
             if cancelled is not None:
                 cancelled.halt(Stop.CANCELLED)
-        return renewed.held

@@ -367,7 +367,7 @@ class Poller:
             wait = min(wait, max(advanced.wait.total_seconds(), 0.0))
         if not self._due_sooner:
             self._advance_at = now + wait
-        if advanced.due or advanced.stalled:
+        if advanced.due or advanced.stalled or advanced.unstarted:
             self._claim_at = 0.0
             at = self._clock.now()
             self._announcer.tell(
@@ -375,7 +375,7 @@ class Poller:
                     *(JobStalled(queue_name=key.queue, job_id=key.id, at=at) for key in advanced.stalled),
                     *(
                         JobWaiting(queue_name=key.queue, job_id=key.id, at=at)
-                        for key in (*advanced.stalled, *advanced.due)
+                        for key in (*advanced.stalled, *advanced.unstarted, *advanced.due)
                     ),
                 ]
             )

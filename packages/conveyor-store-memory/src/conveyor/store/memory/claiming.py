@@ -59,6 +59,7 @@ def _lease(queue: Queue, row: Row, request: Claim, now: datetime) -> None:
     row.token = request.token
     row.lease_until = now + request.lease
     row.locked_by = request.worker
+    row.started = request.started and not row.stalled
     row.attempt += 1
     row.processed_at = now
     queue.enter(row)

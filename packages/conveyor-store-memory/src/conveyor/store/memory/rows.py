@@ -53,6 +53,7 @@ class Row:
     locked_by: str | None = None
     attempt: int = 0
     stalled: int = 0
+    started: bool = False
     cancel_requested: bool = False
     processed_at: datetime | None = None
     finished_at: datetime | None = None
@@ -73,6 +74,7 @@ class Row:
     def let_go(self) -> None:
         """End the lease, if there is one."""
         self.token = self.lease_until = self.locked_by = None
+        self.started = False
 
 
 def record(row: Row, now: datetime) -> JobRecord:

@@ -57,6 +57,7 @@ def _applied_before(data: Data, outcome: Outcome) -> bool:
 
 def _apply(data: Data, row: Row, outcome: Outcome, effects: _Effects, now: datetime) -> None:
     row.attempt = outcome.attempt
+    row.stalled += outcome.stalls
     row.settled = (outcome.lease.token, outcome.state, now)
     if outcome.report is not None:
         row.report = outcome.report

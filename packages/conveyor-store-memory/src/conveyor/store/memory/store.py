@@ -118,6 +118,7 @@ class MemoryStore(Store):
                 row.report = beat.report
             if beat.payload is not None:
                 row.payload = beat.payload
+            row.started = row.started or beat.started
             data.queues[row.queue].leave(row)
             row.lease_until = now + lease
             data.queues[row.queue].enter(row)
@@ -132,11 +133,13 @@ class MemoryStore(Store):
         data, now = self._data(), now or _clock()
         known = [data.queues[name] for name in dict.fromkeys(queues) if name in data.queues]
         due = _first(limit, (queue.delayed.until(now) for queue in known))
-        stalled = _first(limit, (queue.leases.until(now) for queue in known))
+        lapsed = _first(limit, (queue.leases.until(now) for queue in known))
+        started = [row for row in lapsed if row.started]
+        unstarted = [row for row in lapsed if not row.started]
         for row in due:
             data.wait(row, now)
-        for row in stalled:
-            row.stalled += 1
+        for row in lapsed:
+            row.stalled += row.started
             data.go_back(row, now)
         for queue in known:
             queue.tidy(now)
@@ -144,10 +147,13 @@ class MemoryStore(Store):
             at for queue in known for at in (queue.delayed.first(), queue.leases.first()) if at is not None
         ]
         wait = max(timedelta(0), min(times) - now) if times else None
-        if max(len(due), len(stalled)) >= limit:
+        if max(len(due), len(lapsed)) >= limit:
             wait = timedelta(0)
         return Advanced(
-            due=tuple(row.key for row in due), stalled=tuple(row.key for row in stalled), wait=wait
+            due=tuple(row.key for row in due),
+            stalled=tuple(row.key for row in started),
+            unstarted=tuple(row.key for row in unstarted),
+            wait=wait,
         )
 
     async def find(

@@ -19,24 +19,25 @@ async def advance(
     now = await moment(session, now)
     names = sorted(queues)
     due = await session.ask("due", queues=names, now=now, limit=limit)
-    stalled = await session.ask("stalled", queues=names, now=now, limit=limit)
+    lapsed = await session.ask("stalled", queues=names, now=now, limit=limit)
     moves = [
         Move(queue, group, name, JobState.DELAYED.value, JobState.WAITING.value)
         for queue, _, name, group in due
         if group is not None
     ] + [
         Move(queue, group, name, JobState.ACTIVE.value, state)
-        for queue, _, name, group, state in stalled
+        for queue, _, name, group, state, _ in lapsed
         if group is not None
     ]
     await moved(session, moves)
     wait: timedelta | None = timedelta(0)
-    if limit not in {len(due), len(stalled)}:
+    if limit not in {len(due), len(lapsed)}:
         [(following,)] = await session.ask("next", queues=names)
         wait = None if following is None else max(known_instant(following) - now, timedelta(0))
     advanced = Advanced(
         due=[JobKey(queue, id) for queue, id, *_ in due],
-        stalled=[JobKey(queue, id) for queue, id, *_ in stalled],
+        stalled=[JobKey(queue, id) for queue, id, *_, started in lapsed if started],
+        unstarted=[JobKey(queue, id) for queue, id, *_, started in lapsed if not started],
         wait=wait,
     )
     return advanced, now

@@ -246,7 +246,12 @@ async def _lease(session: Session, request: Claim, seqs: Sequence[int], now: dat
 
 
 def _lease_of(request: Claim) -> dict[str, Any]:
-    return {"token": request.token, "lease": request.lease // MICROSECOND, "worker": request.worker}
+    return {
+        "token": request.token,
+        "lease": request.lease // MICROSECOND,
+        "worker": request.worker,
+        "started": request.started,
+    }
 
 
 def _moves(rows: Sequence[Row]) -> list[Move]:

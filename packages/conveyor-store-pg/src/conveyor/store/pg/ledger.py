@@ -47,6 +47,7 @@ _SAVED: Final = (
     "settled_state",
     "settled_at",
     "report",
+    "stalls",
 )
 _ALTERED: Final = ("seq", "priority", "rank", "payload", "anew")
 
@@ -89,6 +90,8 @@ class Entry:
     payload: str | None = None
     #: Whether the job begins again, as if it had never run.
     anew: bool = False
+    #: How many stalls to add.
+    stalls: int = 0
     #: Whether more than its place in life has changed.
     altered: bool = False
 
@@ -208,6 +211,8 @@ class Ledger:
             await self._put("save", _SAVED, [entry for entry in changed if entry.holds_key is holding])
         await self._put("alter", _ALTERED, [entry for entry in changed if entry.altered])
         self._note(changed)
+        for entry in changed:
+            entry.stalls = 0
         self._changed.clear()
 
     async def _put(self, statement: str, columns: Sequence[str], entries: Sequence[Entry]) -> None:

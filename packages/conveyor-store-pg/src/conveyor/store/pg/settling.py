@@ -42,6 +42,7 @@ async def settle_at_once(
         states=[outcome.state.value for outcome in outcomes],
         ended=[outcome.state.terminal for outcome in outcomes],
         attempts=[outcome.attempt for outcome in outcomes],
+        stalls=[outcome.stalls for outcome in outcomes],
         reports=[outcome.report for outcome in outcomes],
         delays=[microseconds(outcome.delay) for outcome in outcomes],
         run_at=[outcome.run_at for outcome in outcomes],
@@ -109,6 +110,7 @@ class _Settling:
         ledger = self._ledger
         state = str(outcome.state)
         entry.attempt = outcome.attempt
+        entry.stalls = outcome.stalls
         entry.settled_token = outcome.lease.token
         entry.settled_state = state
         entry.settled_at = ledger.now
@@ -142,12 +144,13 @@ class _Settling:
 
 async def renew(session: Session, now: datetime | None, beats: Sequence[Beat], lease: timedelta) -> Renewed:
     """Prolong the leases that are held, and write what the beats carry."""
-    merged: dict[Lease, tuple[str | None, str | None]] = {}
+    merged: dict[Lease, tuple[str | None, str | None, bool]] = {}
     for beat in beats:
-        payload, report = merged.get(beat.lease, (None, None))
+        payload, report, started = merged.get(beat.lease, (None, None, False))
         merged[beat.lease] = (
             payload if beat.payload is None else beat.payload,
             report if beat.report is None else beat.report,
+            started or beat.started,
         )
     leases = list(merged)
     found = await session.ask(
@@ -157,8 +160,9 @@ async def renew(session: Session, now: datetime | None, beats: Sequence[Beat], l
         queues=[each.queue for each in leases],
         ids=[each.id for each in leases],
         tokens=[each.token for each in leases],
-        payloads=[None if payload is None else jsonb(payload) for payload, _ in merged.values()],
-        reports=[report for _, report in merged.values()],
+        payloads=[None if payload is None else jsonb(payload) for payload, _, _ in merged.values()],
+        reports=[report for _, report, _ in merged.values()],
+        started=[started for _, _, started in merged.values()],
         lease=lease // MICROSECOND,
     )
     held = frozenset(leases[n] for n, _ in found)

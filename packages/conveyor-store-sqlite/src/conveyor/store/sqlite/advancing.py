@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from heapq import merge
 from itertools import islice
 from sqlite3 import Connection
-from typing import Final
+from typing import Any, Final
 
 from conveyor.core.jobs import JobKey
 from conveyor.core.store import Advanced
@@ -23,28 +23,29 @@ _NEVER: Final = "~"
 def advance(db: Connection, now: datetime, queues: Collection[str], limit: int) -> Advanced:
     """Move what is due and what has stalled, and tidy up."""
     due = _first(db, "due", queues, now, limit)
-    stalled = _first(db, "stalled", queues, now, limit)
+    lapsed = _first(db, "stalled", queues, now, limit)
     if due:
-        run(db, "make_due", seqs=text([seq for _, seq, _ in due]))
-    if stalled:
-        run(db, "take_back", seqs=text([seq for _, seq, _ in stalled]), now=written(now))
+        run(db, "make_due", seqs=text([seq for _, seq, *_ in due]))
+    if lapsed:
+        run(db, "take_back", seqs=text([seq for _, seq, *_ in lapsed]), now=written(now))
     for queue in queues:
         _tidy(db, queue, now)
     return Advanced(
-        due=[key for _, _, key in due],
-        stalled=[key for _, _, key in stalled],
-        wait=timedelta(0) if limit in {len(due), len(stalled)} else _wait(db, queues, now),
+        due=[key for _, _, key, *_ in due],
+        stalled=[key for _, _, key, started in lapsed if started],
+        unstarted=[key for _, _, key, started in lapsed if not started],
+        wait=timedelta(0) if limit in {len(due), len(lapsed)} else _wait(db, queues, now),
     )
 
 
 def _first(
     db: Connection, name: str, queues: Collection[str], now: datetime, limit: int
-) -> list[tuple[str, int, JobKey]]:
-    """The most overdue jobs of all queues together."""
+) -> list[tuple[Any, ...]]:
+    """The most overdue jobs of all queues: since when, number, key, and what else the query gives."""
     each = (
         [
-            (at, seq, JobKey(queue, id))
-            for at, seq, id in ask(db, name, queue=queue, now=written(now), limit=limit)
+            (at, seq, JobKey(queue, id), *rest)
+            for at, seq, id, *rest in ask(db, name, queue=queue, now=written(now), limit=limit)
         ]
         for queue in queues
     )

@@ -59,6 +59,7 @@ def _leased(db: Connection, now: datetime, request: Claim, seqs: Sequence[int]) 
             token=request.token,
             until=written(now + request.lease),
             worker=request.worker,
+            started=request.started,
             now=written(now),
         )
         for row, found in records(db, seqs, written(now)):

@@ -63,6 +63,8 @@ class Entry:
     payload: str | None = None
     #: Whether the job begins again, as if it had never run.
     anew: bool = False
+    #: How many stalls to add.
+    stalls: int = 0
     #: Whether more than its place in life has changed.
     altered: bool = False
 
@@ -101,6 +103,7 @@ class Entry:
             self.settled_state,
             self.settled_at,
             self.report,
+            self.stalls,
         )
 
     def as_altered(self) -> tuple[Any, ...]:
@@ -176,6 +179,8 @@ class Ledger:
         for holding in (0, 1):
             write(self._db, "save", [e.saved() for e in self._changed.values() if e.holds_key == holding])
         write(self._db, "alter", [e.as_altered() for e in self._changed.values() if e.altered])
+        for entry in self._changed.values():
+            entry.stalls = 0
         self._changed.clear()
 
     def _bury(self) -> None:

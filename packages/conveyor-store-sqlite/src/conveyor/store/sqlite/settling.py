@@ -64,6 +64,7 @@ class _Settling:
         ledger = self._ledger
         state = str(outcome.state)
         entry.attempt = outcome.attempt
+        entry.stalls = outcome.stalls
         entry.settled_token = outcome.lease.token
         entry.settled_state = state
         entry.settled_at = ledger.now
@@ -97,6 +98,7 @@ def renew(db: Connection, now: datetime, beats: Sequence[Beat], lease: timedelta
     """Prolong the leases that are held, and write what the beats carry."""
     leases = [beat.lease for beat in beats]
     seqs: dict[int, tuple[str | None, str | None]] = {}
+    started: set[int] = set()
     held: set[Lease] = set()
     cancelled: set[Lease] = set()
     for n, seq, cancel_requested in sorted(ask(db, "held", leases=text(leases))):
@@ -105,12 +107,16 @@ def renew(db: Connection, now: datetime, beats: Sequence[Beat], lease: timedelta
             cancelled.add(leases[n])
         payload, report = seqs.get(seq, (None, None))
         beat = beats[n]
+        if beat.started:
+            started.add(seq)
         seqs[seq] = (
             payload if beat.payload is None else beat.payload,
             report if beat.report is None else beat.report,
         )
     if seqs:
         run(db, "renew", seqs=text(list(seqs)), until=written(now + lease))
+        if started:
+            run(db, "mark_started", seqs=text(sorted(started)))
         write(
             db, "write", [(seq, *documents) for seq, documents in seqs.items() if documents != (None, None)]
         )

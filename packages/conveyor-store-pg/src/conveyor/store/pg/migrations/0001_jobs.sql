@@ -32,6 +32,7 @@ create table {schema}.conveyor_jobs (
   locked_by text,
   attempt integer not null default 0,
   stalled integer not null default 0,
+  started boolean not null default false,
   cancel_requested boolean not null default false,
   created_at timestamptz not null,
   processed_at timestamptz,

@@ -69,6 +69,7 @@ leased as (
          lease_until = g.now + %(lease)s * interval '1 microsecond',
          locked_by = %(worker)s,
          attempt = j.attempt + 1,
+         started = %(started)s::boolean and j.stalled = 0,
          processed_at = g.now
     from picked p, gate g
    where j.seq = p.seq
@@ -103,6 +104,7 @@ leased as (
     j.locked_by,
     j.attempt,
     j.stalled,
+    j.started,
     j.cancel_requested,
     j.created_at at time zone 'UTC',
     j.processed_at at time zone 'UTC',

@@ -25,6 +25,7 @@ leased as (
          lease_until = %(now)s::timestamptz + %(lease)s * interval '1 microsecond',
          locked_by = %(worker)s,
          attempt = j.attempt + 1,
+         started = %(started)s::boolean and j.stalled = 0,
          processed_at = %(now)s
     from picked p
    where j.seq = p.seq
@@ -59,6 +60,7 @@ leased as (
     j.locked_by,
     j.attempt,
     j.stalled,
+    j.started,
     j.cancel_requested,
     j.created_at at time zone 'UTC',
     j.processed_at at time zone 'UTC',

@@ -3,15 +3,16 @@ with m as materialized (
   select coalesce(%(now)s::timestamptz, clock_timestamp()) as now
 ),
 held as materialized (
-  select j.seq, e.n, e.payload, e.report, j.cancel_requested
+  select j.seq, e.n, e.payload, e.report, e.started, j.cancel_requested
     from unnest(
       %(numbers)s::int[],
       %(queues)s::text[],
       %(ids)s::text[],
       %(tokens)s::text[],
       %(payloads)s::text[],
-      %(reports)s::text[]
-    ) e (n, queue, id, token, payload, report)
+      %(reports)s::text[],
+      %(started)s::boolean[]
+    ) e (n, queue, id, token, payload, report, started)
     join {schema}.conveyor_jobs j
       on j.queue = e.queue
      and j.id = e.id
@@ -24,7 +25,8 @@ renewed as (
   update {schema}.conveyor_jobs j
      set lease_until = m.now + %(lease)s * interval '1 microsecond',
          payload = coalesce(h.payload::jsonb, j.payload),
-         report = coalesce(h.report::json, j.report)
+         report = coalesce(h.report::json, j.report),
+         started = j.started or h.started
     from held h, m
    where j.seq = h.seq
 )

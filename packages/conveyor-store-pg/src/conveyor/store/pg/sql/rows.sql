@@ -29,6 +29,7 @@ select
   j.locked_by,
   j.attempt,
   j.stalled,
+  j.started,
   j.cancel_requested,
   j.created_at at time zone 'UTC',
   j.processed_at at time zone 'UTC',

@@ -17,6 +17,8 @@ update {schema}.conveyor_jobs j
        token = case when v.state = 'active' then j.token end,
        lease_until = case when v.state = 'active' then j.lease_until end,
        locked_by = case when v.state = 'active' then j.locked_by end,
+       started = j.started and v.state = 'active',
+       stalled = j.stalled + v.stalls,
        report = coalesce(v.report::json, j.report)
   from unnest(
     %(seq)s::bigint[],
@@ -34,9 +36,10 @@ update {schema}.conveyor_jobs j
     %(settled_token)s::text[],
     %(settled_state)s::text[],
     %(settled_at)s::timestamptz[],
-    %(report)s::text[]
+    %(report)s::text[],
+    %(stalls)s::int[]
   ) v (
     seq, state, attempt, cancel_requested, run_at, delay, pending, released, holds_key, finished_at,
-    expires_at, keep_count, settled_token, settled_state, settled_at, report
+    expires_at, keep_count, settled_token, settled_state, settled_at, report, stalls
   )
  where j.seq = v.seq

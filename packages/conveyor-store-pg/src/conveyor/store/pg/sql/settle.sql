@@ -20,13 +20,14 @@ held as materialized (
            %(states)s::text[],
            %(ended)s::boolean[],
            %(attempts)s::int[],
+           %(stalls)s::int[],
            %(reports)s::text[],
            %(delays)s::bigint[],
            %(run_at)s::timestamptz[],
            %(ages)s::bigint[],
            %(counts)s::int[],
            %(removed)s::boolean[]
-         ) g (queue, id, token, state, ended, attempt, report, delay, run_at, age, keep_count, removed)
+         ) g (queue, id, token, state, ended, attempt, stalls, report, delay, run_at, age, keep_count, removed)
     join {schema}.conveyor_jobs j
       on j.queue = g.queue
      and j.id = g.id
@@ -64,6 +65,8 @@ kept as (
   update {schema}.conveyor_jobs j
      set state = case when h.ended then h.state when h.due > h.now then 'delayed' else 'waiting' end,
          attempt = h.attempt,
+         stalled = j.stalled + h.stalls,
+         started = false,
          run_at = case when not h.ended and h.due > h.now then h.due end,
          delay = null,
          token = null,

@@ -1,9 +1,9 @@
 -- Leases that ran out are taken back: their jobs return to where they were.
 with lost as materialized (
-  select j.seq
+  select j.seq, j.started
     from unnest(%(queues)s::text[]) q (queue)
    cross join lateral (
-     select seq, lease_until
+     select seq, lease_until, started
        from {schema}.conveyor_jobs
       where queue = q.queue
         and state = 'active'
@@ -23,12 +23,13 @@ moved as (
            else 'waiting'
          end,
          run_at = case when j.pending > 0 or j.run_at > %(now)s then j.run_at end,
-         stalled = j.stalled + 1,
+         stalled = j.stalled + l.started::int,
+         started = false,
          token = null,
          lease_until = null,
          locked_by = null
     from lost l
    where j.seq = l.seq
-  returning j.queue, j.id, j.name, j.grp, j.state
+  returning j.queue, j.id, j.name, j.grp, j.state, l.started
 )
 select * from moved

@@ -31,6 +31,7 @@ create table conveyor_jobs (
   locked_by text,
   attempt integer not null default 0,
   stalled integer not null default 0,
+  started integer not null default 0,
   cancel_requested integer not null default 0,
   created_at text not null,
   processed_at text,

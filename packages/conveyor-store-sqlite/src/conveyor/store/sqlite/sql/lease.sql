@@ -4,6 +4,7 @@ update conveyor_jobs
        lease_until = :until,
        locked_by = :worker,
        attempt = attempt + 1,
+       started = :started and stalled = 0,
        processed_at = :now
  where seq in (select value from json_each(:seqs))
    and state in ('waiting', 'delayed', 'waiting-children')

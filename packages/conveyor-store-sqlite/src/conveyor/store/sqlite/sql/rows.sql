@@ -30,6 +30,7 @@ select json_group_array(
     locked_by,
     attempt,
     stalled,
+    started,
     cancel_requested,
     created_at,
     processed_at,

@@ -18,9 +18,11 @@ update conveyor_jobs
        token = iif(v.column2 = 'active', token, null),
        lease_until = iif(v.column2 = 'active', lease_until, null),
        locked_by = iif(v.column2 = 'active', locked_by, null),
+       started = iif(v.column2 = 'active', started, 0),
+       stalled = stalled + v.column17,
        report = coalesce(v.column16, report)
   from (
     values
-      (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+      (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
   ) v
  where conveyor_jobs.seq = v.column1

@@ -1,6 +1,6 @@
-select json_group_array(json_array(lease_until, seq, id))
+select json_group_array(json_array(lease_until, seq, id, started))
   from (
-    select lease_until, seq, id
+    select lease_until, seq, id, started
       from conveyor_jobs
      where queue = :queue
        and state = 'active'

@@ -5,7 +5,8 @@ update conveyor_jobs
          else 'waiting'
        end,
        run_at = case when pending > 0 or run_at > :now then run_at end,
-       stalled = stalled + 1,
+       stalled = stalled + started,
+       started = 0,
        token = null,
        lease_until = null,
        locked_by = null
