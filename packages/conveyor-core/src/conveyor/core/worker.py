@@ -9,6 +9,7 @@ import random
 import socket
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -177,6 +178,7 @@ class Worker(Generic[T]):
         self._settled = 0
         self._tasks = Tasks()
         self._closing: asyncio.Task[None] | None = None
+        self._stop_requested = asyncio.Event()
         self._state = "new"
         self._wire()
 
@@ -318,25 +320,36 @@ class Worker(Generic[T]):
         tasks.claiming += [start(self._poller.loop()), start(self._scheduler.loop())]
         tasks.announcing.append(start(self._presence.loop()))
 
-    async def run(self) -> None:
-        """Run until SIGINT or SIGTERM, then let running handlers finish; a second signal means now."""
-        told_to_stop = asyncio.Event()
+    async def run(self, *, grace: Duration = "30s", signals: bool = True) -> None:
+        """Run until SIGINT or SIGTERM, or until `close` is called, or this is cancelled; then close.
+
+        After the first signal, running handlers may take `grace` to finish; a second signal means now. What
+        handled the signals before, such as the web server around this, goes on handling them, unless it
+        would only have ended the program. Without `signals` they are left alone.
+
+        Raises InvalidOptionError for an option that cannot be used, for `signals` outside the main thread,
+        and after `close`.
+        """
+        limit = duration(grace, "grace").total_seconds()
+        signalled = False
 
         def stop() -> None:
-            if told_to_stop.is_set():
+            nonlocal signalled
+            if signalled:
                 _log.warning("%s: told to stop again: stopping now", self.name)
                 self._stopping.hurry()
             else:
                 _log.info("%s: told to stop: running handlers may finish", self.name)
+                signalled = True
                 self._poller.stop()
-                told_to_stop.set()
+                self._stop_requested.set()
 
-        with told_by_signals(stop):
+        with told_by_signals(stop) if flag(signals, "signals") else nullcontext():
             await self.start()
             try:
-                await told_to_stop.wait()
+                await self._stop_requested.wait()
             finally:
-                await self.close()
+                await self.close(limit)
 
     async def run_until_idle(self) -> None:
         """Run every job that can run now, those included that this makes runnable; then return.
@@ -369,6 +382,7 @@ class Worker(Generic[T]):
         the call itself is cancelled, everything stops at once, in order, before the cancellation goes on.
         """
         limit = duration(timeout, "timeout").total_seconds()
+        self._stop_requested.set()
         if self._state == "new":
             self._state = "closed"
             self._executor.close()

@@ -1,71 +1,91 @@
-"""SIGINT and SIGTERM, for every worker that runs in this event loop."""
+"""SIGINT and SIGTERM, for every worker that runs in this event loop.
+
+The handlers are plain ones, put there by `signal.signal`, and not the event loop's, so that whoever else
+wants the signals, such as the web server around a worker, goes on getting them: a handler of Python's is
+called by ours, and one of the loop's is called by the loop, which ours leaves alone.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import signal
+import threading
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
+from conveyor.core.errors import InvalidOptionError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import FrameType
 
 _KINDS: Final = (signal.SIGINT, signal.SIGTERM)
-_calls: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _Told]] = WeakKeyDictionary()
+#: What stands for no handler of the program's: it would end the process, or do nothing.
+_PLAIN: Final = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler, None)
+_handlers: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _Handlers]] = WeakKeyDictionary()
 
 
 @contextlib.contextmanager
 def told_by_signals(call: Callable[[], None]) -> Iterator[None]:
     """While inside, SIGINT and SIGTERM make this call, and those of the others who are inside.
 
-    The first to enter takes the signals, the last to leave gives them back.
+    The first to enter takes the signals, the last to leave gives them back. What handled them before does
+    so meanwhile, too, unless it would only have ended the program.
+
+    Raises InvalidOptionError outside the main thread, where Python lets nobody handle signals.
     """
     loop = asyncio.get_running_loop()
-    told = _calls.get(loop)
-    if told is None:
-        told = _calls[loop] = _Told(loop)
-    told.calls.append(call)
+    handlers = _handlers.get(loop)
+    if handlers is None:
+        handlers = _handlers[loop] = _Handlers(loop)
+    handlers.calls.append(call)
     try:
         yield
     finally:
-        told.calls.remove(call)
-        if not told.calls:
-            del _calls[loop]
-            told.give_back()
+        handlers.calls.remove(call)
+        if not handlers.calls:
+            _handlers.pop(loop, None)
+            handlers.give_back()
 
 
-class _Told:
-    """Who is to be called, and what was there before.
-
-    What another `loop.add_signal_handler` had put there cannot be given back: a loop does not tell.
-    """
+class _Handlers:
+    """Who is to be called, and what was there before."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.calls: list[Callable[[], None]] = []
         self._loop = loop
-        self._before: dict[signal.Signals, Any] = {}
+        self._handler = self._handle  # one object, to be known again
+        self._before: dict[int, Any] = {}
+        if threading.current_thread() is not threading.main_thread():
+            raise InvalidOptionError(
+                "signals", "True", "only the main thread gets signals; elsewhere, run with signals=False"
+            )
         for kind in _KINDS:
-            # Outside the main thread neither way works, and the signals are not ours to take.
-            with contextlib.suppress(ValueError):
-                self._take(kind)
+            self._before[kind] = signal.signal(kind, self._handler)
 
-    def _take(self, kind: signal.Signals) -> None:
-        before = signal.getsignal(kind)
-        try:
-            self._loop.add_signal_handler(kind, self._tell)
-        except (NotImplementedError, RuntimeError):
-            # No such thing on this platform, or in this thread: the plain way, where it can be had.
-            signal.signal(kind, lambda *_: self._loop.call_soon_threadsafe(self._tell))
-        self._before[kind] = before
+    def _handle(self, kind: int, frame: FrameType | None) -> None:
+        with contextlib.suppress(RuntimeError):  # a loop that was closed under its workers
+            self._loop.call_soon_threadsafe(self._call)
+        before = self._before.get(kind)
+        if before not in _PLAIN and not _is_runners(before):
+            before(kind, frame)
 
-    def _tell(self) -> None:
+    def _call(self) -> None:
         for call in list(self.calls):
             call()
 
     def give_back(self) -> None:
+        """Put back what was there before; what somebody else has put there meanwhile stays."""
         for kind, before in self._before.items():
-            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-                self._loop.remove_signal_handler(kind)
-            if before is not None:
+            if before is not None and signal.getsignal(kind) is self._handler:
                 signal.signal(kind, before)
+        self._before.clear()
+
+
+def _is_runners(handler: Any) -> bool:
+    """Whether it is `asyncio.run`'s: that cancels the program's main task, and so is a way to end it."""
+    return isinstance(handler, functools.partial) and isinstance(
+        getattr(handler.func, "__self__", None), asyncio.Runner
+    )

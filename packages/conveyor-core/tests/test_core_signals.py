@@ -1,0 +1,286 @@
+"""Signals: what a worker takes of them, and what it leaves to others."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from conveyor.core import InvalidOptionError, Job, JobState, Queue, Worker
+from conveyor.core.testing import FaultyStore, ManualClock
+
+MakeWorker = Callable[..., Worker[Any]]
+KINDS = (signal.SIGINT, signal.SIGTERM)
+
+
+async def nothing(_: Job[Any]) -> None:
+    pass
+
+
+async def forever(_: Job[Any]) -> None:
+    await asyncio.Event().wait()
+
+
+@pytest.fixture
+def server() -> Iterator[list[int]]:
+    """Signals as a web server takes them, which leaves them as it found them; what it got."""
+    got: list[int] = []
+    before = {kind: signal.signal(kind, lambda number, _: got.append(number)) for kind in KINDS}
+    yield got
+    for kind, handler in before.items():
+        signal.signal(kind, handler)
+
+
+async def send(kind: signal.Signals, clock: ManualClock) -> None:
+    """Have this process get a signal, and all that follows from it happen."""
+    signal.raise_signal(kind)
+    await clock.settle()
+
+
+# ----------------------------------------------------------- others' handlers
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_who_had_a_signal_before_gets_it_too(
+    worker: MakeWorker, clock: ManualClock, server: list[int], kind: signal.Signals
+) -> None:
+    before = [signal.getsignal(one) for one in KINDS]
+    running = asyncio.create_task(worker(nothing).run())
+    await clock.settle()
+
+    await send(kind, clock)
+    await clock.advance(1)
+
+    assert server == [kind]
+    assert running.done()
+    assert [signal.getsignal(one) for one in KINDS] == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_handler_of_the_event_loop_gets_the_signal_too_and_stays(
+    worker: MakeWorker, clock: ManualClock, server: list[int], kind: signal.Signals
+) -> None:
+    got: list[str] = []
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(kind, got.append, "the loop's")
+    try:
+        running = asyncio.create_task(worker(nothing).run())
+        await clock.settle()
+        await send(kind, clock)
+        await clock.advance(1)
+        assert (running.done(), got) == (True, ["the loop's"])
+
+        await send(kind, clock)
+        assert got == ["the loop's"] * 2
+    finally:
+        loop.remove_signal_handler(kind)
+    assert server == []
+
+
+async def test_a_signal_goes_to_others_once_however_many_workers_there_are(
+    worker: MakeWorker, clock: ManualClock, server: list[int]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    runs = [asyncio.create_task(worker(nothing).run()) for _ in range(3)]
+    await clock.settle()
+
+    await send(signal.SIGTERM, clock)
+    await clock.advance(1)
+
+    assert server == [signal.SIGTERM]
+    assert all(run.done() for run in runs)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("how", ["plain", "of the loop"])
+@pytest.mark.usefixtures("server")
+async def test_a_handler_that_was_put_there_meanwhile_stays(
+    worker: MakeWorker, clock: ManualClock, how: str
+) -> None:
+    runner, loop, got = worker(nothing), asyncio.get_running_loop(), list[str]()
+    running = asyncio.create_task(runner.run())
+    await clock.settle()
+    try:
+        if how == "plain":
+            signal.signal(signal.SIGTERM, lambda *_: got.append("theirs"))
+        else:
+            loop.add_signal_handler(signal.SIGTERM, got.append, "theirs")
+
+        await runner.close()
+        await running
+        await send(signal.SIGTERM, clock)
+
+        assert got == ["theirs"]
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+
+
+@pytest.mark.usefixtures("server")
+async def test_a_signal_that_was_ignored_is_so_again(worker: MakeWorker, clock: ManualClock) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    running = asyncio.create_task(worker(nothing).run())
+    await clock.settle()
+
+    await send(signal.SIGINT, clock)
+    await clock.advance(1)
+
+    assert running.done()
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+# ------------------------------------------------------------------- options
+
+
+@pytest.mark.usefixtures("server")
+async def test_after_the_first_signal_handlers_have_the_grace_that_run_was_given(
+    queue: Queue[Any], worker: MakeWorker, clock: ManualClock
+) -> None:
+    job = await queue.add("a")
+    running = asyncio.create_task(worker(forever).run(grace="5s"))
+    await clock.settle()
+
+    await send(signal.SIGTERM, clock)
+    await clock.advance("4.9s")
+    assert (await job.refresh()).state is JobState.ACTIVE
+    await clock.advance("0.2s")
+    await clock.advance(1)
+
+    assert running.done()
+    assert (await job.refresh()).state is JobState.WAITING
+
+
+@pytest.mark.usefixtures("server")
+async def test_a_second_signal_ends_the_grace(
+    queue: Queue[Any], worker: MakeWorker, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    await queue.add("a")
+    running = asyncio.create_task(worker(forever).run(grace="1h"))
+    await clock.settle()
+
+    await send(signal.SIGTERM, clock)
+    await clock.advance("1 minute")
+    assert not running.done()
+    await send(signal.SIGINT, clock)
+    await clock.advance(1)
+
+    assert running.done()
+    assert "told to stop again" in caplog.text
+
+
+@pytest.mark.usefixtures("server")
+async def test_a_first_signal_is_a_first_one_even_for_a_worker_that_closes(
+    queue: Queue[Any], worker: MakeWorker, clock: ManualClock
+) -> None:
+    job = await queue.add("a")
+    runner = worker(forever)
+    running = asyncio.create_task(runner.run())
+    await clock.settle()
+    closing = asyncio.create_task(runner.close("1 minute"))
+    await clock.settle()
+
+    await send(signal.SIGTERM, clock)
+    await clock.advance("59s")
+    assert (await job.refresh()).state is JobState.ACTIVE
+    await clock.advance("5s")
+
+    assert running.done()
+    assert closing.done()
+
+
+async def test_without_signals_they_are_left_alone_and_close_ends_the_run(
+    worker: MakeWorker, clock: ManualClock, server: list[int]
+) -> None:
+    before = [signal.getsignal(kind) for kind in KINDS]
+    runner = worker(nothing)
+    running = asyncio.create_task(runner.run(signals=False))
+    await clock.settle()
+
+    assert [signal.getsignal(kind) for kind in KINDS] == before
+    await send(signal.SIGTERM, clock)
+    await clock.advance(10)
+    assert (server, running.done()) == ([signal.SIGTERM], False)
+    await runner.close()
+    await clock.settle()
+
+    assert running.done()
+    assert running.exception() is None
+
+
+async def test_a_run_that_is_cancelled_lets_its_handlers_finish_and_is_cancelled_then(
+    queue: Queue[Any], worker: MakeWorker, clock: ManualClock
+) -> None:
+    job = await queue.add("a")
+    finish = asyncio.Event()
+
+    async def handler(_: Job[Any]) -> str:
+        await finish.wait()
+        return "done"
+
+    running = asyncio.create_task(worker(handler).run(signals=False))
+    await clock.settle()
+    running.cancel()
+    await clock.advance(10)
+    assert not running.done()
+    finish.set()
+    await clock.advance(1)
+
+    assert running.cancelled()
+    assert (await job.refresh()).return_value == "done"
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [({"grace": "soon"}, "grace"), ({"grace": -1}, "grace"), ({"signals": "yes"}, "signals")],
+)
+async def test_options_of_a_run_that_cannot_be_used_are_refused(
+    worker: MakeWorker, options: dict[str, Any], named: str
+) -> None:
+    before = [signal.getsignal(kind) for kind in KINDS]
+    runner = worker(nothing)
+
+    with pytest.raises(InvalidOptionError, match=named):
+        await runner.run(**options)
+
+    assert [signal.getsignal(kind) for kind in KINDS] == before
+    await runner.close()
+
+
+def test_outside_the_main_thread_a_worker_runs_without_signals_and_says_so(store: FaultyStore) -> None:
+    said: list[str] = []
+
+    async def work() -> None:
+        with pytest.raises(InvalidOptionError, match="signals=False") as refused:
+            await asyncio.wait_for(Worker("q", nothing, store).run(), 10)
+        said.append(refused.value.option)
+
+    thread = threading.Thread(target=lambda: asyncio.run(work()))
+    thread.start()
+    thread.join()
+
+    assert said == ["signals"]
+
+
+def test_outside_the_main_thread_a_worker_runs_until_it_is_closed() -> None:
+    ended: list[str] = []
+
+    async def work() -> None:
+        from conveyor.store.memory import MemoryStore  # noqa: PLC0415 - of this thread's loop
+
+        async with MemoryStore() as store:
+            worker = Worker("q", nothing, store)
+            job = await Queue[Any]("q", store).add("a")
+            running = asyncio.create_task(worker.run(signals=False))
+            await job.wait_until_finished(timeout=10)
+            await worker.close()
+            await running
+            ended.append("in order")
+
+    thread = threading.Thread(target=lambda: asyncio.run(work()))
+    thread.start()
+    thread.join()
+
+    assert ended == ["in order"]
