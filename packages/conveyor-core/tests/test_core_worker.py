@@ -1025,15 +1025,3 @@ async def test_a_built_in_function_can_be_a_handler(queue: Queue[Any], worker: M
 
     assert (await job.refresh()).state is JobState.FAILED
     assert "not iterable" in (job.failed_reason or "")
-
-
-async def test_an_annotation_that_cannot_be_resolved_leaves_the_data_as_json(
-    queue: Queue[Any], worker: MakeWorker
-) -> None:
-    async def handler(job: Job[NoSuchType]) -> Any:  # type: ignore[name-defined]  # noqa: F821
-        return type(job.data).__name__
-
-    job = await queue.add("a", {"n": 1})
-    await worker(handler).run_until_idle()
-
-    assert (await job.refresh()).return_value == "dict"

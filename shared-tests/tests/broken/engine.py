@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
+from conveyor.core._engine.handlers import Payloads
+from conveyor.core.codec import Payload
 from conveyor.core.hold import Hold
 from conveyor.core.job import Job
 
@@ -46,3 +49,13 @@ def ended_runs_write_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         return job.hold if job.hold is not None and not job.hold.over else None
 
     monkeypatch.setattr(Job, "_own_run", own_run)
+
+
+@caught_by("queue behaviour", "test_every_handler_of_a_mapping_gets_the_type_it_names")
+def handlers_of_two_types_are_handlers_of_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mapping whose handlers do not all name one type is given plain JSON."""
+
+    def of(payloads: Payloads, _: str) -> Payload[Any]:
+        return payloads.usual
+
+    monkeypatch.setattr(Payloads, "of", of)

@@ -60,6 +60,20 @@ DATA: list[Any] = [
 ]
 
 
+@dataclass
+class Letter:
+    """Data of a type."""
+
+    weight: int
+
+
+@dataclass
+class Parcel:
+    """Data of another type that looks the same as JSON."""
+
+    weight: float
+
+
 @area("queue behaviour")
 class Adding:
     """`add`, `add_bulk`, `schedule` and `now`."""
@@ -170,6 +184,24 @@ class Adding:
         await bench.run(recorder, payload=Email)
 
         assert recorder.data == [Email("ada@example.com", ["bob@example.com"])]
+
+    async def test_every_handler_of_a_mapping_gets_the_type_it_names(self, bench: Bench) -> None:
+        seen: dict[str, Any] = {}
+
+        async def letter(job: Job[Letter]) -> None:
+            seen[job.name] = job.data
+
+        async def parcel(job: Job[Parcel]) -> None:
+            seen[job.name] = job.data
+
+        async def untyped(job: Job[Any]) -> None:
+            seen[job.name] = job.data
+
+        await bench.queue.add_bulk([NewJob(name, {"weight": 2}) for name in ("letter", "parcel", "untyped")])
+        await bench.run({"letter": letter, "parcel": parcel, "untyped": untyped})
+
+        assert seen == {"letter": Letter(2), "parcel": Parcel(2.0), "untyped": {"weight": 2}}
+        assert [type(seen[name]) for name in seen] == [Letter, Parcel, dict]
 
     async def test_options_are_stored_and_come_back(self, bench: Bench) -> None:
         """B9: what is stored of a backoff works in every store."""

@@ -23,7 +23,7 @@ from conveyor.core._engine.announcer import Announcer
 from conveyor.core._engine.checks import checked_batch, checked_limit, checked_strategies, refuse_missing
 from conveyor.core._engine.closing import Closing, Tasks
 from conveyor.core._engine.executor import Executor
-from conveyor.core._engine.handlers import annotated_payload, checked_handler
+from conveyor.core._engine.handlers import checked_handler, payloads_of
 from conveyor.core._engine.heartbeat import Heartbeat
 from conveyor.core._engine.listening import Listener
 from conveyor.core._engine.maintenance import Maintenance
@@ -38,7 +38,6 @@ from conveyor.core._engine.stopping import told_by_signals
 from conveyor.core._engine.verdict import Judge
 from conveyor.core.batches import Batch
 from conveyor.core.clock import Clock, SystemClock
-from conveyor.core.codec import Payload
 from conveyor.core.durations import Duration, duration
 from conveyor.core.errors import InvalidOptionError
 from conveyor.core.flow import adopt
@@ -99,7 +98,7 @@ class Worker(Generic[T]):
     def __init__(
         self,
         queue_name: str,
-        handler: Handler[T] | Mapping[str, Handler[T]],
+        handler: Handler[T] | Mapping[str, Handler[Any]],
         store: Store,
         *,
         concurrency: int = 1,
@@ -147,9 +146,7 @@ class Worker(Generic[T]):
         limited = limit is not None or group_limit is not None
         if limited and prefetch:
             raise InvalidOptionError("prefetch", prefetch, "with a limit it is 0: a claim is a start")
-        self._payload: Payload[T] = Payload(
-            payload if payload is not None else annotated_payload(self._handler)
-        )
+        self._payloads = payloads_of(self._handler, payload)
         self._lease = lease
         self._rules = Rules(
             claim=Claim(
@@ -228,7 +225,7 @@ class Worker(Generic[T]):
         self._poller = Poller(
             store=store,
             rules=self._rules,
-            payload=self._payload,
+            payloads=self._payloads,
             executor=self._executor,
             settler=self._settler,
             heartbeat=self._heartbeat,
@@ -471,7 +468,7 @@ class Worker(Generic[T]):
 
     def _job_of(self, run: Run) -> Job[T]:
         run.adopt = partial(adopt, self._store, self._clock)
-        job: Job[T] = Job(self._store, run.record, self._payload, self._clock, hold=run)
+        job: Job[T] = Job(self._store, run.record, self._payloads.of(run.record.name), self._clock, hold=run)
         job._data, job._decoded = run.data, True  # noqa: SLF001 - decoded once, by the poller
         return job
 

@@ -3,13 +3,36 @@
 from __future__ import annotations
 
 import inspect
+import re
+import sys
+import types
 import typing
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final, TypeVar, Union
 
+from conveyor.core.codec import Payload
 from conveyor.core.errors import InvalidOptionError
 from conveyor.core.job import Job
 from conveyor.core.options import checked_name
+
+#: What an annotation may name although the handler's module imports it for type checkers only.
+_KNOWN: Final = {"Job": Job, "Any": Any, "Sequence": Sequence}
+_TYPED: Final = re.compile(r"\bJob\[")
+
+
+@dataclass(frozen=True, slots=True)
+class Payloads:
+    """The types of the data that a worker's handlers take, by the names of the jobs."""
+
+    usual: Payload[Any]
+    by_name: Mapping[str, Payload[Any]] = field(default_factory=dict)
+
+    def of(self, name: str) -> Payload[Any]:
+        """What the data of jobs of this name are."""
+        return self.by_name.get(name, self.usual)
 
 
 def checked_handler(handler: object) -> Any:
@@ -30,7 +53,7 @@ def _checked_callable(handler: object) -> None:
             "handler", handler, "it is a function that takes the job, or a mapping of such by job name"
         )
     try:
-        inspect.signature(handler).bind(object())
+        _signature(handler).bind(object())
     except TypeError:
         raise InvalidOptionError("handler", handler, "it must take one argument, the job") from None
     except ValueError:
@@ -38,28 +61,105 @@ def _checked_callable(handler: object) -> None:
         return
 
 
-def annotated_payload(handler: Any) -> Any:
-    """The payload type of a handler annotated `Job[Email]`; None if there is none, or several differ.
+def payloads_of(handler: Any, given: Any) -> Payloads:
+    """The payload types of a worker: the one given for all its jobs, or those that its handlers tell.
 
-    The handler of a batch is annotated `list[Job[Email]]`.
+    Raises InvalidOptionError for a type that pydantic cannot validate, and for an annotation `Job[...]` that
+    cannot be resolved while no type is given.
     """
-    handlers = [handler] if callable(handler) else list(handler.values())
-    found = {_payload_of(one) for one in handlers}
-    return found.pop() if len(found) == 1 else None
+    if given is not None:
+        return Payloads(Payload(given))
+    if callable(handler):
+        return Payloads(Payload(annotated_payload(handler)))
+    return Payloads(Payload(), {name: Payload(annotated_payload(one)) for name, one in handler.items()})
 
 
-def _payload_of(handler: Any) -> Any:
-    function = handler if inspect.isroutine(handler) else getattr(handler, "__call__", handler)  # noqa: B004
-    try:
-        hints = typing.get_type_hints(function)
-        parameters = inspect.signature(handler).parameters
-    except Exception:  # noqa: BLE001 - an annotation that cannot be resolved, or is not there, says nothing
+def annotated_payload(handler: Any) -> Any:
+    """The payload type of a handler whose parameter is annotated `Job[Email]`; None if it has none.
+
+    The handler of a batch is annotated `list[Job[Email]]`. Of the annotations only that of the job is looked
+    at, for any other may name what exists for type checkers only.
+
+    Raises InvalidOptionError if it says `Job[...]` and cannot be resolved.
+    """
+    annotation = _annotation_of_job(handler)
+    if annotation is None:
         return None
-    for parameter in parameters:
-        hint = hints.get(parameter)
-        if typing.get_origin(hint) in (list, Sequence):  # of a batch
-            [hint] = typing.get_args(hint)
-        if typing.get_origin(hint) is Job:
-            [kind] = typing.get_args(hint)
-            return None if kind is Any or isinstance(kind, TypeVar) else kind
-    return None
+    try:
+        hint = _resolved(annotation, handler)
+    except Exception as error:  # an annotation is an expression: it may raise anything
+        if _TYPED.search(str(annotation)) is None:
+            return None
+        allowed = (
+            f"its annotation {annotation!s} cannot be resolved: {error}; give the worker payload=, or import "
+            "the type when the program runs (not under TYPE_CHECKING), at the top of the handler's module"
+        )
+        raise InvalidOptionError("handler", handler, allowed) from error
+    found = list(_payloads_in(hint))
+    if not found or any(kind is Any or isinstance(kind, TypeVar) for kind in found):
+        return None
+    return Union[tuple(found)]  # noqa: UP007 - of a number that is not known
+
+
+def _annotation_of_job(handler: Any) -> Any:
+    try:
+        signature = _signature(handler)
+    except (TypeError, ValueError):
+        return None  # of some built-in functions, which have no annotations either
+    [name] = signature.bind(object()).arguments
+    annotation = signature.parameters[name].annotation
+    return None if annotation is inspect.Parameter.empty else annotation
+
+
+def _signature(handler: Any) -> inspect.Signature:
+    if sys.version_info >= (3, 14):  # pragma: no cover - there annotations are evaluated late
+        from annotationlib import Format  # noqa: PLC0415
+
+        return inspect.signature(handler, annotation_format=Format.FORWARDREF)
+    return inspect.signature(handler)
+
+
+def _resolved(annotation: Any, handler: Any) -> Any:
+    """What an annotation means where the handler is written, as far as that can be known."""
+
+    def bearer() -> None: ...
+
+    bearer.__annotations__ = {"job": annotation}
+    function = _function_of(handler)
+    names = _KNOWN | getattr(function, "__globals__", {})
+    local = {one.__name__: one for one in getattr(function, "__type_params__", ())}
+    code = getattr(function, "__code__", None)
+    for name, cell in zip(
+        code.co_freevars if code else (), getattr(function, "__closure__", ()) or (), strict=True
+    ):
+        with suppress(ValueError):  # not assigned yet
+            local[name] = cell.cell_contents
+    return typing.get_type_hints(bearer, names, local, include_extras=True)["job"]
+
+
+def _function_of(handler: Any) -> Any:
+    """The function as it is written in a module, below `partial`, methods, objects and decorators."""
+    while True:
+        if isinstance(handler, partial):
+            handler = handler.func
+        elif isinstance(handler, types.MethodType):
+            handler = handler.__func__
+        elif hasattr(handler, "__wrapped__"):
+            handler = handler.__wrapped__
+        elif inspect.isroutine(handler) or isinstance(handler, type):
+            return handler
+        else:
+            handler = type(handler).__call__
+
+
+def _payloads_in(hint: Any) -> Iterator[Any]:
+    """The type of each `Job[...]` in an annotation: of a list, a union, `Annotated`, an alias."""
+    arguments = typing.get_args(hint)
+    alias = getattr(hint, "__value__", None)
+    if typing.get_origin(hint) is Job:
+        yield arguments[0]
+    elif alias is not None:
+        yield from _payloads_in(alias[arguments] if arguments else alias)
+    else:
+        for one in arguments:
+            yield from _payloads_in(one)

@@ -7,7 +7,7 @@ import logging
 import math
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from conveyor.core import clock as time
 from conveyor.core._engine import company
@@ -15,7 +15,6 @@ from conveyor.core._engine.gathering import Gatherer
 from conveyor.core._engine.parents import fate
 from conveyor.core._engine.run import Run, Stop
 from conveyor.core._engine.settler import Verdict, shown
-from conveyor.core.codec import Payload
 from conveyor.core.events import JobStalled, JobWaiting
 from conveyor.core.ids import new_token
 from conveyor.core.options import JobOptions
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
     from conveyor.core._engine.announcer import Announcer
     from conveyor.core._engine.executor import Executor
+    from conveyor.core._engine.handlers import Payloads
     from conveyor.core._engine.heartbeat import Heartbeat
     from conveyor.core._engine.outage import Outage
     from conveyor.core._engine.settler import Settler
@@ -68,7 +68,7 @@ class Poller:
         *,
         store: Store,
         rules: Rules,
-        payload: Payload[Any],
+        payloads: Payloads,
         executor: Executor,
         settler: Settler,
         heartbeat: Heartbeat,
@@ -79,7 +79,7 @@ class Poller:
     ) -> None:
         self._store = store
         self._rules = rules
-        self._payload = payload
+        self._payloads = payloads
         self._executor = executor
         self._settler = settler
         self._heartbeat = heartbeat
@@ -322,7 +322,7 @@ class Poller:
             if record.stalled > self._rules.max_stalled:
                 self._settler.put(self._judge.stalled(record, report, options, now))
                 return None
-            data = self._payload.decode(record.payload)
+            data = self._payloads.of(record.name).decode(record.payload)
         except Exception as error:  # noqa: BLE001 - a validator of the user's may raise anything: it fails this job alone
             text = f"what is stored of the job cannot be read: {Failure.of(error).message}"
             self._settler.put(self._judge.unrunnable(record, Failure(type="undecodable", message=text), now))
