@@ -83,7 +83,7 @@ HOT = {
     "renew": [_NUMBER],
     "remove": [_NUMBER],
     "created": ["INTEGER PRIMARY KEY (rowid>?)"],
-    "active": ["COVERING INDEX conveyor_jobs_lease_until (queue=?)"],
+    "active": ["COVERING INDEX conveyor_jobs_all_active (queue=? AND state=?)"],
     "due": ["conveyor_jobs_run_at (queue=? AND run_at<?)"],
     "stalled": ["conveyor_jobs_lease_until (queue=? AND lease_until<?)"],
     "make_due": [_NUMBER],
@@ -209,6 +209,8 @@ def test_the_triggers_of_groups_go_by_indexes(db: sqlite3.Connection) -> None:
         (Where(parent=JobKey("q", "a")), "conveyor_jobs_parent (parent_queue=? AND parent_id=?)"),
         (Where(queue="q", expired=True), "conveyor_jobs_expires_at"),
         (Where(queue="q", expired=True), "conveyor_jobs_keep_count"),
+        (Where(queue="q", group="g"), "conveyor_jobs_group (queue=? AND grp=?)"),
+        (Where(queue="q", group="g", states=frozenset({JobState.WAITING})), "conveyor_jobs_waiting_lane"),
     ],
 )
 def test_a_set_that_an_index_knows_is_found_by_it(db: sqlite3.Connection, asked: Where, index: str) -> None:

@@ -421,7 +421,8 @@ class Order(StrEnum):
     #: As they finished, latest first; jobs that have not finished come last, newest first.
     FINISHED = "finished"
     #: As an ordinary claim would take them (rank, then `lifo` jobs newest first, then the others
-    #: oldest first), without regard to turns among groups, limits and pauses.
+    #: oldest first), without regard to turns among groups, limits and pauses. Of jobs that are not waiting
+    #: it may cost by the size of the whole set.
     CLAIM = "claim"
 
 

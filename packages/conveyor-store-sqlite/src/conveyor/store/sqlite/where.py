@@ -26,10 +26,18 @@ class Branch:
 
     state: JobState | None
     sql: str = "true"
+    #: The index to go by, where SQLite would choose another.
+    index: str | None = None
 
 
 _FINISHED: Final = " and finished_at is not null"
 _UNGROUPED: Final = " and grp is null"
+#: All waiting jobs at once; the order of claims is in two indexes, for those without a group and with.
+_WAITING: Final = Branch(JobState.WAITING, "state = 'waiting'")
+#: The waiting jobs of one group.
+_IN_LANES: Final = Branch(
+    JobState.WAITING, "state = 'waiting' and grp is not null", "conveyor_jobs_waiting_lane"
+)
 #: Every state as its indexes know it.
 _BRANCHES: Final = (
     Branch(JobState.WAITING, "state = 'waiting'" + _UNGROUPED),
@@ -110,7 +118,6 @@ def seqs(
 ) -> list[int]:
     """The numbers of the jobs of a set, in order, behind a job."""
     condition = _condition(where, now)
-    key, backwards, behind = _ORDERS[order]
     parameters = condition.parameters | {"limit": limit}
     if after is not None:
         parameters |= {
@@ -120,17 +127,34 @@ def seqs(
             "after_finished": "" if after.finished_at is None else written(after.finished_at),
         }
     found: list[tuple[Any, ...]] = []
-    for branch in condition.branches:
+    for branch in condition.branches if order is Order.CLAIM else _merged(condition.branches):
+        key, behind = _ordered(order, branch, after)
         sql = _select(
             _all(branch.sql, *condition.terms, *((behind,) if after is not None else ())),
             key,
-            ", ".join(f"{column} desc" for column in key) if backwards else ", ".join(key),
+            backwards=order in _BACKWARDS,
+            index=branch.index,
         )
-        if _FINISHED in branch.sql:
-            sql = sql.replace(_FINISHED_AT, "finished_at")
         found += (tuple(row) for row in json.loads(execute(db, sql, parameters).fetchone()[0]))
-    found.sort(reverse=backwards)
+    found.sort(reverse=order in _BACKWARDS)
     return [row[-1] for row in found[:limit]]
+
+
+def _merged(branches: Iterable[Branch]) -> Iterable[Branch]:
+    """The branches, with one for all waiting jobs."""
+    apart = _BRANCHES[:2]
+    return dict.fromkeys(_WAITING if branch in apart else branch for branch in branches)
+
+
+def _ordered(order: Order, branch: Branch, after: JobRecord | None) -> tuple[tuple[str, ...], str]:
+    """What to sort the rows of a branch by, and what is behind a job."""
+    if order is not Order.FINISHED or branch.state is None:
+        return _ORDERS[order]
+    if _FINISHED in branch.sql:
+        return ("finished_at", "seq"), _ORDERS[order][1].replace(_FINISHED_AT, "finished_at")
+    # Those that have not finished come last of all; a constant, so that an index may have the order.
+    finished = after is not None and after.finished_at is not None
+    return ("''", "seq"), "true" if finished else "seq < :after_seq"
 
 
 def counts(
@@ -160,7 +184,7 @@ def counts(
 _SELECT: Final = """select json_group_array(json_array({names}, seq))
   from (
     select {columns}, seq
-      from conveyor_jobs
+      from conveyor_jobs{by}
      where {conditions}
      order by {order}
      limit :limit
@@ -186,27 +210,26 @@ _COUNT_SOME: Final = """select json_group_array(json_array(key, state, jobs))
   )"""
 _STATES: Final = {state.value: state for state in JobState}
 _FINISHED_AT: Final = "coalesce(finished_at, '')"
-#: For each order: what to sort by, whether backwards, and what is behind a job.
-_ORDERS: Final[dict[Order, tuple[tuple[str, ...], bool, str]]] = {
-    Order.ADDED: (("seq",), False, "seq > :after_seq"),
-    Order.NEWEST: (("seq",), True, "seq < :after_seq"),
-    Order.FINISHED: (
-        (_FINISHED_AT, "seq"),
-        True,
-        f"({_FINISHED_AT}, seq) < (:after_finished, :after_seq)",
-    ),
-    Order.CLAIM: (("rank", "place"), False, "(rank, place) > (:after_rank, :after_place)"),
+#: For each order: what to sort by, and what is behind a job.
+_ORDERS: Final[dict[Order, tuple[tuple[str, ...], str]]] = {
+    Order.ADDED: (("seq",), "seq > :after_seq"),
+    Order.NEWEST: (("seq",), "seq < :after_seq"),
+    Order.FINISHED: ((_FINISHED_AT, "seq"), f"({_FINISHED_AT}, seq) < (:after_finished, :after_seq)"),
+    Order.CLAIM: (("rank", "place"), "(rank, place) > (:after_rank, :after_place)"),
 }
+_BACKWARDS: Final = frozenset({Order.NEWEST, Order.FINISHED})
 
 
 def _all(*terms: str) -> str:
     return "\n       and ".join(terms)
 
 
-def _select(conditions: str, key: tuple[str, ...], order: str) -> str:
+def _select(conditions: str, key: tuple[str, ...], *, backwards: bool, index: str | None) -> str:
+    order = ", ".join(f"{column} desc" if backwards else column for column in key if column != "''")
     columns = ", ".join(f"{column} as key_{n}" for n, column in enumerate(key))
     names = ", ".join(f"key_{n}" for n in range(len(key)))
-    return _SELECT.format(names=names, columns=columns, conditions=conditions, order=order)
+    by = "" if index is None else f" indexed by {index}"
+    return _SELECT.format(names=names, columns=columns, by=by, conditions=conditions, order=order)
 
 
 def _condition(where: Where, now: datetime) -> _Condition:
@@ -224,9 +247,12 @@ def _condition(where: Where, now: datetime) -> _Condition:
     if where.older_than is not None:
         terms.append("coalesce(finished_at, created_at) <= :born")
         parameters["born"] = written(now - where.older_than)
-    if where.expired:
-        expired = _EXPIRED_HERE if _is_found_otherwise(where) else _EXPIRED
-        terms.append(expired.replace("{queue}", _queues(where)))
+    if where.expired and _is_of_a_few(where):
+        terms.append(_EXPIRED_HERE.replace("{queue}", _queues(where)))
+    elif where.expired:
+        # Another plus, so that it goes by the numbers that this finds, and not by the queue.
+        terms = [term.replace("queue = :queue", "+queue = :queue") for term in terms]
+        terms.append(_EXPIRED.replace("{queue}", _queues(where)))
     return _Condition(_branches(where), tuple(terms), parameters)
 
 
@@ -260,6 +286,8 @@ _TERMS: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
 
 
 def _branches(where: Where) -> tuple[Branch, ...]:
+    if _is_of_lanes(where):
+        return (_IN_LANES,)
     if _is_found_otherwise(where):
         return (Branch(None),)
     states = JobState if where.states is None else where.states
@@ -272,5 +300,20 @@ def _is_of_a_queue(where: Where) -> bool:
 
 
 def _is_found_otherwise(where: Where) -> bool:
+    """Whether the set is not found by its states: an index of its own has it, or it is of all jobs."""
+    everything = where.queue is None and where.states is None
+    grouped = where.group is not None and not _is_of_lanes(where)
+    return everything or grouped or where.expired or _is_of_a_few(where)
+
+
+def _is_of_lanes(where: Where) -> bool:
+    """Whether the set is of a group's waiting jobs, which have an index without the finished ones."""
+    found = (
+        where.queue is not None and where.group is not None and where.states == frozenset({JobState.WAITING})
+    )
+    return found and not where.expired and not _is_of_a_few(where)
+
+
+def _is_of_a_few(where: Where) -> bool:
     """Whether the set is of a few rows that an index of their own finds."""
     return where.ids is not None or where.parent is not None or where.unique_key is not None
