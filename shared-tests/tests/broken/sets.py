@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -112,3 +113,44 @@ class ChangesPastHolders(Broken):
                 one = Where(queue=found.queue, ids=frozenset({found.id}))
                 changed |= await super().update(one, change, now=now)
         return changed
+
+
+@caught_by("sets", "test_the_report_of_a_job_that_nobody_holds_can_be_replaced")
+class WritesReportsOfOthers(Broken):
+    """A report is written from outside beneath the holder of the job."""
+
+    async def update(self, where: Where, change: Change, *, now: Now = None) -> frozenset[JobKey]:
+        changed = await super().update(where, change, now=now)
+        if change.report is not None:
+            for found in await self.find(where, limit=MANY, now=now):
+                self.row(found.key).report = change.report
+                changed |= {found.key}
+        return changed
+
+
+@caught_by("sets", "test_find_by_the_exact_text_of_the_report")
+class ComparesWhatReportsSay(Broken):
+    """Reports are compared by what they say, as `jsonb` has it."""
+
+    async def find(
+        self,
+        where: Where,
+        *,
+        limit: int,
+        after: JobRecord | None = None,
+        order: Order = Order.ADDED,
+        now: Now = None,
+    ) -> Sequence[JobRecord]:
+        if not where.report:
+            return await super().find(where, limit=limit, after=after, order=order, now=now)
+        rest = replace(where, report=None)
+        found = await super().find(rest, limit=limit, after=after, order=order, now=now)
+        return [one for one in found if json.loads(one.report) == json.loads(where.report)]
+
+
+@caught_by("sets", "test_a_report_is_replaced_by_one_of_those_who_have_read_it")
+class WritesWhateverWasRead(Broken):
+    """What the writer has read is not looked at: the last one wins."""
+
+    async def update(self, where: Where, change: Change, *, now: Now = None) -> frozenset[JobKey]:
+        return await super().update(replace(where, report=None), change, now=now)

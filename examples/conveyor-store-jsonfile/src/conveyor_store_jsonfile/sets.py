@@ -35,6 +35,7 @@ def matching(data: Data, where: Where, now: datetime) -> Iterator[JobRecord]:
             and (where.group is None or job.group == where.group)
             and (where.parent is None or job.parent == where.parent)
             and (where.unique_key is None or (job.holds_key and job.unique_key == where.unique_key))
+            and (where.report is None or job.report == where.report)
             and (where.older_than is None or age >= where.older_than)
             and (not where.expired or job.key in expired)
         ):
@@ -57,6 +58,8 @@ def alter(data: Data, job: JobRecord, change: Change, now: datetime) -> bool:
         changes |= {"expires_at": kept.expires_at, "keep_count": kept.keep_count}
     if job.holds_key and change.release_key:
         changes["holds_key"] = False
+    if job.state is not JobState.ACTIVE and change.report is not None:
+        changes["report"] = change.report
     job = data.put(job, **changes)
     moved = job.state in IN_LINE and (change.delay is not None or change.run_at is not None)
     if moved:

@@ -233,7 +233,7 @@ async def changing(w: World) -> Callable[[], Coroutine[Any, Any, Any]]:
     """Change several jobs."""
     await w.store.insert([w.job(n, delay=span(5) if n in "ab" else None) for n in "abcd"], now=at(0))
     await w.hold("c")
-    change = Change(payload="9", priority=4, delay=span(60), cancel=True)
+    change = Change(payload="9", priority=4, delay=span(60), cancel=True, report="9")
     return lambda: w.store.update(Where(queue=w.queue), change, now=at(1))
 
 

@@ -437,6 +437,7 @@ class Die(random.Random):
             group=self.rarely("g", 9) if self.groups else None,
             parent=self.rarely(JobKey("q", "p"), 9) if self.flows else None,
             unique_key=self.rarely("k", 9) if self.keys else None,
+            report=self.rarely(self.of("{}", '"failed"', '"completed"', self.document()), 9),
             older_than=self.rarely(span(5), 9),
             expired=self.randrange(8) == 0,
         )
@@ -457,6 +458,7 @@ class Die(random.Random):
             Change(delay=delay),
             Change(run_at=at(self.of(0, 9, 30, 60)), payload=self.document()),
             Change(cancel=True),
+            Change(report=self.document()),
             Change(retention=self.of(Retention(), self.retention())),
             Change(priority=1, delay=delay, cancel=True, retry=True),
             Change(release_key=True) if self.keys else Change(),

@@ -161,6 +161,16 @@ class Finding:
         assert await found(store, where, now=at(10) - TICK) == ["a"]
         assert await found(store, where, now=at(10)) == []
 
+    async def test_find_by_the_exact_text_of_the_report(self, store: Store) -> None:
+        """Not by what it says: what has been written in between, if the same, has been written."""
+        await add(store, *jobs("ab", report='{"n":[1]}'), job("c"))
+        read = (await get(store, "a")).report
+
+        assert await found(store, Where(queue="q", report=read)) == ["a", "b"]
+        assert await found(store, Where(ids=frozenset("ac"), report=read)) == ["a"]
+        for another in (f"{read} ", f" {read}", read.replace("1", "1.0"), read.replace("n", "N"), "{}", ""):
+            assert await found(store, Where(ids=frozenset("ab"), report=another)) == []
+
     async def test_every_given_field_must_match(self, store: Store) -> None:
         await add(store, job("a", name="x"), job("b", name="y"), job("a", name="x", queue="other"))
         ab = frozenset("ab")
@@ -675,6 +685,40 @@ class Changing:
         found = await get(store, "a")
         assert (found.expires_at, found.keep_count) == (at(70), 4)
 
+    @pytest.mark.parametrize("state", PLAIN)
+    async def test_the_report_of_a_job_that_nobody_holds_can_be_replaced(
+        self, store: Store, state: JobState
+    ) -> None:
+        before = await in_state(store, state, job("a", report='{"n":1}'))
+
+        changed = await store.update(Q, Change(report='{"n":2}'), now=at(1))
+
+        found = normal(await get(store, "a"))
+        held = state is JobState.ACTIVE
+        assert changed == (frozenset() if held else {before.key})
+        assert found == normal(before if held else replace(before, report='{"n":2}'))
+
+    @needs(Feature.FLOWS)
+    async def test_the_report_of_a_job_that_waits_for_children_can_be_replaced(self, store: Store) -> None:
+        before = await in_state(store, JobState.WAITING_CHILDREN, job("a"))
+        where = Where(queue="q", ids=frozenset("a"), report=before.report)
+
+        assert await store.update(where, Change(report='{"n":2}'), now=at(1)) == {before.key}
+
+        assert normal(await get(store, "a")) == normal(replace(before, report='{"n":2}'))
+
+    async def test_a_report_is_replaced_by_one_of_those_who_have_read_it(self, store: Store) -> None:
+        await add(store, job("a", report='{"n":1}'))
+        read = await get(store, "a")
+        where = Where(queue="q", ids=frozenset("a"), report=read.report)
+
+        first = await store.update(where, Change(report='{"n":2}'), now=at(1))
+        second = await store.update(where, Change(report='{"n":3}'), now=at(1))
+
+        assert first == {read.key}
+        assert second == frozenset()
+        assert normal(await get(store, "a")) == normal(replace(read, report='{"n":2}'))
+
     async def test_several_changes_in_one(self, store: Store) -> None:
         await add(store, job("waiting"), job("held"))
         await take_one(store, "held")
@@ -786,6 +830,7 @@ SOME: Final = {
     "ids": Where(queue="q", ids=frozenset({"a", "d", "missing"})),
     "states": Where(queue="q", states=frozenset({JobState.DELAYED, JobState.FAILED})),
     "names": Where(queue="q", names=frozenset({"y"})),
+    "report": Where(report=WRONG),
     "age": Where(queue="q", older_than=span(30)),
     "no queue": Where(names=frozenset({"x"})),
     "nothing": Where(queue="q", names=frozenset()),

@@ -395,7 +395,8 @@ class Advanced:
 class Where:
     """A set of jobs: every field that is given must match; an empty set matches nothing.
 
-    `older_than` is the least age, by the store's clock, since the job finished (terminal) or was
+    `report` is the exact text of that document: with it a change applies to what its caller has read, or not
+    at all. `older_than` is the least age, by the store's clock, since the job finished (terminal) or was
     created (otherwise). `expired` is true of terminal jobs whose retention, by age or by count, is over.
     """
 
@@ -407,6 +408,7 @@ class Where:
     parent: JobKey | None = None
     #: Only the job that holds this key now.
     unique_key: str | None = None
+    report: str | None = None
     older_than: timedelta | None = None
     expired: bool = False
 
@@ -433,7 +435,8 @@ class Change:
     `payload` and `priority` apply to jobs that are not terminal; a changed priority shifts `rank` by
     the difference. `delay` (zero: now) and `run_at` apply to waiting and delayed jobs. `cancel` asks the
     holder of an active job to stop. `retention` applies to terminal jobs, and counts from their end.
-    `release_key` gives up the job's unique key.
+    `release_key` gives up the job's unique key. `report` applies to jobs that nobody holds: the report of an
+    active one is its holder's.
 
     `retry` takes a terminal job back to waiting, in its old place: `attempt`, `stalled` and the instants of
     its end and its runs are reset, its three documents are kept. It takes its key again if it had one
@@ -451,6 +454,7 @@ class Change:
     retry: bool = False
     release_key: bool = False
     retention: Retention | None = None
+    report: str | None = None
 
 
 # -------------------------------------------------------------------- pausing

@@ -12,7 +12,9 @@ from conveyor.store.memory.queues import Queue
 from conveyor.store.memory.rows import EPOCH, Row, place
 
 
-def matching(where: Where, rows: Iterable[Row], now: datetime) -> Iterator[Row]:
+def matching(  # noqa: C901 - one for each field
+    where: Where, rows: Iterable[Row], now: datetime
+) -> Iterator[Row]:
     """Those of the rows that match everything in `where` but `expired`."""
     for row in rows:
         if where.queue is not None and row.queue != where.queue:
@@ -28,6 +30,8 @@ def matching(where: Where, rows: Iterable[Row], now: datetime) -> Iterator[Row]:
         if where.parent is not None and row.parent != where.parent:
             continue
         if where.unique_key is not None and not (row.unique_key == where.unique_key and row.holds(now)):
+            continue
+        if where.report is not None and row.report != where.report:
             continue
         if where.older_than is not None and now - (row.finished_at or row.created_at) < where.older_than:
             continue

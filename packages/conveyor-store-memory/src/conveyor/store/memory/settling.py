@@ -103,6 +103,9 @@ def alter(data: Data, row: Row, change: Change, now: datetime) -> bool:
     if change.release_key and row.holds(now):
         queue.drop_key(row)
         applied = True
+    if row.state is not ACTIVE and change.report is not None:
+        row.report = change.report
+        applied = True
     return applied
 
 

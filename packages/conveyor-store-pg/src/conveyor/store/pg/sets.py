@@ -72,6 +72,8 @@ def _states(change: Change) -> frozenset[JobState]:
         found |= {JobState.WAITING, JobState.DELAYED}
     if change.cancel:
         found.add(JobState.ACTIVE)
+    if change.report is not None:
+        found |= set(JobState) - {JobState.ACTIVE}
     return frozenset(found)
 
 
@@ -97,6 +99,9 @@ async def _changed(ledger: Ledger, entry: Entry, change: Change) -> bool:
         applied = True
     if change.release_key and entry.holds(ledger.now):
         entry.holds_key = False
+        applied = True
+    if entry.state != ACTIVE and change.report is not None:
+        entry.report = change.report
         applied = True
     if applied:
         ledger.change(entry)

@@ -307,6 +307,7 @@ _TERMS: Final[dict[str, tuple[str, Callable[[Any], dict[str, Any]]]]] = {
         "unique_key = %(unique_key)s and holds_key and (unique_until is null or unique_until > %(now)s)",
         lambda key: {"unique_key": key},
     ),
+    "report": ("report::text = %(report)s", lambda report: {"report": report}),
 }
 _IN_STATES: Final = "state = any(%(states)s::text[])"
 #: How a term begins that locking a row does not look at again: what it says of others may have changed.

@@ -73,6 +73,9 @@ def _changed(ledger: Ledger, entry: Entry, change: Change) -> bool:
     if change.release_key and entry.holds(ledger.now):
         entry.holds_key = 0
         applied = True
+    if entry.state != ACTIVE and change.report is not None:
+        entry.report = change.report
+        applied = True
     if applied:
         ledger.change(entry)
     return applied

@@ -282,6 +282,7 @@ _TERMS: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
         "unique_key = :unique_key and holds_key = 1 and (unique_until is null or unique_until > :now)",
         _same,
     ),
+    "report": ("report = :report", _same),
 }
 
 
