@@ -21,6 +21,7 @@ from conveyor.conformance import (
     groups,
     honesty,
     inserting,
+    interleavings,
     lifecycle,
     limit_behaviour,
     limits,
@@ -44,6 +45,7 @@ from conveyor.store.memory import MemoryStore
 
 pytest_plugins = ["pytester"]
 
+ALL_BUGS: list[Bug | EngineBug] = [*BUGS, *ENGINE_BUGS]
 AREAS: dict[str, type] = {
     "inserting": inserting.Inserting,
     "claiming": claiming.Claiming,
@@ -62,6 +64,7 @@ AREAS: dict[str, type] = {
     "honesty": honesty.Honesty,
     "races": races.AllRaces,
     "crashes": crashes.Crashes,
+    "interleavings": interleavings.Interleavings,
     "model": model.Model,
     "queue behaviour": queue_behaviour.QueueBehaviour,
     "flow behaviour": flow_behaviour.AllFlowBehaviour,
@@ -133,13 +136,13 @@ def test_an_engine_with_one_bug_is_caught(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("area", sorted({bug.area for bug in BUGS}))
+@pytest.mark.parametrize("area", sorted({bug.area for bug in ALL_BUGS}))
 def test_a_store_without_a_bug_is_not(pytester: pytest.Pytester, area: str) -> None:
     assert failures(pytester, area, MemoryStore) == set()
 
 
 def test_every_area_catches_a_bug() -> None:
-    assert {bug.area for bug in BUGS} == {name.replace("_", " ") for name in plugin.AREAS}
+    assert {bug.area for bug in ALL_BUGS} == {name.replace("_", " ") for name in plugin.AREAS}
 
 
 def test_every_bug_is_another() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +10,15 @@ from typing import Any
 import pytest
 
 from conveyor.core._engine.handlers import Payloads
+from conveyor.core._engine.parents import Consequences
+from conveyor.core._engine.poller import Poller
+from conveyor.core._engine.run import Run
+from conveyor.core._engine.scheduler import Scheduler
+from conveyor.core.clock import Clock
 from conveyor.core.codec import Payload
 from conveyor.core.hold import Hold
 from conveyor.core.job import Job
+from conveyor.core.store import Claimed, Store, Where
 
 
 @dataclass(frozen=True)
@@ -59,3 +66,63 @@ def handlers_of_two_types_are_handlers_of_none(monkeypatch: pytest.MonkeyPatch) 
         return payloads.usual
 
     monkeypatch.setattr(Payloads, "of", of)
+
+
+@caught_by("interleavings", "test_no_job_is_forgotten_whatever_happens_within_a_call")
+def adds_to_the_ready_jobs_of_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ready jobs are read before parents are looked at, and added to after that."""
+    look = Poller._end_unfit
+
+    async def end_unfit(poller: Poller, runs: list[Run]) -> None:
+        poller._ready = deque(run for run in poller._ready if run not in runs)
+        before = poller._ready
+        await look(poller, runs)
+        before.extend(run for run in runs if not run.ended)
+
+    monkeypatch.setattr(Poller, "_end_unfit", end_unfit)
+
+
+@caught_by("interleavings", "test_what_a_claim_brings_goes_back_if_its_pause_is_heard_of_meanwhile")
+def forgets_a_pause_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pause that is heard of concerns what is ready, and not what a claim on its way brings."""
+    monkeypatch.setattr(Poller, "heard_pause", lambda poller, _: poller.give_back())
+
+
+@caught_by("interleavings", "test_what_was_claimed_keeps_its_lease_while_it_is_looked_at")
+def holds_what_it_has_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was claimed is held from the moment that it may run, and looked at before."""
+    take = Poller._take
+
+    async def take_late(poller: Poller, *args: Any, **options: Any) -> None:
+        looked_at: list[Run] = []
+        heartbeat = poller._heartbeat
+        with pytest.MonkeyPatch.context() as meanwhile:
+            meanwhile.setattr(heartbeat, "hold", looked_at.extend)
+            await take(poller, *args, **options)
+        heartbeat.hold(looked_at)
+
+    monkeypatch.setattr(Poller, "_take", take_late)
+
+
+@caught_by("interleavings", "test_families_are_tidied_that_end_while_another_one_is")
+def strikes_off_the_latest_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last one of a list is tidied, and the last one is struck off: by then it may be another."""
+
+    async def draw(consequences: Consequences, store: Store, _: Clock, __: object) -> None:
+        while consequences.over:
+            await store.delete(Where(parent=list(consequences.over)[-1], expired=True), limit=100)
+            consequences.over.popitem()
+
+    monkeypatch.setattr(Consequences, "draw", draw)
+
+
+@caught_by("schedules", "test_a_schedule_whose_jobs_cannot_be_looked_at_fires_when_they_can")
+def forgets_claimed_schedules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Schedules are claimed, and forgotten if the look at their jobs fails."""
+    decide = Scheduler._decide
+
+    async def forgetful(scheduler: Scheduler, claimed: Claimed) -> list[Any]:
+        scheduler._unwritten = []
+        return await decide(scheduler, claimed)
+
+    monkeypatch.setattr(Scheduler, "_decide", forgetful)

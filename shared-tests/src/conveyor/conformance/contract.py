@@ -25,6 +25,7 @@ from conveyor.conformance.group_behaviour import GroupBehaviour
 from conveyor.conformance.groups import Groups
 from conveyor.conformance.honesty import Honesty
 from conveyor.conformance.inserting import Inserting
+from conveyor.conformance.interleavings import Interleavings
 from conveyor.conformance.lifecycle import Lifecycle
 from conveyor.conformance.limit_behaviour import LimitBehaviour
 from conveyor.conformance.limits import Limits
@@ -126,6 +127,7 @@ class StoreContract(
     Honesty,
     AllRaces,
     Crashes,
+    Interleavings,
     Model,
     QueueBehaviour,
     AllFlowBehaviour,

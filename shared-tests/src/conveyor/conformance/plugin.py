@@ -42,6 +42,7 @@ AREAS: Final = (
     "honesty",
     "races",
     "crashes",
+    "interleavings",
     "model",
     "queue_behaviour",
     "flow_behaviour",

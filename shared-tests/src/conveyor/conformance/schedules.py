@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,10 +22,13 @@ from conveyor.core import (
     RunAll,
     ScheduleNotFoundError,
     Store,
+    StoreUnavailableError,
+    Worker,
 )
 from conveyor.core.plan import Misfire
 from conveyor.core.reserved import schedules_of
-from conveyor.core.store import Outcome, Where
+from conveyor.core.store import JobRecord, Outcome, Where
+from conveyor.core.testing import WrappedStore
 
 HOUR = 3_600
 
@@ -428,6 +432,27 @@ class Keeping:
         await bench.run({"none of these": nothing})
 
         assert await planned(bench) == [0]
+
+    async def test_a_schedule_whose_jobs_cannot_be_looked_at_fires_when_they_can(self, bench: Bench) -> None:
+        class Away(WrappedStore):
+            times = 1
+
+            async def find(self, where: Where, **how: Any) -> Sequence[JobRecord]:
+                if where.ids is not None and self.times:
+                    self.times -= 1
+                    raise StoreUnavailableError("away")
+                return await super().find(where, **how)
+
+        await bench.queue.every("1 hour", "x", key="x", overlap="skip")
+        await hours(bench, 1)
+        await bench.later("1 hour")
+        worker: Worker[Any] = Worker("q", nothing, Away(bench.store), clock=bench.clock)
+
+        with pytest.raises(StoreUnavailableError):
+            await worker.run_until_idle()
+        await worker.run_until_idle()
+
+        assert await planned(bench) == [HOUR, 2 * HOUR]
 
     async def test_a_removed_schedule_makes_no_more_jobs(self, bench: Bench) -> None:
         await bench.queue.every("1 hour", "x", key="x")

@@ -2,45 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from conveyor.core.errors import StoreError
 from conveyor.core.ids import new_token
 from conveyor.core.jobs import JobState
-from conveyor.core.store import Claimed, Order, Pause, Where
+from conveyor.core.store import Order, Pause, Where
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+    from conveyor.core._engine.run import Run
     from conveyor.core.jobs import JobRecord
-    from conveyor.core.store import Claim, Store
+    from conveyor.core.store import Claim, Claimed, Store
+
+_log: Final = logging.getLogger("conveyor.worker")
 
 _WAITING: Final = frozenset({JobState.WAITING})
 #: How many waiting jobs are looked at for each one without a group that is wanted: they cannot be asked for.
 _LOOKED_AT: Final = 4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Company:
-    """What was claimed for a batch, and what of that is to go back at once."""
-
-    claimed: Claimed
-    back: Sequence[JobRecord] = ()
-
-
-async def same_name(store: Store, claim: Claim, lead: JobRecord, count: int) -> Company:
+async def same_name(store: Store, claim: Claim, lead: JobRecord, count: int) -> Claimed:
     """Up to `count` jobs of the lead's name: an ordinary claim, under every limit."""
-    request = replace(claim, count=count, token=new_token(), names=frozenset({lead.name}))
-    return Company(claimed=await store.claim(request))
+    return await store.claim(replace(claim, count=count, token=new_token(), names=frozenset({lead.name})))
 
 
-async def same_group(store: Store, claim: Claim, lead: JobRecord, count: int) -> Company | None:
+async def same_group(store: Store, claim: Claim, lead: JobRecord, count: int) -> Claimed | None:
     """Up to `count` waiting jobs of the lead's group, most urgent first, by their ids; None: there are none.
 
-    A claim by ids passes over pauses and due times, so what it should not have taken is to go back. It is
-    for workers without limits, over which it passes as well.
+    A claim by ids passes over pauses and due times: see `held_up`. It is for workers without limits, over
+    which it passes as well.
     """
     where = Where(queue=claim.queue, group=lead.group, states=_WAITING)
     limit = count if lead.group is not None else count * _LOOKED_AT
@@ -48,17 +42,24 @@ async def same_group(store: Store, claim: Claim, lead: JobRecord, count: int) ->
     ids = [record.id for record in found if record.group == lead.group][:count]
     if not ids:
         return None
-    claimed = await store.claim(replace(claim, count=len(ids), token=new_token(), ids=frozenset(ids)))
-    paused: Mapping[Pause, datetime | None]
+    return await store.claim(replace(claim, count=len(ids), token=new_token(), ids=frozenset(ids)))
+
+
+async def held_up(store: Store, runs: Sequence[Run], now: datetime) -> list[Run]:
+    """Which of these, just claimed by their ids, should not have been.
+
+    They were waiting when they were found; somebody may have paused or delayed them since, or given them
+    children.
+    """
+    if not runs:
+        return []
     try:
         # Read after the claim: a pause that had returned before it binds it, as it does any other.
-        paused = await store.paused(claim.queue)
-    except StoreError:
-        paused = {Pause(): None}  # nobody knows: then they go back
-    # It was waiting when it was found; somebody may have delayed it since, or given it children.
-    kept = [record for record in claimed.jobs if _runnable(record, claimed.now, paused)]
-    back = [record for record in claimed.jobs if not _runnable(record, claimed.now, paused)]
-    return Company(claimed=replace(claimed, jobs=kept), back=back)
+        paused = await store.paused(runs[0].record.queue)
+    except Exception as error:  # noqa: BLE001 - nobody knows: then all go back, whatever it is
+        _log.debug("what is paused cannot be read: %s", error)
+        return list(runs)
+    return [run for run in runs if not _runnable(run.record, now, paused)]
 
 
 def _runnable(record: JobRecord, now: datetime, paused: Mapping[Pause, datetime | None]) -> bool:

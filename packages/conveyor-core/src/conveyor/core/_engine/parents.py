@@ -8,6 +8,7 @@ outcome at once, by its id. Both read the children first, so that a crash betwee
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,7 +26,7 @@ from conveyor.core.report import Failure, Report
 from conveyor.core.store import Change, Outcome, Release, Retention, Where
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from conveyor.core._engine.announcer import Announcer
     from conveyor.core._engine.descendants import Tell
@@ -122,14 +123,14 @@ class Consequences:
     """What is still to be done for the families of jobs that have ended; doing it twice does no harm."""
 
     #: Parents that have completed, or are gone: children kept for them may go.
-    over: list[JobKey]
+    over: dict[JobKey, None]
     #: Parents that were cancelled, whose children are to be.
-    cancelled: list[JobKey]
+    cancelled: dict[JobKey, None]
     #: Parents whose fate may be decided now.
     undecided: dict[JobKey, None]
 
     def __init__(self) -> None:
-        self.over, self.cancelled, self.undecided = [], [], {}
+        self.over, self.cancelled, self.undecided = {}, {}, {}
 
     def __bool__(self) -> bool:
         return bool(self.over or self.cancelled or self.undecided)
@@ -150,9 +151,9 @@ class Consequences:
             if verdict.has_children:
                 # One that has failed and is kept may be reopened, and read its children then.
                 if outcome.state is JobState.COMPLETED or outcome.retention == REMOVED:
-                    self.over.append(outcome.lease.key)
+                    self.over[outcome.lease.key] = None
                 if outcome.state is JobState.CANCELLED and outcome.retention is None:
-                    self.cancelled.append(outcome.lease.key)
+                    self.cancelled[outcome.lease.key] = None
         if strays:
             # The parent of a job whose row cannot be read is known by being released.
             self.undecided.update(dict.fromkeys(key for key in settled.released if key not in explained))
@@ -160,20 +161,35 @@ class Consequences:
     async def draw(self, store: Store, clock: Clock, tell: Tell) -> None:
         """Do one round of it; what is done is not tried again if this raises."""
         while self.cancelled:
-            await cancel_descendants(store, self.cancelled[-1], clock, tell)
-            self.cancelled.pop()
+            with _taken_off(self.cancelled, [next(iter(self.cancelled))]) as [key]:
+                await cancel_descendants(store, key, clock, tell)
         while self.over:
-            kept = Where(parent=self.over[-1], expired=True)
-            while await store.delete(kept, limit=PAGE) == PAGE:
-                pass
-            self.over.pop()
+            with _taken_off(self.over, [next(iter(self.over))]) as [key]:
+                kept = Where(parent=key, expired=True)
+                while await store.delete(kept, limit=PAGE) == PAGE:
+                    pass
         for queue, ids in by_queue(list(self.undecided)[:PAGE]).items():
-            verdicts = await _decide(store, queue, ids, clock)
-            settled = await store.settle([verdict.outcome for verdict in verdicts])
-            for job_id in ids:
-                self.undecided.pop(JobKey(queue, job_id), None)
-            await tell(events_of(verdicts, settled, clock.now()))
+            with _taken_off(self.undecided, [JobKey(queue, job_id) for job_id in ids]):
+                verdicts = await _decide(store, queue, ids, clock)
+                settled = await store.settle([verdict.outcome for verdict in verdicts])
             self.note(verdicts, settled)
+            await tell(events_of(verdicts, settled, clock.now()))
+
+
+@contextlib.contextmanager
+def _taken_off(noted: dict[JobKey, None], keys: Sequence[JobKey]) -> Iterator[Sequence[JobKey]]:
+    """Take these off what is noted before they are done, and note them again if the store is in trouble.
+
+    What is noted meanwhile stays, be it of the same jobs.
+    Pinned by test_families_are_tidied_that_end_while_another_one_is.
+    """
+    for key in keys:
+        del noted[key]
+    try:
+        yield keys
+    except StoreError:
+        noted.update(dict.fromkeys(keys))
+        raise
 
 
 async def _decide(store: Store, queue: str, ids: Iterable[str], clock: Clock) -> list[Verdict]:
@@ -244,7 +260,6 @@ class Parents:
                 await self._outage.wait(error)
             except Exception:  # noqa: BLE001 - a bug must not hold up the worker: logged, and left to others
                 _log.exception("parents were not looked at; who claims them will")
-                self._consequences = Consequences()
             else:
                 self._outage.over()
 

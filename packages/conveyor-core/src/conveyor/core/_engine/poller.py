@@ -99,6 +99,8 @@ class Poller:
         self._advanced_at = 0.0
         #: Whether news came since the latest claim, the latest advance, began.
         self._woken = self._due_sooner = False
+        #: The pauses that were heard of since the latest claim began: it may not have seen them.
+        self._paused_since: set[Pause] = set()
         self._stopping = False
         self.paused = False
 
@@ -179,24 +181,24 @@ class Poller:
         until_company = self._company_at - now if self._gatherer.lacking(self._ready) else math.inf
         return min(until_due, max(0.0, until_company), self._rules.poll_interval)
 
-    def give_back(self, runs: Iterable[Run] | None = None) -> None:
-        """Return what has not started (or these of it) to the store, as if never claimed."""
+    def give_back(self, runs: Iterable[Run] | None = None, *, quietly: bool = False) -> None:
+        """Return what has not started (or these of it) to the store, as if never claimed.
+
+        With `quietly` nobody is woken for it.
+        """
         given = set(self._ready if runs is None else runs)
         leaving = [run for run in self._ready if run in given]
         self._ready = deque(run for run in self._ready if run not in given)
         for run in leaving:
             run.ended = True
             event = JobWaiting(queue_name=run.record.queue, job_id=run.record.id, at=self._clock.now())
-            self._settler.put(Verdict(outcome=Outcome.given_back(run.record), events=(event,)))
+            events = () if quietly else (event,)
+            self._settler.put(Verdict(outcome=Outcome.given_back(run.record), events=events))
 
     def heard_pause(self, what: Pause) -> None:
-        """What is paused and has not started goes back."""
-        covered = [
-            run
-            for run in self._ready
-            if what.name in (None, run.record.name) and what.group in (None, run.record.group)
-        ]
-        self.give_back(covered)
+        """What is paused and has not started goes back, and so does what a claim on its way brings of it."""
+        self._paused_since.add(what)
+        self.give_back(run for run in self._ready if _covers(what, run))
 
     # -------------------------------------------------------------- claiming
 
@@ -223,6 +225,7 @@ class Poller:
     async def _claim(self, wanted: int) -> None:
         request = replace(self._rules.claim, count=wanted, token=new_token())
         self._woken = False
+        self._paused_since = set()
         claimed = await self._store.claim(request)
         got = len(claimed.jobs) + len(claimed.undecodable)
         now = self._clock.monotonic()
@@ -249,28 +252,33 @@ class Poller:
         for lead, count in lacking:
             if lead.ended or self.paused or self._stopping:
                 continue
-            found = await find(self._store, claim, lead.record, count)
-            if found is not None:
-                for record in found.back:
-                    self._settler.put(Verdict(outcome=Outcome.given_back(record)))
-                self._refuse(found.claimed)
-                await self._take(found.claimed)
+            self._paused_since = set()
+            claimed = await find(self._store, claim, lead.record, count)
+            if claimed is not None:
+                self._refuse(claimed)
+                await self._take(claimed, by_ids=self._gatherer.by == "group")
 
     def _refuse(self, claimed: Claimed) -> None:
         for row in claimed.undecodable:
             self._settler.put(self._judge.unreadable(row, self._clock.now()))
 
-    async def _take(self, claimed: Claimed) -> None:
+    async def _take(self, claimed: Claimed, *, by_ids: bool = False) -> None:
         now = self._clock.monotonic()
         runs = [run for record in claimed.jobs if (run := self._opened(record)) is not None]
         for run in runs:
             run.claimed_at = now
         self._heartbeat.hold(runs)
-        self._ready.extend(await self._may_run(runs))
+        # Held and ready before anything is waited for: what is heard meanwhile concerns them, too. Nothing
+        # starts, since only the task that waits here starts jobs. Pinned by interleavings.py.
+        self._ready.extend(runs)
+        if by_ids:
+            self.give_back(await company.held_up(self._store, runs, claimed.now), quietly=True)
+        await self._end_unfit(runs)
         if self.paused or self._stopping:
             # Told so while the claim was on its way.
             self.give_back()
             return
+        self.give_back(run for run in runs if any(_covers(what, run) for what in self._paused_since))
         suspects = [run for run in self._ready if run.record.stalled]
         if suspects:
             # A job that has cost a worker its life runs by itself, so that its neighbours are not charged.
@@ -280,21 +288,21 @@ class Poller:
             kept = set(self._suspects)
             self.give_back([run for run in self._ready if run not in kept])
 
-    async def _may_run(self, runs: list[Run]) -> list[Run]:
-        """Leave out the parents whose children decide otherwise."""
+    async def _end_unfit(self, runs: list[Run]) -> None:
+        """Settle the parents whose children decide that they do not run."""
         parents = [run for run in runs if run.settings.children or run.report.children]
         if not parents:
-            return runs
+            return
         fates = await asyncio.gather(
             *(fate(self._store, run.record, run.report, run.settings, self._clock) for run in parents),
             return_exceptions=True,
         )
         for run, found in zip(parents, fates, strict=True):
             verdict = found if not isinstance(found, BaseException) else self._not_told(run, found)
-            if verdict is not None:
+            if verdict is not None and not run.ended:  # what went back meanwhile is looked at again
                 run.ended = True
                 self._settler.put(verdict)
-        return [run for run in runs if not run.ended]
+        self._ready = deque(run for run in self._ready if not run.ended)
 
     def _not_told(self, run: Run, error: BaseException) -> Verdict:
         """It cannot be told now whether a parent may run: it goes back, and is looked at again."""
@@ -385,3 +393,7 @@ class Poller:
                 len(advanced.stalled),
                 shown(key.id for key in advanced.stalled),
             )
+
+
+def _covers(what: Pause, run: Run) -> bool:
+    return what.name in (None, run.record.name) and what.group in (None, run.record.group)

@@ -112,6 +112,9 @@ class Scheduler:
         )
         got = len(claimed.jobs) + len(claimed.undecodable)
         if got:
+            # Nobody renews these leases: what cannot be decided goes back.
+            # Pinned by test_a_schedule_whose_jobs_cannot_be_looked_at_fires_when_they_can.
+            self._unwritten = [(Outcome.given_back(record), None) for record in claimed.jobs]
             self._unwritten = await self._decide(claimed)
             waits = [o.run_at - claimed.now for o, _ in self._unwritten if o.run_at is not None]
             await self._write()
