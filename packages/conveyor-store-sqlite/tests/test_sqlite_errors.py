@@ -19,7 +19,6 @@ import pytest
 
 from conveyor.core.errors import (
     StoreBusyError,
-    StoreClosedError,
     StoreError,
     StoreForkedError,
     StoreFullError,
@@ -448,26 +447,6 @@ async def test_calls_that_cannot_be_kept_apart_are_committed_one_by_one(
 
         assert [answer.created for (answer,) in answers] == [True, True, True]
         assert sorted(found.id for found in await store.find(Where(), limit=9)) == ["a", "b", "c"]
-
-
-async def test_a_thread_that_dies_of_a_fault_of_its_own_leaves_nobody_waiting(
-    store: SqliteStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    threads = store._threads
-    assert threads is not None
-
-    def die(db: sqlite3.Connection) -> bool:
-        raise RuntimeError(f"a fault, with {db}")
-
-    monkeypatch.setattr(threads[0], "_begin", die)
-
-    results = await asyncio.gather(*(store.insert([job(str(n))]) for n in range(3)), return_exceptions=True)
-
-    assert {type(result) for result in results} == {StoreClosedError}
-    assert "a fault" in caplog.text
-    await store.close()
-    async with store:
-        await store.insert([job("again")])
 
 
 @pytest.mark.parametrize(

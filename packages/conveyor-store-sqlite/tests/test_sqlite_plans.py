@@ -63,7 +63,7 @@ _PARAMETERS = (
         "limit",
     ),
     *("rate", "latest", "kind", "since", "max", "horizon", "key", "id", "second", "turns", "after", "handle"),
-    *("longest", "target"),
+    *("longest", "target", "started"),
 )
 
 _ID = "conveyor_jobs_id (queue=? AND id=?)"

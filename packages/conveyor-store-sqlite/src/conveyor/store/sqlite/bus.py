@@ -119,8 +119,8 @@ class SqliteBus:
         if self._writer is None:
             return
         if self._local.wanted:
-            self._writer.post(Priority.REST, self._listening())
             self._later(_SIGN, self._listen_on)
+            self._writer.post(Priority.REST, self._listening())
         else:
             self.watch.stop()
             self._writer.post(Priority.REST, self._stop_listening)

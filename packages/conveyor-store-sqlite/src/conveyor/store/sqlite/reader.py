@@ -48,6 +48,7 @@ class Reader(ConnectionThread):
     def _serve(self, db: sqlite3.Connection) -> None:
         look_at = time.monotonic()
         while True:
+            self._held = []
             interval = self._watch.interval
             with self._ready:
                 if not self._has_calls and not self._stopping:
@@ -59,9 +60,15 @@ class Reader(ConnectionThread):
                     answer = self._read(db, call)
                 deliver([answer])
             if interval is not None and time.monotonic() >= look_at:
-                with inside_sqlite():
-                    self._watch.look(db)
+                self._look(db)
                 look_at = time.monotonic() + interval
+
+    def _look(self, db: sqlite3.Connection) -> None:
+        try:
+            with inside_sqlite():
+                self._watch.look(db)
+        except Exception as error:  # noqa: BLE001 - events are hints, and must not stop those who read
+            self._log_once("events of other processes cannot be read from %s", error)
 
     def _read(self, db: sqlite3.Connection, call: Call) -> Answer:
         while True:

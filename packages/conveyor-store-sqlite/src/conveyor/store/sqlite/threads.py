@@ -33,6 +33,8 @@ Step = Callable[[sqlite3.Connection], T]
 _LATE: Final = 0.005
 _BREATH: Final = 0.000_1
 _AGAIN: Final = 0.002
+#: How long the thread waits after an error that is not SQLite's, in seconds.
+_PAUSE: Final = 0.05
 
 log: Final = logging.getLogger("conveyor.store.sqlite")
 
@@ -78,7 +80,12 @@ class ConnectionThread:
         self._connect = connect
         self._ready = threading.Condition()
         self._waiting: tuple[deque[Call], ...] = tuple(deque() for _ in Priority)
+        #: The calls taken up in this round, until they are answered.
+        self._held: list[Call] = []
         self._stopping = False
+        #: What ended the thread, if it was not told to stop; and the kinds of errors that were logged.
+        self._cause: BaseException | None = None
+        self._logged: set[object] = set()
         #: Calls under way, and what gives their thread a chance if they take long.
         self._asked = 0
         self._yielding: asyncio.TimerHandle | None = None
@@ -107,7 +114,7 @@ class ConnectionThread:
         call = Call(step, answer, loop, time.monotonic() + self._patience, weight)
         with self._ready:
             if self._stopping:
-                raise StoreClosedError(f"the store of {self.path} is closed")
+                raise self._closed()
             self._waiting[priority].append(call)
             self._ready.notify()
         self._asked += 1
@@ -186,33 +193,74 @@ class ConnectionThread:
         try:
             with inside_sqlite():
                 db = self._connect()
+                hold(db, self.path)
         except BaseException as error:  # noqa: BLE001 - whoever opens the store gets it
             self._finish(error)
             self._opened.set_exception(error)
             return
-        hold(db, self.path)
         self._opened.set_result(None)
-        cause: Exception | None = None
         try:
-            self._serve(db)
-        except Exception as error:
-            log.exception("the thread of %s ended by an error of its own", self.path)
-            cause = error
-        finally:
-            with suppress(sqlite3.Error), inside_sqlite():
+            self._serve_whatever_happens(db)
+        except BaseException as error:
+            # Not an `Exception`: somebody wants the thread, or all of the process, to end.
+            log.exception("the thread of %s was ended", self.path)
+            self._cause = error
+        try:
+            with suppress(Exception), inside_sqlite():
                 self._close(db)
             let_go(db)
-            self._finish(cause)
+        finally:
+            self._finish()
 
-    def _finish(self, error: BaseException | None) -> None:
+    def _serve_whatever_happens(self, db: sqlite3.Connection) -> None:
+        """Run calls until told to stop; what nobody foresaw fails those at hand, and no others.
+
+        Pinned by test_sqlite_threads.py.
+        """
+        while True:
+            try:
+                self._serve(db)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the calls to come are to be served
+                self._failed(db, error)
+            else:
+                return
+
+    def _failed(self, db: sqlite3.Connection, error: Exception) -> None:
+        """Log an error of our own, undo what was under way, and answer the calls at hand with it."""
+        self._log_once("the thread of %s met an error of its own, and goes on", error)
+        with suppress(sqlite3.Error), inside_sqlite():
+            if db.in_transaction:
+                db.execute("rollback")
+        failed = StoreError(f"the store of {self.path} met an error of its own: {error!r}")
+        failed.__cause__ = error
+        if self._held:
+            deliver(Answer(call, error=failed) for call in self._held)
+        else:
+            self._fail_all(failed)
+        time.sleep(_PAUSE)
+
+    def _log_once(self, message: str, error: Exception) -> None:
+        """Log an error with where it came from; the same again only for those who debug."""
+        place = error.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        kind = (type(error), None if place is None else (place.tb_frame.f_code, place.tb_lineno))
+        log.log(logging.DEBUG if kind in self._logged else logging.ERROR, message, self.path, exc_info=error)
+        self._logged.add(kind)
+
+    def _closed(self) -> StoreClosedError:
+        if self._cause is None:
+            return StoreClosedError(f"the store of {self.path} is closed")
+        return StoreClosedError(f"the store of {self.path} has stopped by {self._cause!r}: close and open it")
+
+    def _finish(self, error: BaseException | None = None) -> None:
+        self._cause = self._cause or error
         with self._ready:
             self._stopping = True
-            left = [call for calls in self._waiting for call in calls]
+            left = [*self._held, *(call for calls in self._waiting for call in calls)]
             for calls in self._waiting:
                 calls.clear()
-        if left:
-            closed = StoreClosedError(f"the store of {self.path} has stopped: {error or 'it is closed'}")
-            deliver(Answer(call, error=closed) for call in left)
+        deliver(Answer(call, error=self._closed()) for call in left)
         _running.discard(self)
         self._ended.set_result(None)
 
@@ -230,6 +278,7 @@ class ConnectionThread:
                     if not call.answer.cancelled():
                         taken.append(call)
                         weight -= call.weight
+        self._held = taken
         return taken
 
     def _give_up_late(self, cause: sqlite3.Error) -> None:
@@ -291,6 +340,8 @@ def _set(answers: list[Answer]) -> None:
             continue
         if answer.error is None:
             future.set_result(answer.result)
+        elif isinstance(answer.error, StopIteration):  # which no future takes
+            future.set_exception(RuntimeError(repr(answer.error)))
         else:
             future.set_exception(answer.error)
 

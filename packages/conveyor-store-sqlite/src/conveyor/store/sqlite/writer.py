@@ -67,6 +67,7 @@ class Writer(ConnectionThread):
 
     def _serve(self, db: sqlite3.Connection) -> None:
         while True:
+            self._held = []
             with self._ready:
                 while not self._has_calls and not self._outbox.waiting:
                     if self._stopping:
@@ -85,8 +86,8 @@ class Writer(ConnectionThread):
         """Whether there is something to write although no call waits."""
         try:
             return self._outbox.wanted(db)
-        except sqlite3.Error:
-            log.debug("events of %s are not passed on", self.path, exc_info=True)
+        except Exception as error:  # noqa: BLE001 - events are hints, and must stop nothing
+            self._not_passed_on(error)
             self._outbox.drop()
             return False
 
@@ -175,10 +176,17 @@ class Writer(ConnectionThread):
                 db.execute("savepoint conveyor_call")
                 self._outbox.write(db)
                 db.execute("release conveyor_call")
-        except sqlite3.Error:
-            log.debug("events of %s are not passed on", self.path, exc_info=True)
+        except Exception as error:  # noqa: BLE001 - events are hints, and must not undo the calls before them
+            self._not_passed_on(error)
+            self._outbox.drop()
             with suppress(sqlite3.Error):
                 _undo(db)
+
+    def _not_passed_on(self, error: Exception) -> None:
+        if isinstance(error, sqlite3.Error):
+            log.debug("events of %s are not passed on", self.path, exc_info=error)
+        else:
+            self._log_once("events of %s are not passed on", error)
 
     def _fail_all(self, error: StoreError) -> None:
         super()._fail_all(error)
