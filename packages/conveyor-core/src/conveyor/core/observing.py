@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from typing import TYPE_CHECKING, Final, Self
 
 from conveyor.core import clock as time
-from conveyor.core.errors import JobCancelledError, JobFailedError, JobRemovedError
+from conveyor.core.errors import JobCancelledError, JobFailedError, JobRemovedError, StoreError
 from conveyor.core.events import (
     Event,
     Gap,
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from conveyor.core.clock import Clock
     from conveyor.core.jobs import JobKey, JobRecord
     from conveyor.core.store import Store
+
+_log: Final = logging.getLogger("conveyor.queue")
 
 #: How often a job is read again while nothing is heard of it.
 REREAD: Final = 2.0
@@ -121,6 +124,10 @@ class _Listening:
                 while len(self._heard) >= _ROOM:
                     self._taken.clear()
                     await self._taken.wait()
+        except StoreError as error:
+            _log.warning("no more events are heard: %s", error)
+        except Exception:  # noqa: BLE001 - told, and those who wait read the store
+            _log.exception("no more events are heard, by a bug of the store's bus")
         finally:
             self.ended = True
             self._news.set()

@@ -258,6 +258,7 @@ class Worker(Generic[T]):
             poller=self._poller,
             scheduler=self._scheduler,
             heartbeat=self._heartbeat,
+            outage=outage("listening to events"),
         )
         self._stopping = Closing(
             worker=self.name,

@@ -85,7 +85,19 @@ class Closing:
         self._changed.set()
 
     async def close(self, limit: float, tasks: Tasks) -> None:
-        """Stop everything; handlers may take `limit` seconds."""
+        """Stop everything; handlers may take `limit` seconds. It has stopped also if this raises."""
+        try:
+            await self._wind_up(limit, tasks)
+        finally:
+            self._settler.abandon()
+            self._parents.abandon()
+            self._announcer.abandon()
+            self._heartbeat.stop()
+            self._executor.close()
+            await self._end([*tasks.claiming, *tasks.maintaining, *tasks.announcing, *tasks.others])
+
+    async def _wind_up(self, limit: float, tasks: Tasks) -> None:
+        """Claim no more, let handlers finish, and write what they came to."""
         poller, executor = self._poller, self._executor
         poller.stop()
         self._scheduler.stop()
@@ -109,14 +121,9 @@ class Closing:
                 run.record.name,
             )
         telling = asyncio.create_task(self._told(tasks))
+        tasks.others.append(telling)
         await self._ended([telling], give_up)
         await self._ended([telling], max(grace, self._clock.monotonic() + _CANCEL_GRACE / 2), hurried=False)
-        self._settler.abandon()
-        self._parents.abandon()
-        self._announcer.abandon()
-        self._heartbeat.stop()
-        executor.close()
-        await self._end([*tasks.claiming, *tasks.maintaining, *tasks.announcing, *tasks.others, telling])
 
     async def _told(self, tasks: Tasks) -> None:
         """Return when all is written, done and told that follows from it, and the worker's entry removed."""

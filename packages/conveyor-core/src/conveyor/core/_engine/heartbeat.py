@@ -88,7 +88,10 @@ class Heartbeat:
                     running or "no job",
                 )
             if not self._stopped.is_set():
-                await self.tick()
+                try:
+                    await self.tick()
+                except Exception as error:  # noqa: BLE001 - nothing may end this in silence: told, and tried again
+                    self._outage.failed(error)
 
     def stop(self) -> None:
         """Let `loop` end."""

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Final
 
 from conveyor.core import events as told
 from conveyor.core._engine.run import Stop
-from conveyor.core.errors import StoreError
 from conveyor.core.store import Pause
 
 if TYPE_CHECKING:
     import asyncio
 
     from conveyor.core._engine.heartbeat import Heartbeat
+    from conveyor.core._engine.outage import Outage
     from conveyor.core._engine.poller import Poller
     from conveyor.core._engine.scheduler import Scheduler
     from conveyor.core.events import Event
     from conveyor.core.store import Store
-
-_log: Final = logging.getLogger("conveyor.worker")
 
 _WAKING: Final = frozenset(
     {
@@ -45,6 +42,7 @@ class Listener:
         poller: Poller,
         scheduler: Scheduler,
         heartbeat: Heartbeat,
+        outage: Outage,
     ) -> None:
         self._store = store
         self._queue = queue
@@ -52,19 +50,31 @@ class Listener:
         self._poller = poller
         self._scheduler = scheduler
         self._heartbeat = heartbeat
+        self._outage = outage
 
     async def loop(self, listening: asyncio.Event) -> None:
         """Listen until cancelled; `listening` is set once this does, or cannot."""
         try:
-            queues = {self._queue, self._scheduler.queue}
-            async with self._store.bus.subscribe(queues, kinds=_WAKING) as events:
-                listening.set()
-                async for event in events:
-                    self._heard(event)
-        except StoreError as error:
-            _log.warning("%s: no events are heard (%s); polling goes on", self._worker, error)
+            while True:
+                try:
+                    await self._listen(listening)
+                except Exception as error:  # noqa: BLE001 - told, and tried again: polling goes on meanwhile
+                    listening.set()
+                    await self._outage.wait(error)
+                else:
+                    return
         finally:
             listening.set()
+
+    async def _listen(self, listening: asyncio.Event) -> None:
+        """Listen until the subscription ends."""
+        queues = {self._queue, self._scheduler.queue}
+        async with self._store.bus.subscribe(queues, kinds=_WAKING) as events:
+            listening.set()
+            self._poller.wake()  # what was told before this may have been missed
+            async for event in events:
+                self._heard(event)
+                self._outage.over()
 
     def _heard(self, event: Event) -> None:
         if event.queue_name == self._scheduler.queue:

@@ -26,18 +26,24 @@ class Outage:
         self._clock = clock
         self._random = random
         self._failures = 0
+        #: The kinds of errors that were logged since it last worked.
+        self._logged: set[type[Exception]] = set()
 
     def over(self) -> None:
         """The call works (again)."""
         if self._failures:
             _log.warning("%s works again, after %d failures", self._what, self._failures)
             self._failures = 0
+            self._logged.clear()
 
     def failed(self, error: Exception) -> float:
         """The call failed; returns how many seconds to wait before the next one."""
-        if not self._failures:
-            unexpected = not isinstance(error, StoreError)
-            _log.warning("%s fails: %s; trying again until it works", self._what, error, exc_info=unexpected)
+        expected = isinstance(error, StoreError)
+        if not self._failures or (not expected and type(error) not in self._logged):
+            level = logging.WARNING if expected else logging.ERROR
+            text = "%s fails: %s; trying again until it works"
+            _log.log(level, text, self._what, error or repr(error), exc_info=not expected)
+        self._logged.add(type(error))
         self._failures += 1
         wait = min(_LONGEST, _FIRST * 2.0 ** min(self._failures - 1, 10))
         return wait * (0.5 + self._random() / 2)

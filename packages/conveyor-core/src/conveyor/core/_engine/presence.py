@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from conveyor.core import clock as time
+from conveyor.core.errors import StoreError
 from conveyor.core.ids import new_token
 from conveyor.core.jobs import JobRecord
 from conveyor.core.reserved import workers_of
@@ -51,6 +52,7 @@ class Presence:
         self._lease = lease
         self._clock = clock
         self._entry: JobRecord | None = None
+        self._failing = False
         self._absent = asyncio.Event()
         self._leaving = asyncio.Event()
 
@@ -81,7 +83,10 @@ class Presence:
             except Exception as error:  # noqa: BLE001 - nothing may end this in silence: told, and tried again
                 there = False
                 # Not louder: a store in trouble is told of by those who cannot do without it.
-                _log.debug("%s could not be announced, which is tried again: %s", self._worker, error)
+                level = logging.DEBUG if isinstance(error, StoreError) or self._failing else logging.ERROR
+                text = "%s could not be announced, which is tried again: %s"
+                _log.log(level, text, self._worker, error, exc_info=level == logging.ERROR)
+            self._failing = not there
             if not there:
                 await time.wait(self._clock, self._leaving, pause)
             elif not self._leaving.is_set():

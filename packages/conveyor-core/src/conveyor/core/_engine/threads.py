@@ -28,7 +28,7 @@ class Threads:
         self._busy = 0
 
     async def run(self, call: Callable[[], R]) -> R:
-        """Make a call, which must not raise, in a thread."""
+        """Make a call in a thread."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
         context = contextvars.copy_context()
@@ -43,9 +43,18 @@ class Threads:
             if not future.done():
                 future.set_result(result)
 
+        def failed(error: BaseException) -> None:
+            self._busy -= 1
+            if not future.done():
+                future.set_exception(error)
+
         def work() -> None:
-            result = context.run(call)
-            loop.call_soon_threadsafe(partial(done, result))
+            ended: Callable[[], None]
+            try:
+                ended = partial(done, context.run(call))
+            except BaseException as error:  # noqa: BLE001 - whoever waits for the call gets it
+                ended = partial(failed, error)
+            loop.call_soon_threadsafe(ended)
 
         self._calls.put(work)
         return await future

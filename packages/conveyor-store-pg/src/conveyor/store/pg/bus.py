@@ -13,7 +13,7 @@ import asyncio
 import json
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -66,6 +66,7 @@ class PgBus:
         self._sent = 0
         self._last = 0.0
         self._sending: asyncio.Task[None] | None = None
+        self._logged: set[type[Exception]] = set()
         self._chores: set[asyncio.Task[None]] = set()
 
     # ---------------------------------------------------------------- with the store
@@ -127,6 +128,10 @@ class PgBus:
                 await self._pass_on(events)
             except StoreError as error:
                 log.debug("%d events were not sent: %s", len(events), error)
+            except Exception as error:
+                level = logging.DEBUG if type(error) in self._logged else logging.ERROR
+                self._logged.add(type(error))
+                log.log(level, "%d events were not sent", len(events), exc_info=error)
 
     async def _pass_on(self, events: Sequence[Event]) -> None:
         async def look(session: Session) -> list[Wanted]:
@@ -201,8 +206,8 @@ class PgBus:
     async def _stop_listening(self, session: Session) -> None:
         await session.run("stop_listening", handle=self._handle)
 
-    def _later(self, chore: Callable[[], Any]) -> None:
-        task = asyncio.create_task(chore())
+    def _later(self, chore: Callable[[], Awaitable[None]]) -> None:
+        task = asyncio.create_task(_done(chore))
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)
 
@@ -232,6 +237,14 @@ class PgBus:
     async def tick(self) -> None:
         """Give a sign of life."""
         await self._announce(again=True)
+
+
+async def _done(chore: Callable[[], Awaitable[None]]) -> None:
+    """Do what nobody waits for, and log what goes wrong."""
+    try:
+        await chore()
+    except Exception:
+        log.exception("who listens could not be told to others")
 
 
 async def transactional_notify(session: Session, events: Sequence[Event]) -> None:

@@ -25,6 +25,7 @@ _ANSWER: Final = 5.0
 #: How long the notification to oneself may take.
 _HEARD: Final = 1.0
 _FIRST: Final = 0.05
+_EXPECTED: Final = (psycopg.Error, StoreError, TimeoutError, OSError)
 _LONGEST: Final = 5.0
 
 
@@ -78,14 +79,18 @@ class Listener:
         while not self.deaf and self._task is not None:
             try:
                 await self._listen()
-            except (psycopg.Error, StoreError, TimeoutError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, the line must be there again
                 await self._lost(error)
 
     async def _lost(self, error: Exception) -> None:
         self._losses += 1
         if self._losses == 1:
             shown = store_error(error, self._target) if isinstance(error, psycopg.Error) else error
-            log.warning("events of other processes are not heard for now: %s", shown or type(error).__name__)
+            text = "events of other processes are not heard for now: %s"
+            if isinstance(error, _EXPECTED):
+                log.warning(text, shown or type(error).__name__)
+            else:
+                log.error(text, shown or type(error).__name__, exc_info=error)
         if self._losses > 1:
             self.known.set()  # nobody waits any longer for a server that is away
         wait = min(_LONGEST, _FIRST * 2.0 ** min(self._losses - 1, 10))

@@ -40,6 +40,8 @@ class Statistics:
                 await self._connections.call(_analyze, single=True)
         except StoreError as error:
             log.debug("the tables could not be analysed: %s", error)
+        except Exception:
+            log.exception("the tables could not be analysed")
 
     async def _behind(self, session: Session) -> bool:
         rows = await session.ask("known_jobs", schema=self._connections.options.schema)
