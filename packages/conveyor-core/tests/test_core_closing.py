@@ -381,6 +381,34 @@ async def test_nothing_is_claimed_after_close_began(
     assert "claim" not in store.calls
 
 
+async def test_a_worker_whose_event_loop_ends_under_it_fails_no_job(clock: ManualClock) -> None:
+    """What ends a loop cancels all its tasks: no handler has done anything to deserve that."""
+    before = asyncio.all_tasks()
+    async with ClockedStore(MemoryStore.from_url("memory:"), clock) as store:
+        queue: Queue[Any] = Queue("q", store, clock=clock)
+        jobs = await queue.add_bulk([NewJob("a") for _ in range(2)])
+
+        async def endless(_: Job[Any]) -> None:
+            await asyncio.Event().wait()
+
+        running: Worker[Any] = Worker("q", endless, store, clock=clock)
+        await running.start()
+        await clock.settle()
+        idling = asyncio.create_task(Worker("q", endless, store, clock=clock).run_until_idle())
+        await clock.settle()
+        assert await queue.count("active") == 2
+
+        for task in asyncio.all_tasks() - before:
+            task.cancel()
+        await asyncio.wait([idling])
+        await clock.settle()
+
+        for job in jobs:
+            await job.refresh()
+            assert (job.state.terminal, job.attempts_made) == (False, 0)
+        await running.close(0)
+
+
 async def test_leases_are_renewed_while_close_waits(
     queue: Queue[Any], worker: MakeWorker, clock: ManualClock
 ) -> None:

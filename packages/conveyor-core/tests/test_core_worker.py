@@ -852,6 +852,26 @@ async def test_a_callback_that_is_cancelled_is_only_logged(
     assert "callback for JobCompleted" in caplog.text
 
 
+async def test_a_callback_that_cancels_its_own_task_keeps_no_event_from_the_others(
+    queue: Queue[Any], worker: MakeWorker, clock: ManualClock
+) -> None:
+    heard: list[str] = []
+
+    async def hostile(_: Event) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+
+    jobs = await queue.add_bulk([NewJob("a") for _ in range(5)])
+    async with worker(nothing, concurrency=5) as runner:
+        runner.on("completed", hostile)
+        runner.on("completed", lambda event: heard.append(event.job_id))
+        await clock.advance(1)
+
+    assert sorted(heard) == sorted(job.id for job in jobs)
+
+
 async def test_a_bus_that_raises_does_not_disturb_the_worker(
     clock: ManualClock, caplog: pytest.LogCaptureFixture, worker: MakeWorker
 ) -> None:

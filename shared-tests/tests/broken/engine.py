@@ -19,6 +19,7 @@ from conveyor.core.codec import Payload
 from conveyor.core.hold import Hold
 from conveyor.core.job import Job
 from conveyor.core.store import Claimed, Store, Where
+from conveyor.core.worker import Worker
 
 
 @dataclass(frozen=True)
@@ -126,3 +127,10 @@ def forgets_claimed_schedules(monkeypatch: pytest.MonkeyPatch) -> None:
         return await decide(scheduler, claimed)
 
     monkeypatch.setattr(Scheduler, "_decide", forgetful)
+
+
+@caught_by("queue behaviour", "test_a_handler_that_is_cancelled_by_itself_has_failed")
+@caught_by("queue behaviour", "test_a_batch_that_is_cancelled_by_its_handler_has_failed")
+def takes_every_cancellation_for_one_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler whose task was cancelled has done nothing wrong, whoever cancelled it."""
+    monkeypatch.setattr(Worker, "_is_ending", lambda _: True)

@@ -175,6 +175,8 @@ class Worker(Generic[T]):
         self._settled = 0
         self._tasks = Tasks()
         self._closing: asyncio.Task[None] | None = None
+        #: The task that is in `run_until_idle`.
+        self._idler: asyncio.Task[Any] | None = None
         self._stop_requested = asyncio.Event()
         self._state = "new"
         self._wire()
@@ -188,7 +190,7 @@ class Worker(Generic[T]):
             return Outage(f"{what} for queue {self.queue_name!r}", clock, rand.random)
 
         judge = Judge(worker=self.name, strategies=self._strategies, random=rand.random)
-        self._announcer = Announcer(store)
+        self._announcer = Announcer(store, ending=self._is_ending)
         self._presence = Presence(
             store=store,
             queue=self.queue_name,
@@ -221,6 +223,7 @@ class Worker(Generic[T]):
             announcer=self._announcer,
             clock=clock,
             freed=self._freed,
+            ending=self._is_ending,
         )
         self._poller = Poller(
             store=store,
@@ -357,6 +360,7 @@ class Worker(Generic[T]):
         Raises what the store raises when jobs are claimed. Outcomes are written until they are accepted,
         as long as that takes.
         """
+        self._idler = asyncio.current_task()
         self._poller.linger_no_more()
         await self._scheduler.tick()
         while True:
@@ -466,6 +470,12 @@ class Worker(Generic[T]):
                 for run in islice(running, seen.MOST_RUNNING)
             ),
         )
+
+    def _is_ending(self) -> bool:
+        """Whether the worker is closing or being cancelled, so that cancellations may come from outside."""
+        idler = self._idler
+        left = idler is not None and (idler.done() or idler.cancelling() > 0)
+        return self._state == "closed" or self._tasks.cancelled or left
 
     def _job_of(self, run: Run) -> Job[T]:
         run.adopt = partial(adopt, self._store, self._clock)

@@ -19,8 +19,9 @@ _log: Final = logging.getLogger("conveyor.worker")
 class Announcer:
     """Gathers events, and tells them in batches. Nothing that a listener does reaches the worker."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, ending: Callable[[], bool]) -> None:
         self._store = store
+        self._ending = ending
         self._callbacks: dict[type[Event], list[Callable[[Any], object]]] = {}
         self._unpublished: list[Event] = []
         self._uncalled: list[Event] = []
@@ -69,16 +70,15 @@ class Announcer:
             events, self._uncalled = self._uncalled, []
             for event in events:
                 for callback in self._callbacks[type(event)]:
-                    await _call_back(callback, event)
+                    await self._call_back(callback, event)
 
-
-async def _call_back(callback: Callable[[Any], object], event: Event) -> None:
-    try:
-        result = callback(event)
-        if inspect.isawaitable(result):
-            await result
-    except (Exception, asyncio.CancelledError):
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        _log.exception("a callback for %s failed", type(event).__name__)
+    async def _call_back(self, callback: Callable[[Any], object], event: Event) -> None:
+        try:
+            result = callback(event)
+            if inspect.isawaitable(result):
+                await result
+        except (Exception, asyncio.CancelledError) as error:
+            # A callback can cancel its own task, too: the others are called all the same.
+            if isinstance(error, asyncio.CancelledError) and self._ending():
+                raise
+            _log.exception("a callback for %s failed", type(event).__name__)

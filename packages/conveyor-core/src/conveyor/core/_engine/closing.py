@@ -42,6 +42,12 @@ class Tasks:
     #: What goes on until the end.
     others: list[asyncio.Task[None]] = field(default_factory=list)
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether one of them was cancelled, as when the event loop ends: by nothing that a handler does."""
+        every = (*self.claiming, *self.maintaining, *self.announcing, *self.others)
+        return any(task.cancelling() > 0 for task in every)
+
 
 class Closing:
     """Stops the parts of a worker, as fast as is asked for."""

@@ -48,6 +48,7 @@ class Executor:
         announcer: Announcer,
         clock: Clock,
         freed: Callable[[Verdict | None], None],
+        ending: Callable[[], bool],
     ) -> None:
         self._handler = handler
         self._batched = batched
@@ -58,6 +59,7 @@ class Executor:
         self._announcer = announcer
         self._clock = clock
         self._freed = freed
+        self._ending = ending
         #: Oldest first.
         self.running: dict[Run, None] = {}
         self._calls = 0
@@ -110,8 +112,11 @@ class Executor:
                 endings.update(zip(live, ended, strict=True))
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises, its slot comes back
             task = asyncio.current_task()
-            by_others = task is not None and task.cancelling() > 0 and any(run.stop is None for run in live)
-            outside = by_others and isinstance(error, asyncio.CancelledError)
+            cancelled = (
+                isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+            )
+            # A handler can cancel its own task, too: that is a failure of it, or it would run for ever.
+            outside = cancelled and self._ending()
             endings.update(dict.fromkeys(live, Raised(error, outside=outside)))
         finally:
             if timer is not None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
@@ -56,7 +56,7 @@ class Returned:
 
 @dataclass(frozen=True)
 class Raised:
-    """The handler raised; `outside` if it was cancelled by none of us."""
+    """The handler raised; `outside` if it was cancelled as its worker was ending, by none of us."""
 
     error: BaseException
     outside: bool = False
@@ -64,7 +64,11 @@ class Raised:
     @cached_property
     def failure(self) -> Failure:
         """What is kept of it, made once for all jobs of a batch."""
-        return Failure.of(self.error)
+        failure = Failure.of(self.error)
+        if isinstance(self.error, asyncio.CancelledError) and not failure.message:
+            # Its own text is empty, and would leave a job that failed for no reason.
+            return replace(failure, message="cancelled by its handler, or by what that waited for")
+        return failure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
