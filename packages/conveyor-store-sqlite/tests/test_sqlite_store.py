@@ -516,7 +516,8 @@ async def test_time_passes_for_rows_that_cannot_be_read(store: SqliteStore) -> N
     assert [key.id for key in advanced.due] == ["b"]
     assert [key.id for key in advanced.stalled] == ["a"]
     await store.update(Where(queue="q"), Change(priority=3), now=later)
-    assert await store.delete(Where(queue="q"), limit=9, now=later) == 2
+    deleted = await store.delete(Where(queue="q"), limit=9, now=later)
+    assert [key.id for key in deleted.removed] == ["a", "b"]
 
 
 async def test_instants_that_are_none_do_not_stop_time(store: SqliteStore) -> None:

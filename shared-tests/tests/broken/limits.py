@@ -9,6 +9,7 @@ from broken.store import Broken, Now, caught_by
 from conveyor.core.store import (
     Claim,
     Claimed,
+    Deleted,
     JobState,
     Rate,
     Where,
@@ -50,7 +51,7 @@ class PrunesByTheShorterWindow(Broken):
 class KeepsGroupsBusy(Broken):
     """An active job that is deleted goes on counting for its group."""
 
-    async def delete(self, where: Where, *, limit: int, now: Now = None) -> int:
+    async def delete(self, where: Where, *, limit: int, now: Now = None) -> Deleted:
         active = replace(where, states=frozenset({JobState.ACTIVE}))
         found = await self.find(active, limit=limit, now=now)
         deleted = await super().delete(where, limit=limit, now=now)

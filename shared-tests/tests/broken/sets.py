@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from broken.store import MANY, Broken, Now, caught_by
-from conveyor.core.store import Change, JobKey, JobRecord, JobState, Order, Where
+from conveyor.core.store import Change, Deleted, JobKey, JobRecord, JobState, Order, Where
 
 #: What one statement takes.
 MOST = 500
@@ -113,6 +113,34 @@ class ChangesPastHolders(Broken):
                 one = Where(queue=found.queue, ids=frozenset({found.id}))
                 changed |= await super().update(one, change, now=now)
         return changed
+
+
+@caught_by("sets", "test_no_more_than_limit_are_removed_the_longest_there_first")
+class TellsTheSetAsRemoved(Broken):
+    """What was looked at is told as removed, though the limit spared some of it."""
+
+    async def delete(self, where: Where, *, limit: int, now: Now = None) -> Deleted:
+        found = await self.find(where, limit=MANY, now=now)
+        deleted = await super().delete(where, limit=limit, now=now)
+        return replace(deleted, removed=[one.key for one in found])
+
+
+@caught_by("sets", "test_a_large_set_is_taken_whole")
+class TellsSomeAsRemoved(Broken):
+    """Of what was removed as much is told as one statement returns."""
+
+    async def delete(self, where: Where, *, limit: int, now: Now = None) -> Deleted:
+        deleted = await super().delete(where, limit=limit, now=now)
+        return replace(deleted, removed=deleted.removed[:MOST])
+
+
+@caught_by("sets", "test_what_was_removed_is_told_in_the_order_in_which_it_was_added")
+class TellsRemovedByName(Broken):
+    """What was removed is told in the order of a table's key."""
+
+    async def delete(self, where: Where, *, limit: int, now: Now = None) -> Deleted:
+        deleted = await super().delete(where, limit=limit, now=now)
+        return replace(deleted, removed=sorted(deleted.removed))
 
 
 @caught_by("sets", "test_the_report_of_a_job_that_nobody_holds_can_be_replaced")

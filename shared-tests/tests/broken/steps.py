@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 
 from broken.store import MANY, Broken, Now, caught_by
 from conveyor.core.store import (
@@ -15,6 +16,7 @@ from conveyor.core.store import (
     JobRecord,
     JobState,
     Outcome,
+    Retention,
     Settled,
     Where,
 )
@@ -86,7 +88,38 @@ class SettlesInSteps(Broken):
             applied=frozenset(lease for one in settled for lease in one.applied),
             released=[key for one in settled for key in one.released],
             spawned=[answer for one in settled for answer in one.spawned],
+            removed=[key for one in settled for key in one.removed],
         )
+
+
+@caught_by("settling", "test_a_retention_of_age_zero_removes_the_job_at_once")
+class RemovesInSilence(Broken):
+    """What goes in the step that ends it is told of to nobody."""
+
+    async def settle(self, outcomes: Sequence[Outcome], *, now: Now = None) -> Settled:
+        return replace(await super().settle(outcomes, now=now), removed=())
+
+
+@caught_by("settling", "test_only_what_is_removed_at_once_is_told_as_removed")
+class TellsTheRetainedAsRemoved(Broken):
+    """Whatever is kept for a time only is told as removed at once."""
+
+    async def settle(self, outcomes: Sequence[Outcome], *, now: Now = None) -> Settled:
+        settled = await super().settle(outcomes, now=now)
+        gone = [o.lease.key for o in outcomes if o.retention is not None and o.lease in settled.applied]
+        return replace(settled, removed=gone)
+
+
+@caught_by("settling", "test_a_job_is_told_as_removed_once")
+@caught_by("unique keys", "test_a_job_that_still_holds_its_key_is_removed_only_when_that_lapses")
+class TellsRemovedByRetention(Broken):
+    """What was asked to be removed is told as removed: again by a repeat, and though it holds its key."""
+
+    async def settle(self, outcomes: Sequence[Outcome], *, now: Now = None) -> Settled:
+        settled = await super().settle(outcomes, now=now)
+        at_once = Retention(age=timedelta(0))
+        gone = [o.lease.key for o in outcomes if o.retention == at_once and o.lease in settled.applied]
+        return replace(settled, removed=gone)
 
 
 @caught_by("sets", "test_counts_are_by_queue_and_state_and_exact")

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from conveyor.core.jobs import TERMINAL, JobRecord, JobState, Lease
+from conveyor.core.jobs import TERMINAL, JobKey, JobRecord, JobState, Lease
 from conveyor.core.planning import Beginning, planned
 from conveyor.core.store import (
     Advanced,
@@ -93,7 +93,7 @@ def renew(data: Data, beats: Sequence[Beat], lease: timedelta, now: datetime) ->
 
 def settle(data: Data, outcomes: Sequence[Outcome], now: datetime) -> Settled:
     """Apply the outcomes whose leases are held, in order."""
-    applied, spawned = set[Lease](), list[Inserted]()
+    applied, spawned, removed = set[Lease](), list[Inserted](), list[JobKey]()
     for outcome in outcomes:
         lease = outcome.lease
         job = _held(data, lease)
@@ -104,12 +104,14 @@ def settle(data: Data, outcomes: Sequence[Outcome], now: datetime) -> Settled:
             stalled = job.stalled + outcome.stalls
             job = data.put(job, attempt=outcome.attempt, stalled=stalled, report=report, **NOBODY)
             _apply(data, job, outcome, now)
+            if job.key not in data.jobs:
+                removed.append(job.key)
             spawned += insert(data, outcome.spawn, now)
         else:
             known = (data.applied.get(lease.key), data.gone.get(lease))
             if any(one is not None and one[:2] == (lease.token, outcome.state) for one in known):
                 applied.add(lease)
-    return Settled(applied=frozenset(applied), spawned=tuple(spawned))
+    return Settled(applied=frozenset(applied), spawned=tuple(spawned), removed=tuple(removed))
 
 
 def advance(data: Data, queues: Collection[str], limit: int, now: datetime) -> Advanced:

@@ -23,6 +23,7 @@ from conveyor.core.store import (
     Change,
     Claim,
     Claimed,
+    Deleted,
     Feature,
     Inserted,
     Order,
@@ -141,12 +142,12 @@ class JsonFileStore(Store):
 
         return await self._call(altered, now)
 
-    async def delete(self, where: Where, *, limit: int, now: datetime | None = None) -> int:
-        def deleted(data: Data, now: datetime) -> int:
+    async def delete(self, where: Where, *, limit: int, now: datetime | None = None) -> Deleted:
+        def deleted(data: Data, now: datetime) -> Deleted:
             jobs = list(sets.matching(data, where, now))[:limit]
             for job in jobs:
                 data.remove(job, now)
-            return len(jobs)
+            return Deleted(removed=[job.key for job in jobs])
 
         return await self._call(deleted, now)
 
@@ -175,7 +176,7 @@ class JsonFileStore(Store):
 
         return await self._call(ends, now)
 
-    async def forget(self, queue: str, *, now: datetime | None = None) -> None:
+    async def forget(self, queue: str, *, now: datetime | None = None) -> Sequence[JobKey]:
         def forgotten(data: Data, _now: datetime) -> None:
             data.jobs = {key: job for key, job in data.jobs.items() if key.queue != queue}
             data.applied = {key: applied for key, applied in data.applied.items() if key.queue != queue}
@@ -183,6 +184,7 @@ class JsonFileStore(Store):
             data.pauses = {what: until for what, until in data.pauses.items() if what[0] != queue}
 
         await self._call(forgotten, now)
+        return ()
 
     async def _call(self, work: Callable[[Data, datetime], Answer], now: datetime | None) -> Answer:
         """Do something to the data in one step."""

@@ -29,7 +29,7 @@ from conveyor.core import (
     Worker,
 )
 from conveyor.core.events import JobRemoved, JobWaiting, JobWaitingChildren
-from conveyor.core.store import JobRecord, Outcome
+from conveyor.core.store import Deleted, JobRecord, Outcome
 from conveyor.core.testing import WrappedStore
 
 
@@ -338,7 +338,7 @@ class Redriving:
         class Failing(WrappedStore):
             """A store where what goes back has failed again before the call goes on."""
 
-            async def delete(self, *args: Any, **options: Any) -> int:
+            async def delete(self, *args: Any, **options: Any) -> Deleted:
                 await bench.run(fail)
                 return await super().delete(*args, **options)
 

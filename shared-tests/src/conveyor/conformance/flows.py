@@ -453,17 +453,20 @@ class Releasing:
             await end(store, "a", state.value)
         assert (await get(store, "a")).state is state
 
-        await store.delete(replace(Q, ids=frozenset("a")), limit=1, now=at(5))
+        first = await store.delete(replace(Q, ids=frozenset("a")), limit=1, now=at(5))
+        assert (ids(first.removed), list(first.released)) == (["a"], [])
         assert (await get(store, "parent")).pending == 1
 
-        await store.delete(replace(Q, ids=frozenset("b")), limit=1, now=at(6))
+        second = await store.delete(replace(Q, ids=frozenset("b")), limit=1, now=at(6))
+        assert (ids(second.removed), list(second.released)) == (["b"], [PARENT])
         assert await states(store) == {"parent": JobState.WAITING}
 
     async def test_a_parent_is_delayed_when_its_last_child_is_deleted(self, store: Store) -> None:
         await family(store, "a", delay=span(60))
 
-        await store.delete(replace(Q, ids=frozenset("a")), limit=1, now=at(5))
+        deleted = await store.delete(replace(Q, ids=frozenset("a")), limit=1, now=at(5))
 
+        assert list(deleted.released) == [PARENT]
         parent = await get(store, "parent")
         assert (parent.state, parent.run_at) == (JobState.DELAYED, at(65))
 
@@ -479,8 +482,31 @@ class Releasing:
     async def test_a_family_can_be_deleted_in_one_call(self, store: Store) -> None:
         await family(store, "a", "b")
 
-        assert await store.delete(Q, limit=MANY, now=at(1)) == 3
+        deleted = await store.delete(Q, limit=MANY, now=at(1))
+
+        assert (ids(deleted.removed), list(deleted.released)) == (["a", "b", "parent"], [])
         assert await everything(store) == []
+
+    async def test_those_are_told_as_released_that_wait_for_no_child_and_are_still_there(
+        self, store: Store
+    ) -> None:
+        """A parent released in the call and removed by it, one that still waits, one that waits no more."""
+        await add(store, child("a", of="gone"), child("gone", of="root"), job("root"))
+        await add(store, child("b", of="waits"), child("left", of="waits", queue="other"), job("waits"))
+        await add(store, child("c", of="free"), child("d", of="free"), job("free", delay=span(60)))
+        await add(store, child("e", of="held"), job("held"), child("f", of="nobody"))
+        await take_one(store, "held")
+
+        deleted = await store.delete(replace(Q, ids=frozenset({*"abcdef", "gone"})), limit=MANY, now=at(1))
+
+        assert ids(deleted.removed) == ["a", "gone", "b", "c", "d", "e", "f"]
+        assert sorted(ids(deleted.released)) == ["free", "root"]
+        assert await states(store) == {
+            "root": JobState.WAITING,
+            "waits": WAITS,
+            "free": JobState.DELAYED,
+            "held": JobState.ACTIVE,
+        }
 
     async def test_children_of_a_forgotten_queue_release_their_parents_elsewhere(self, store: Store) -> None:
         await add(
@@ -492,11 +518,18 @@ class Releasing:
         )
         await take_one(store, "a", queue="kids")
 
-        await store.forget("kids", now=at(1))
+        assert list(await store.forget("kids", now=at(1))) == []
         assert (await get(store, "parent")).pending == 1
 
-        await store.forget("others", now=at(2))
+        assert list(await store.forget("others", now=at(2))) == [PARENT]
         assert await states(store) == {"parent": JobState.WAITING}
+
+    async def test_a_forgotten_queue_releases_nobody_of_its_own(self, store: Store) -> None:
+        await add(store, child("a", of="b", queue="q"), child("b", of="top"), job("top"))
+        await add(store, child("x"), job("parent", queue="other"), job("parent"))
+
+        assert list(await store.forget("q", now=at(1))) == []
+        assert await everything(store) == []
 
     async def test_a_child_in_its_last_run_may_bring_a_sibling(self, store: Store) -> None:
         await family(store, "a")
@@ -532,8 +565,9 @@ class Changing:
         await family(store, "a")
         held = await take_one(store, "parent")
 
-        await settle(store, cancelled(held, retention=AT_ONCE), now=at(1))
+        settled = await settle(store, cancelled(held, retention=AT_ONCE), now=at(1))
 
+        assert (list(settled.removed), list(settled.released)) == ([PARENT], [])
         assert await states(store) == {"a": JobState.WAITING}
         assert await end(store, "a", second=2) == []
 

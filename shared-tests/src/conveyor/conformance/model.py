@@ -29,6 +29,7 @@ from conveyor.core.store import (
     Change,
     Claim,
     Claimed,
+    Deleted,
     Feature,
     Inserted,
     JobKey,
@@ -502,7 +503,7 @@ class Die(random.Random):
 # ------------------------------------------------------------------ comparing
 
 
-def shown(answer: Any) -> Any:  # noqa: PLR0911 - one for each kind
+def shown(answer: Any) -> Any:  # noqa: C901, PLR0911 - one for each kind
     """An answer so that two stores' can be compared: sets as sets, documents as what they say, no `seq`."""
     match answer:
         case JobRecord():
@@ -519,7 +520,12 @@ def shown(answer: Any) -> Any:  # noqa: PLR0911 - one for each kind
                 "applied": set(answer.applied),
                 "released": sorted(answer.released),
                 "spawned": shown(answer.spawned),
+                "removed": sorted(answer.removed),
             }
+        case Deleted():
+            return {"removed": list(answer.removed), "released": sorted(answer.released)}
+        case [JobKey(), *_]:
+            return sorted(answer)
         case Advanced():
             return {name: sorted(getattr(answer, name)) for name in ("due", "stalled", "unstarted")}
         case Inserted():

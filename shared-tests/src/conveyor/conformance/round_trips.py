@@ -243,7 +243,8 @@ class Names:
             assert held.id == name
             await settle(store, completed(held), now=at(1))
             assert (await get(store, name)).state is JobState.COMPLETED
-            assert await store.delete(Where(queue="q", ids=frozenset({name})), limit=9, now=at(2)) == 1
+            one = Where(queue="q", ids=frozenset({name}))
+            assert list((await store.delete(one, limit=9, now=at(2))).removed) == [held.key]
             assert await look(store, name) is None
 
     async def test_jobs_of_any_name_are_found_claimed_and_paused_by_it(self, store: Store) -> None:

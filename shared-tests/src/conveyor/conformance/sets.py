@@ -186,7 +186,7 @@ class Finding:
         assert await found(store, where) == []
         assert await store.count(where, now=START) == {}
         assert await store.update(where, Change(priority=1), now=START) == frozenset()
-        assert await store.delete(where, limit=9, now=START) == 0
+        assert await delete_all(store, where) == []
         assert await found(store, Q) == ["a"]
 
     @pytest.mark.parametrize("state", [JobState.WAITING, JobState.DELAYED, JobState.ACTIVE])
@@ -322,7 +322,7 @@ class Finding:
         family = Where(parent=JobKey("q", "parent"), expired=True)
         assert await found(store, family, now=at(6)) == ["a", "b"]
         assert await found(store, family, now=at(7)) == ["a", "b", "b"]
-        assert await store.delete(family, limit=9, now=at(7)) == 3
+        assert len((await store.delete(family, limit=9, now=at(7))).removed) == 3
         assert ids(await everything(store, "r")) == ["a", "c"]
 
     # ------------------------------------------------------------------- order
@@ -751,9 +751,13 @@ class Changing:
         assert (await get(store, "a", queue="other")).payload == "null"
 
 
-async def delete_all(store: Store, where: Where = Q) -> int:
-    """Delete a whole set."""
-    return await store.delete(where, limit=MANY, now=at(1))
+async def delete_all(
+    store: Store, where: Where = Q, *, limit: int = MANY, at_second: float = 1
+) -> list[JobKey]:
+    """Delete a whole set, or so many, and return what was removed. Without parents nobody is released."""
+    deleted = await store.delete(where, limit=limit, now=at(at_second))
+    assert list(deleted.released) == []
+    return list(deleted.removed)
 
 
 @area("sets")
@@ -761,9 +765,9 @@ class Removing:
     """`Store.delete`, without parents, and `Store.forget`."""
 
     async def test_jobs_are_removed_in_whatever_state(self, store: Store) -> None:
-        await one_in_each_state(store)
+        there = await one_in_each_state(store)
 
-        assert await delete_all(store) == len(PLAIN)
+        assert await delete_all(store) == [found.key for found in there.values()]
 
         assert await everything(store) == []
         assert await store.count(Where(), now=START) == {}
@@ -771,17 +775,27 @@ class Removing:
     async def test_no_more_than_limit_are_removed_the_longest_there_first(self, store: Store) -> None:
         await add(store, job("a", priority=9), *jobs("bcd"))
 
-        assert await store.delete(Q, limit=2, now=at(1)) == 2
+        assert ids(await delete_all(store, limit=2)) == ["a", "b"]
         assert ids(await everything(store)) == ["c", "d"]
-        assert await store.delete(Q, limit=5, now=at(1)) == 2
-        assert await store.delete(Q, limit=5, now=at(1)) == 0
+        assert ids(await delete_all(store, limit=5)) == ["c", "d"]
+        assert await delete_all(store, limit=5) == []
+
+    async def test_what_was_removed_is_told_in_the_order_in_which_it_was_added(self, store: Store) -> None:
+        await add(store, job("d", queue="other"), job("c", priority=9), job("a"), job("b", delay=span(60)))
+        await add(store, job("d"))
+        await finish(store, "d", at_second=1)
+        some = Where(ids=frozenset("abcd"), names=frozenset({"work"}))
+
+        removed = await delete_all(store, some)
+
+        assert removed == [JobKey("other", "d"), *(JobKey("q", id) for id in "cabd")]
 
     async def test_only_the_set_is_removed(self, store: Store) -> None:
         await one_in_each_state(store)
         await add(store, job("failed", queue="other"))
 
         where = replace(Q, states=frozenset({JobState.FAILED, JobState.DELAYED}))
-        assert await delete_all(store, where) == 2
+        assert set(ids(await delete_all(store, where))) == {"failed", "delayed"}
 
         assert set(await states(store)) == {"waiting", "active", "completed", "cancelled"}
         assert await look(store, "failed", queue="other") is not None
@@ -798,21 +812,21 @@ class Removing:
         for second, name in enumerate("abc"):
             await finish(store, name, at_second=second, retention=Retention(count=1))
 
-        assert await store.delete(replace(Q, expired=True), limit=9, now=at(9)) == 2
+        assert ids(await delete_all(store, replace(Q, expired=True), at_second=9)) == ["a", "b"]
         assert ids(await everything(store)) == ["c"]
-        assert await store.delete(replace(Q, expired=True), limit=9, now=at(9)) == 0
+        assert await delete_all(store, replace(Q, expired=True), at_second=9) == []
 
     async def test_forgetting_a_queue_removes_every_job_of_it(self, store: Store) -> None:
         await one_in_each_state(store)
         await add(store, job("a", queue="other"))
 
-        await store.forget("q", now=at(1))
+        assert list(await store.forget("q", now=at(1))) == []
 
         assert await everything(store) == []
         assert ids(await everything(store, "other")) == ["a"]
 
     async def test_forgetting_a_queue_that_is_not_known_does_nothing(self, store: Store) -> None:
-        await store.forget("never heard of", now=at(1))
+        assert list(await store.forget("never heard of", now=at(1))) == []
 
     async def test_a_forgotten_queue_begins_anew(self, store: Store) -> None:
         await add(store, job("a", name="x"))
@@ -881,7 +895,8 @@ class Alike:
         assert changed == {record.key for record in wanted}
         everybody = await store.find(Where(), limit=MANY, now=at(60))
         assert {r.key for r in everybody if r.payload == "7" or r.keep_count == 7} == changed
-        assert await store.delete(where, limit=MANY, now=at(60)) == len(wanted)
+        deleted = await store.delete(where, limit=MANY, now=at(60))
+        assert list(deleted.removed) == [record.key for record in wanted]
         assert {record.key for record in await store.find(Where(), limit=MANY, now=at(60))} == rest
 
     async def test_a_large_set_is_taken_whole(self, store: Store) -> None:
@@ -900,7 +915,7 @@ class Alike:
         assert (len(renewed.held), renewed.lost) == (1_234, frozenset())
         assert {one.report for one in await store.find(large, limit=MANY, now=at(1))} == {"1"}
         await settle(store, *(completed(one) for one in held), now=at(2))
-        assert await store.delete(large, limit=2_000, now=at(3)) == 1_234
+        assert ids(await delete_all(store, large, limit=2_000, at_second=3)) == names
         assert ids(await everything(store)) == ["more"]
 
 

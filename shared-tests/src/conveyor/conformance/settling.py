@@ -18,6 +18,7 @@ from conveyor.conformance.make import (
     WRONG,
     add,
     at,
+    cancelled,
     child,
     completed,
     everything,
@@ -25,6 +26,7 @@ from conveyor.conformance.make import (
     get,
     ids,
     job,
+    jobs,
     look,
     normal,
     retried,
@@ -485,10 +487,49 @@ class Settling:
         await add(store, job("a"), job("b"))
         a, b = await take(store, 2)
 
-        await settle(store, completed(a, retention=AT_ONCE), failed(b, retention=AT_ONCE), now=at(1))
+        settled = await settle(
+            store, completed(a, retention=AT_ONCE), failed(b, retention=AT_ONCE), now=at(1)
+        )
 
+        assert set(settled.removed) == {a.key, b.key}
         assert await everything(store) == []
         assert await look(store, "a") is None
+
+    async def test_only_what_is_removed_at_once_is_told_as_removed(self, store: Store) -> None:
+        await add(store, *jobs("abcdef"), job("a", queue="other"))
+        (a, b, c, d, e, f), (g,) = await take(store, 6), await take(store, queue="other")
+        stale = replace(f, token="forged")
+
+        settled = await store.settle(
+            [
+                completed(a),
+                completed(b, retention=Retention(age=span(60))),
+                completed(c, retention=Retention(count=0)),
+                retried(d),
+                completed(e, retention=AT_ONCE),
+                completed(stale, retention=AT_ONCE),
+                cancelled(g, retention=Retention(age=timedelta(0), count=3)),
+            ],
+            now=at(1),
+        )
+
+        assert sorted(settled.removed) == [JobKey("other", "a"), JobKey("q", "e")]
+        assert set(await states(store)) == {*"abcdf"}
+        assert await everything(store, "other") == []
+
+    async def test_a_job_is_told_as_removed_once(self, store: Store) -> None:
+        await add(store, *jobs("ab"))
+        a, b = await take(store, 2)
+        await settle(store, completed(a, retention=AT_ONCE), now=at(1))
+
+        again = await store.settle([completed(a, retention=AT_ONCE)], now=at(2))
+        both = [completed(a, retention=AT_ONCE), completed(b, retention=AT_ONCE), failed(b)]
+        last = await store.settle(both, now=at(3))
+
+        assert again.applied == {a.lease}
+        assert list(again.removed) == []
+        assert last.applied == {a.lease, b.lease}
+        assert list(last.removed) == [b.key]
 
     async def test_a_retention_by_age_counts_from_the_jobs_end(self, store: Store) -> None:
         await add(store, job("a"))

@@ -263,8 +263,9 @@ class UniqueKeys:
         await add(store, job("a", unique_key="k", unique_for=span(60)))
         (held,) = await take(store)
 
-        await settle(store, completed(held, retention=AT_ONCE), now=at(1))
+        settled = await settle(store, completed(held, retention=AT_ONCE), now=at(1))
 
+        assert list(settled.removed) == []
         found = await get(store, "a", now=at(2))
         assert (found.state, found.holds_key, found.expires_at) == (JobState.COMPLETED, True, at(60))
         expired = Where(queue="q", expired=True)
@@ -289,16 +290,18 @@ class UniqueKeys:
         await add(store, job("a", unique_key="k", unique_for=span(10)))
         (held,) = await take(store)
 
-        await settle(store, completed(held, retention=AT_ONCE), now=at(10))
+        settled = await settle(store, completed(held, retention=AT_ONCE), now=at(10))
 
+        assert list(settled.removed) == [held.key]
         assert await look(store, "a", now=at(10)) is None
 
     async def test_a_job_with_a_key_without_a_time_is_removed_at_once(self, store: Store) -> None:
         await add(store, job("a", unique_key="k"))
         (held,) = await take(store)
 
-        await settle(store, completed(held, retention=AT_ONCE), now=at(1))
+        settled = await settle(store, completed(held, retention=AT_ONCE), now=at(1))
 
+        assert list(settled.removed) == [held.key]
         assert await look(store, "a") is None
         (answer,) = await add(store, job("b", unique_key="k"), now=at(1))
         assert answer.created

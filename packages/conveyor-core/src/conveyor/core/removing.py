@@ -39,7 +39,7 @@ async def remove(store: Store, key: JobKey, clock: Clock) -> bool:
     """
     where = Where(queue=key.queue, ids=frozenset({key.id}), states=frozenset(JobState) - {JobState.ACTIVE})
     found = await observing.read(store, key)
-    if await store.delete(where, limit=1):
+    if (await store.delete(where, limit=1)).removed:
         gone = JobRemoved(queue_name=key.queue, job_id=key.id, at=clock.now())
         await store.bus.publish([gone, *await _released(store, [] if found is None else [found], clock)])
         return True
@@ -54,14 +54,16 @@ async def remove_all(store: Store, where: Where, clock: Clock, *, limit: int | N
     if await _may_release(store, where):
         while page := await store.find(where, limit=_most(_LOOK, limit, removed)):
             ids = frozenset(record.id for record in page)
-            removed += await store.delete(replace(where, ids=ids), limit=len(ids))
+            removed += len((await store.delete(replace(where, ids=ids), limit=len(ids))).removed)
             if events := await _released(store, page, clock):
                 await store.bus.publish(events)
             if removed == limit:
                 return removed
     # What cannot be read is left by now.
-    while (most := _most(_SWEEP, limit, removed)) and (step := await store.delete(where, limit=most)):
-        removed += step
+    while (most := _most(_SWEEP, limit, removed)) and (
+        step := (await store.delete(where, limit=most)).removed
+    ):
+        removed += len(step)
     return removed
 
 

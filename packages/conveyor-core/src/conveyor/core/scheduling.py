@@ -121,7 +121,7 @@ class Schedules:
     async def remove(self, key: str) -> bool:
         """Remove a schedule, and say whether it was there. The jobs it has made stay."""
         where = Where(queue=self._queue, ids=frozenset({key}))
-        return await self._store.delete(where, limit=1) > 0
+        return bool((await self._store.delete(where, limit=1)).removed)
 
     async def forget(self) -> None:
         """Remove them all, with every trace."""
@@ -171,7 +171,7 @@ class Schedules:
             await self._store.settle([Outcome.given_back(held)])
             return
         where = Where(queue=self._queue, ids=frozenset({key}), states=TERMINAL)
-        if not await self._store.delete(where, limit=1):
+        if not (await self._store.delete(where, limit=1)).removed:
             await self._wait(_AGAIN[-1])
 
     async def _change(self, key: str, change: Callable[[Plan, Standing, datetime], Standing]) -> Schedule:

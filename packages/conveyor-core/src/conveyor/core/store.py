@@ -43,6 +43,7 @@ __all__ = [
     "Change",
     "Claim",
     "Claimed",
+    "Deleted",
     "Feature",
     "Inserted",
     "JobKey",
@@ -363,14 +364,16 @@ class Outcome:
 class Settled:
     """Which outcomes were applied; those that are not in `applied` were stale.
 
-    `released` are the parents that have no more children to wait for (waiting or delayed now), and
-    `spawned` what became of the spawned records, in order. A repeated call reports what it had applied
-    again in `applied`, and nothing in the other two.
+    `released` are the parents that have no more children to wait for (waiting or delayed now),
+    `spawned` what became of the spawned records, in order, and `removed` the jobs that went at once, by a
+    retention of age zero. A repeated call reports what it had applied again in `applied`, and nothing in
+    the other three.
     """
 
     applied: frozenset[Lease]
     released: Sequence[JobKey] = ()
     spawned: Sequence[Inserted] = ()
+    removed: Sequence[JobKey] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -455,6 +458,18 @@ class Change:
     release_key: bool = False
     retention: Retention | None = None
     report: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deleted:
+    """What a `delete` removed, in the order the jobs were added, and the parents that this released.
+
+    `released` have no more children to wait for: they are waiting or delayed now. None of them is among the
+    `removed`.
+    """
+
+    removed: Sequence[JobKey]
+    released: Sequence[JobKey] = ()
 
 
 # -------------------------------------------------------------------- pausing
@@ -640,8 +655,8 @@ class Store(Protocol):
         """
         ...
 
-    async def delete(self, where: Where, *, limit: int, now: datetime | None = None) -> int:
-        """Remove up to `limit` jobs of the set, the longest there first, and return how many.
+    async def delete(self, where: Where, *, limit: int, now: datetime | None = None) -> Deleted:
+        """Remove up to `limit` jobs of the set, the longest there first, and say which.
 
         Whatever state they are in: a caller that means to spare active jobs says so in `where`. One that
         has not released its parent does so now (`Release.ONE`).
@@ -665,8 +680,11 @@ class Store(Protocol):
         """What is paused now, and until when; None is until resumed."""
         ...
 
-    async def forget(self, queue: str, *, now: datetime | None = None) -> None:
-        """Remove every trace of a queue, active jobs included; children release parents elsewhere."""
+    async def forget(self, queue: str, *, now: datetime | None = None) -> Sequence[JobKey]:
+        """Remove every trace of a queue, active jobs included; children release parents elsewhere.
+
+        Returns the parents that have no more children to wait for now (waiting or delayed).
+        """
         ...
 
     async def __aenter__(self) -> Self:

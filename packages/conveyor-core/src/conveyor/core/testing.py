@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         Beat,
         Change,
         Claimed,
+        Deleted,
         Feature,
         Inserted,
         Order,
@@ -205,9 +206,9 @@ class WrappedStore:
         found: frozenset[JobKey] = await self._pass_on("update", where, change, now=now)
         return found
 
-    async def delete(self, where: Where, *, limit: int, now: datetime | None = None) -> int:
+    async def delete(self, where: Where, *, limit: int, now: datetime | None = None) -> Deleted:
         """As the contract has it."""
-        found: int = await self._pass_on("delete", where, limit=limit, now=now)
+        found: Deleted = await self._pass_on("delete", where, limit=limit, now=now)
         return found
 
     async def pause(
@@ -225,9 +226,10 @@ class WrappedStore:
         found: Mapping[Pause, datetime | None] = await self._pass_on("paused", queue, now=now)
         return found
 
-    async def forget(self, queue: str, *, now: datetime | None = None) -> None:
+    async def forget(self, queue: str, *, now: datetime | None = None) -> Sequence[JobKey]:
         """As the contract has it."""
-        await self._pass_on("forget", queue, now=now)
+        found: Sequence[JobKey] = await self._pass_on("forget", queue, now=now)
+        return found
 
     async def __aenter__(self) -> Any:
         """Open the store."""

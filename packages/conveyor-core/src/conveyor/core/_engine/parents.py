@@ -166,7 +166,7 @@ class Consequences:
         while self.over:
             with _taken_off(self.over, [next(iter(self.over))]) as [key]:
                 kept = Where(parent=key, expired=True)
-                while await store.delete(kept, limit=PAGE) == PAGE:
+                while len((await store.delete(kept, limit=PAGE)).removed) == PAGE:
                     pass
         for queue, ids in by_queue(list(self.undecided)[:PAGE]).items():
             with _taken_off(self.undecided, [JobKey(queue, job_id) for job_id in ids]):

@@ -35,7 +35,7 @@ async def sweep(store: Store, queue: str, clock: Clock, stopped: Callable[[], bo
     """Remove what is over in a queue, in bounded steps, until done or `stopped`."""
     expired = Where(queue=queue, expired=True)
     if Feature.FLOWS not in store.features:
-        while not stopped() and await store.delete(expired, limit=_SWEEP) == _SWEEP:
+        while not stopped() and len((await store.delete(expired, limit=_SWEEP)).removed) == _SWEEP:
             pass
         return
     page: Sequence[JobRecord] = ()

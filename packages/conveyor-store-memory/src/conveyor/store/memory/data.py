@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime
 from heapq import merge
 from itertools import count
 
 from conveyor.core.jobs import TERMINAL, JobKey, JobState
-from conveyor.core.store import Outcome, Release, Retention, Where
+from conveyor.core.store import Deleted, Outcome, Release, Retention, Where
 from conveyor.store.memory.matching import beyond_count, matching
 from conveyor.store.memory.queues import Queue
 from conveyor.store.memory.rows import DELAYED, WAITING, WAITING_CHILDREN, Row
@@ -61,15 +61,26 @@ class Data:
             self._children.setdefault(row.parent, {})[row] = None
             self._unreleased[row.parent] += not row.released
 
-    def remove(self, row: Row, now: datetime) -> None:
-        """Let a job go, in whatever state; it releases its parent if it has not yet."""
-        self.release(row, Release.ONE, now)
+    def remove(self, row: Row, now: datetime) -> JobKey | None:
+        """Let a job go, in whatever state; it releases its parent if it has not yet.
+
+        Returns the parent if that has nothing to wait for any more.
+        """
+        parent = self.release(row, Release.ONE, now)
         self.queues[row.queue].remove(row, now)
         if row.parent is not None:
             siblings = self._children[row.parent]
             del siblings[row]
             if not siblings:
                 del self._children[row.parent], self._unreleased[row.parent]
+        return parent
+
+    def remove_all(self, rows: Collection[Row], now: datetime) -> Deleted:
+        """Let these jobs go."""
+        removed = tuple(row.key for row in rows)
+        released = [parent for row in rows if (parent := self.remove(row, now)) is not None]
+        gone = frozenset(removed)
+        return Deleted(removed=removed, released=tuple(key for key in released if key not in gone))
 
     def wait(self, row: Row, now: datetime, run_at: datetime | None = None) -> None:
         """Have a job run at that instant, or at once if it has passed or there is none."""

@@ -18,6 +18,7 @@ class _Effects:
     applied: set[Lease] = field(default_factory=set)
     released: list[JobKey] = field(default_factory=list)
     spawned: list[Inserted] = field(default_factory=list)
+    removed: list[JobKey] = field(default_factory=list)
 
 
 def settle(data: Data, outcomes: Sequence[Outcome], now: datetime) -> Settled:
@@ -34,6 +35,7 @@ def settle(data: Data, outcomes: Sequence[Outcome], now: datetime) -> Settled:
         applied=frozenset(effects.applied),
         released=tuple(effects.released),
         spawned=tuple(effects.spawned),
+        removed=tuple(effects.removed),
     )
 
 
@@ -65,6 +67,8 @@ def _apply(data: Data, row: Row, outcome: Outcome, effects: _Effects, now: datet
         parent = data.end(row, outcome, now)
         if parent is not None:
             effects.released.append(parent)
+        if data.row(*row.key) is None:
+            effects.removed.append(row.key)
     elif outcome.state is WAITING_CHILDREN:
         data.wait_for_children(row, 0)
     elif row.pending or (outcome.delay is None and outcome.run_at is None):

@@ -21,6 +21,7 @@ from conveyor.core.store import (
     Change,
     Claim,
     Claimed,
+    Deleted,
     Feature,
     Inserted,
     Order,
@@ -186,12 +187,9 @@ class MemoryStore(Store):
         data, now = self._data(), now or _clock()
         return frozenset(row.key for row in list(data.rows(where, now)) if alter(data, row, change, now))
 
-    async def delete(self, where: Where, *, limit: int, now: datetime | None = None) -> int:
+    async def delete(self, where: Where, *, limit: int, now: datetime | None = None) -> Deleted:
         data, now = self._data(), now or _clock()
-        rows = list(islice(data.rows(where, now), limit))
-        for row in rows:
-            data.remove(row, now)
-        return len(rows)
+        return data.remove_all(list(islice(data.rows(where, now), limit)), now)
 
     async def pause(
         self, queue: str, what: Pause, for_: timedelta | None = None, *, now: datetime | None = None
@@ -216,11 +214,11 @@ class MemoryStore(Store):
             if until > now
         }
 
-    async def forget(self, queue: str, *, now: datetime | None = None) -> None:
+    async def forget(self, queue: str, *, now: datetime | None = None) -> Sequence[JobKey]:
         data, now = self._data(), now or _clock()
-        for row in list(data.queue(queue).rows.values()):
-            data.remove(row, now)
+        deleted = data.remove_all(list(data.queue(queue).rows.values()), now)
         del data.queues[queue]
+        return deleted.released
 
     def claim_steps(self, queue: str) -> int:
         """How many lanes and jobs the claims of a queue have looked at so far, for tests of their cost."""

@@ -319,12 +319,20 @@ class Ledger:
         self.wait(parent, parent.run_at)
         return parent.key
 
-    async def remove(self, entry: Entry) -> None:
-        """Let a job go, in whatever state; it releases its parent if it has not yet."""
-        await self.release(entry, Release.ONE)
+    async def remove(self, entry: Entry) -> JobKey | None:
+        """Let a job go, in whatever state; it releases its parent if it has not yet.
+
+        Returns the parent if that has nothing to wait for any more.
+        """
+        parent = await self.release(entry, Release.ONE)
         self._changed.pop(entry.seq, None)
         self._gone[entry.seq] = entry
         self._entries[entry.queue, entry.id] = None
+        return parent
+
+    def is_gone(self, entry: Entry) -> bool:
+        """Whether this step has let the job go."""
+        return entry.seq in self._gone
 
     async def retry(self, entry: Entry) -> bool:
         """Take a finished job back to waiting, unless another job holds its key."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
 from conveyor.core.jobs import TERMINAL, JobKey, JobRecord, JobState
-from conveyor.core.store import Change, Order, Where
+from conveyor.core.store import Change, Deleted, Order, Where
 from conveyor.store.pg.ledger import ACTIVE, DELAYED, ENDED, WAITING, Entry, Ledger
 from conveyor.store.pg.rows import ID, jsonb, moment, records
 from conveyor.store.pg.statements import Session
@@ -108,20 +109,22 @@ async def _changed(ledger: Ledger, entry: Entry, change: Change) -> bool:
     return applied
 
 
-async def delete(session: Session, now: datetime | None, where: Where, limit: int) -> int:
+async def delete(session: Session, now: datetime | None, where: Where, limit: int) -> Deleted:
     """Remove jobs of a set, the longest there first."""
     now = await moment(session, now)
     ledger = Ledger(session, now)
     entries = ledger.keep(await locked(session, where, now, await seqs(session, where, now, limit=limit)))
     await ledger.load_parents()
-    for entry in entries:
-        await ledger.remove(entry)
+    removed = tuple(entry.key for entry in entries)
+    released = [parent for entry in entries if (parent := await ledger.remove(entry)) is not None]
     await ledger.done()
-    return len(entries)
+    gone = frozenset(removed)
+    return Deleted(removed=removed, released=tuple(key for key in released if key not in gone))
 
 
-async def forget(session: Session, now: datetime | None, queue: str) -> None:
-    """Remove every trace of a queue."""
+async def forget(session: Session, now: datetime | None, queue: str) -> Sequence[JobKey]:
+    """Remove every trace of a queue, and return the parents elsewhere that wait for no child any more."""
     await session.ask("lock_queue_if_any", queue=queue)
-    await delete(session, now, Where(queue=queue), EVERY)
+    deleted = await delete(session, now, Where(queue=queue), EVERY)
     await session.run("clear", queue=queue)
+    return deleted.released

@@ -32,13 +32,15 @@ async def settle_at_once(
     session: Session, now: datetime | None, outcomes: Sequence[Outcome]
 ) -> Settled | None:
     """Apply outcomes by one statement; None, and nothing applied, if one of them needs more care."""
+    leases = [outcome.lease for outcome in outcomes]
     ends = [outcome.retention if outcome.state.terminal else None for outcome in outcomes]
+    removed = [end is not None and end.age is not None and end.age <= _NO_TIME for end in ends]
     [(done,)] = await session.ask(
         "settle",
         now=now,
-        queues=[outcome.lease.queue for outcome in outcomes],
-        ids=[outcome.lease.id for outcome in outcomes],
-        tokens=[outcome.lease.token for outcome in outcomes],
+        queues=[lease.queue for lease in leases],
+        ids=[lease.id for lease in leases],
+        tokens=[lease.token for lease in leases],
         states=[outcome.state.value for outcome in outcomes],
         ended=[outcome.state.terminal for outcome in outcomes],
         attempts=[outcome.attempt for outcome in outcomes],
@@ -48,9 +50,14 @@ async def settle_at_once(
         run_at=[outcome.run_at for outcome in outcomes],
         ages=[None if end is None else microseconds(end.age) for end in ends],
         counts=[None if end is None else end.count for end in ends],
-        removed=[end is not None and end.age is not None and end.age <= _NO_TIME for end in ends],
+        removed=removed,
     )
-    return Settled(applied=frozenset(outcome.lease for outcome in outcomes)) if done else None
+    if not done:
+        return None
+    return Settled(
+        applied=frozenset(leases),
+        removed=tuple(lease.key for lease, gone in zip(leases, removed, strict=True) if gone),
+    )
 
 
 async def settle(session: Session, now: datetime | None, outcomes: Sequence[Outcome]) -> Settled:
@@ -74,6 +81,7 @@ class _Settling:
         self._stale: list[Outcome] = []
         self._released: list[JobKey] = []
         self._spawned: list[Inserted] = []
+        self._removed: list[JobKey] = []
 
     async def load(self) -> None:
         await self._ledger.load([(outcome.lease.queue, outcome.lease.id) for outcome in self._outcomes])
@@ -103,7 +111,10 @@ class _Settling:
             known = {(Lease(queue, id, token), state) for queue, id, token, state in found}
             self._applied.update(o.lease for o in self._stale if (o.lease, o.state) in known)
         return Settled(
-            applied=frozenset(self._applied), released=tuple(self._released), spawned=tuple(self._spawned)
+            applied=frozenset(self._applied),
+            released=tuple(self._released),
+            spawned=tuple(self._spawned),
+            removed=tuple(self._removed),
         )
 
     async def _apply(self, entry: Entry, outcome: Outcome) -> None:
@@ -117,9 +128,7 @@ class _Settling:
         if outcome.report is not None:
             entry.report = outcome.report
         if state in ENDED:
-            parent = await ledger.end(entry, state, outcome.release, outcome.retention)
-            if parent is not None:
-                self._released.append(parent)
+            await self._end(entry, outcome)
         elif state == WAITING_CHILDREN:
             ledger.wait_for_children(entry, 0)
         elif entry.pending or (outcome.delay is None and outcome.run_at is None):
@@ -135,6 +144,13 @@ class _Settling:
             self._spawned += told
         if state == WAITING_CHILDREN:
             await self._awake_if_nothing_to_wait_for(entry.key)
+
+    async def _end(self, entry: Entry, outcome: Outcome) -> None:
+        parent = await self._ledger.end(entry, str(outcome.state), outcome.release, outcome.retention)
+        if parent is not None:
+            self._released.append(parent)
+        if self._ledger.is_gone(entry):
+            self._removed.append(entry.key)
 
     async def _awake_if_nothing_to_wait_for(self, key: JobKey) -> None:
         entry = await self._ledger.get(key)

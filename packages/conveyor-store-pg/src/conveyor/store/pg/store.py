@@ -19,6 +19,7 @@ from conveyor.core.store import (
     Change,
     Claim,
     Claimed,
+    Deleted,
     Feature,
     Inserted,
     Order,
@@ -258,8 +259,8 @@ class PgStore(Store):
 
         return await self._connections.call(step)
 
-    async def delete(self, where: Where, *, limit: int, now: datetime | None = None) -> int:
-        async def step(session: Session) -> int:
+    async def delete(self, where: Where, *, limit: int, now: datetime | None = None) -> Deleted:
+        async def step(session: Session) -> Deleted:
             return await sets.delete(session, now, where, limit)
 
         return await self._connections.call(step)
@@ -288,8 +289,8 @@ class PgStore(Store):
 
         return await self._connections.call(step, single=True, reads=True)
 
-    async def forget(self, queue: str, *, now: datetime | None = None) -> None:
-        async def step(session: Session) -> None:
-            await sets.forget(session, now, queue)
+    async def forget(self, queue: str, *, now: datetime | None = None) -> Sequence[JobKey]:
+        async def step(session: Session) -> Sequence[JobKey]:
+            return await sets.forget(session, now, queue)
 
-        await self._connections.call(step)
+        return await self._connections.call(step)

@@ -9,7 +9,7 @@ from sqlite3 import Connection
 from typing import Final
 
 from conveyor.core.jobs import JobKey, JobRecord, JobState
-from conveyor.core.store import Change, Order, Where
+from conveyor.core.store import Change, Deleted, Order, Where
 from conveyor.store.sqlite.ledger import ACTIVE, DELAYED, ENDED, WAITING, Entry, Ledger
 from conveyor.store.sqlite.rows import ID, rank_key, rank_of, records, written
 from conveyor.store.sqlite.statements import ask, run
@@ -81,16 +81,17 @@ def _changed(ledger: Ledger, entry: Entry, change: Change) -> bool:
     return applied
 
 
-def delete(db: Connection, now: datetime, where: Where, limit: int) -> int:
+def delete(db: Connection, now: datetime, where: Where, limit: int) -> Deleted:
     """Remove jobs of a set, the longest there first."""
     return _remove(db, now, seqs(db, where, now, limit=limit))
 
 
-def forget(db: Connection, now: datetime, queue: str) -> None:
-    """Remove every trace of a queue."""
-    _remove(db, now, ask(db, "all_of_queue", queue=queue))
+def forget(db: Connection, now: datetime, queue: str) -> Sequence[JobKey]:
+    """Remove every trace of a queue, and return the parents elsewhere that wait for no child any more."""
+    deleted = _remove(db, now, ask(db, "all_of_queue", queue=queue))
     for table in _TRACES:
         run(db, table, queue=queue)
+    return deleted.released
 
 
 _TRACES: Final = (
@@ -103,11 +104,12 @@ _TRACES: Final = (
 )
 
 
-def _remove(db: Connection, now: datetime, wanted: Sequence[int]) -> int:
+def _remove(db: Connection, now: datetime, wanted: Sequence[int]) -> Deleted:
     ledger = Ledger(db, now)
     entries = ledger.load_rows(wanted)
     ledger.load_parents()
-    for entry in entries:
-        ledger.remove(entry)
+    removed = tuple(entry.key for entry in entries)
+    released = [parent for entry in entries if (parent := ledger.remove(entry)) is not None]
     ledger.flush()
-    return len(entries)
+    gone = frozenset(removed)
+    return Deleted(removed=removed, released=tuple(key for key in released if key not in gone))

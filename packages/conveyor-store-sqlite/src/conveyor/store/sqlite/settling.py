@@ -35,6 +35,7 @@ class _Settling:
         self._stale: list[Outcome] = []
         self._released: list[JobKey] = []
         self._spawned: list[Inserted] = []
+        self._removed: list[JobKey] = []
 
     def settle(self, outcome: Outcome) -> None:
         lease = outcome.lease
@@ -57,7 +58,10 @@ class _Settling:
             }
             self._applied.update(o.lease for o in self._stale if (o.lease, o.state) in known)
         return Settled(
-            applied=frozenset(self._applied), released=tuple(self._released), spawned=tuple(self._spawned)
+            applied=frozenset(self._applied),
+            released=tuple(self._released),
+            spawned=tuple(self._spawned),
+            removed=tuple(self._removed),
         )
 
     def _apply(self, entry: Entry, outcome: Outcome) -> None:
@@ -71,9 +75,7 @@ class _Settling:
         if outcome.report is not None:
             entry.report = outcome.report
         if state in ENDED:
-            parent = ledger.end(entry, state, outcome.release, outcome.retention)
-            if parent is not None:
-                self._released.append(parent)
+            self._end(entry, outcome)
         elif state == WAITING_CHILDREN:
             ledger.wait_for_children(entry, 0)
         elif entry.pending or (outcome.delay is None and outcome.run_at is None):
@@ -87,6 +89,13 @@ class _Settling:
             self._spawned += insert(self._db, self._now, outcome.spawn, group_limits=False)
         if state == WAITING_CHILDREN:
             self._awake_if_nothing_to_wait_for(entry.key)
+
+    def _end(self, entry: Entry, outcome: Outcome) -> None:
+        parent = self._ledger.end(entry, str(outcome.state), outcome.release, outcome.retention)
+        if parent is not None:
+            self._released.append(parent)
+        if self._ledger.is_gone(entry):
+            self._removed.append(entry.key)
 
     def _awake_if_nothing_to_wait_for(self, key: JobKey) -> None:
         entry = self._ledger.get(key)

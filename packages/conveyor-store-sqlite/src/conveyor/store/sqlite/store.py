@@ -21,6 +21,7 @@ from conveyor.core.store import (
     Change,
     Claim,
     Claimed,
+    Deleted,
     Feature,
     Inserted,
     Order,
@@ -199,7 +200,7 @@ class SqliteStore(Store):
     async def update(self, where: Where, change: Change, *, now: datetime | None = None) -> frozenset[JobKey]:
         return await self._write(Priority.REST, _step(now, sets.update, where, change))
 
-    async def delete(self, where: Where, *, limit: int, now: datetime | None = None) -> int:
+    async def delete(self, where: Where, *, limit: int, now: datetime | None = None) -> Deleted:
         return await self._write(Priority.REST, _step(now, sets.delete, where, limit))
 
     # ---------------------------------------------------------------- pausing
@@ -215,8 +216,8 @@ class SqliteStore(Store):
     async def paused(self, queue: str, *, now: datetime | None = None) -> Mapping[Pause, datetime | None]:
         return await self._read(_step(now, pausing.paused, queue))
 
-    async def forget(self, queue: str, *, now: datetime | None = None) -> None:
-        await self._write(Priority.REST, _step(now, sets.forget, queue))
+    async def forget(self, queue: str, *, now: datetime | None = None) -> Sequence[JobKey]:
+        return await self._write(Priority.REST, _step(now, sets.forget, queue))
 
     # ---------------------------------------------------------------- the threads
 
