@@ -1,9 +1,13 @@
-"""Signals: what a worker takes of them, and what it leaves to others."""
+"""Signals: what a worker takes of them, what it leaves to others, and what forked children get."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -111,7 +115,7 @@ async def test_a_handler_that_was_put_there_meanwhile_stays(
             loop.add_signal_handler(signal.SIGTERM, got.append, "theirs")
 
         await runner.close()
-        await running
+        await asyncio.wait_for(running, 10)
         await send(signal.SIGTERM, clock)
 
         assert got == ["theirs"]
@@ -284,3 +288,218 @@ def test_outside_the_main_thread_a_worker_runs_until_it_is_closed() -> None:
     thread.join()
 
     assert ended == ["in order"]
+
+
+# ------------------------------------------------------------ forked children
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+
+PROGRAM = """
+import asyncio, logging, multiprocessing, os, signal, subprocess, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from conveyor.core import Queue, Worker
+from conveyor.store.memory import MemoryStore
+
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+fork = multiprocessing.get_context("fork")
+
+def square(number):
+    return number * number
+
+def pool():
+    with fork.Pool(2) as pool:  # terminates them in the end
+        return sum(pool.map(square, range(4)))
+
+def executor():
+    with ProcessPoolExecutor(2, mp_context=fork) as pool:
+        return sum(pool.map(square, range(4)))
+
+def terminate():
+    codes = set()
+    for _ in range(20):
+        child = fork.Process(target=time.sleep, args=[60])
+        child.start()
+        child.terminate()  # at once: it may not have taken a step
+        child.join(10)
+        codes.add(child.exitcode)
+    return sorted(codes, key=str)
+
+def started():
+    codes = set()
+    for prepare in (None, lambda: None):
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], preexec_fn=prepare)
+        child.terminate()
+        codes.add(child.wait(10))
+    return sorted(codes)
+
+def look(pipe):
+    fd = signal.set_wakeup_fd(-1)
+    handlers = [signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)]
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    default = handlers == [signal.default_int_handler, signal.SIG_DFL]
+    pipe.send([fd, default, sorted({signal.SIGINT, signal.SIGTERM} & blocked)])
+
+def ask(target):
+    ours, theirs = fork.Pipe()
+    child = fork.Process(target=target, args=[theirs])
+    child.start()
+    answer = ours.recv() if ours.poll(10) else "none"
+    child.kill()
+    child.join()
+    return answer
+
+def inherited():
+    return ask(look)
+
+def write(pipe):
+    async def log():
+        await current.log("from a child")
+    said = []
+    for call in (lambda: current.update_progress(50), lambda: asyncio.run(log())):
+        try:
+            call()
+        except Exception as error:
+            said.append(type(error).__name__)
+    pipe.send(said)
+
+def written():
+    return ask(write)
+
+def group():
+    child = fork.Process(target=time.sleep, args=[60])
+    child.start()
+    print("ready", flush=True)
+    child.join()
+    time.sleep(0.05)
+    return child.exitcode
+
+{before}
+
+async def in_the_loop(job):
+    return in_a_thread(job)
+
+def in_a_thread(job):
+    global current
+    current = job
+    return globals()[job.name]()
+
+async def main():
+    async with MemoryStore() as store:
+        queue = Queue("q", store)
+        await set_up()
+        running = asyncio.create_task(Worker("q", {where}, store).run())
+        for use in {uses}:
+            job = await queue.add(use)
+            print(use, await job.wait_until_finished(timeout=20), flush=True)
+        if use != "group":
+            os.kill(os.getpid(), signal.SIGTERM)
+        await running
+
+asyncio.run(main())
+"""
+ALONE = "async def set_up(): pass"
+IN_A_SERVER = """
+async def set_up():
+    loop = asyncio.get_running_loop()
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(kind, print, "server: told to stop")
+"""
+WHERE = pytest.mark.parametrize("where", ["in_the_loop", "in_a_thread"])
+
+
+def start(uses: list[str], where: str, before: str = ALONE) -> subprocess.Popen[str]:
+    program = PROGRAM.replace("{uses}", repr(uses)).replace("{where}", where).replace("{before}", before)
+    return subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> list[str]:
+    """What it prints until it ends by itself."""
+    try:
+        out, err = process.communicate(timeout=30)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its children, too
+        process.communicate()
+    assert process.returncode == 0, err
+    return out.splitlines()
+
+
+def stops(lines: list[str]) -> list[str]:
+    """What workers said of being told to stop."""
+    return [line.partition(": ")[2] for line in lines if "told to stop" in line and "server" not in line]
+
+
+@needs_fork
+@pytest.mark.slow
+@WHERE
+def test_a_handler_may_have_processes_and_its_worker_goes_on(where: str) -> None:
+    lines = finish(start(["pool", "executor", "terminate", "started", "inherited", "written"], where))
+
+    assert [line for line in lines if "told to stop" not in line] == [
+        "pool 14",
+        "executor 14",
+        "terminate [-15]",
+        "started [-15]",
+        "inherited [-1, True, []]",
+        "written ['StoreForkedError', 'StoreForkedError']",
+    ]
+    assert stops(lines) == ["told to stop: running handlers may finish"]
+
+
+@needs_fork
+@pytest.mark.slow
+def test_beside_handlers_of_the_loop_forked_children_are_told_nothing_either() -> None:
+    lines = finish(start(["terminate", "inherited"], "in_the_loop", IN_A_SERVER))
+
+    assert "terminate [-15]" in lines
+    assert "inherited [-1, True, []]" in lines
+    assert lines.count("server: told to stop") == 1
+    assert stops(lines) == ["told to stop: running handlers may finish"]
+
+
+@needs_fork
+@pytest.mark.slow
+@WHERE
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    # A child that is interrupted before it has begun dies of that, and later on of KeyboardInterrupt.
+    [(signal.SIGTERM, ["group -15"]), (signal.SIGINT, ["group 1", "group -2"])],
+)
+def test_a_signal_for_the_whole_group_is_taken_once(
+    kind: signal.Signals, status: list[str], where: str
+) -> None:
+    process = start(["group"], where)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+
+    os.killpg(process.pid, kind)
+    lines = finish(process)
+
+    assert stops(lines) == ["told to stop: running handlers may finish"]
+    assert any(line in lines for line in status)
+
+
+# --------------------------------------------------------------- chance
+
+
+@needs_fork
+def test_workers_of_forked_processes_draw_their_own_waits(worker: MakeWorker) -> None:
+    judge = worker(nothing)._executor._judge
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(theirs, f"{judge.random()}\n".encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(theirs)
+    with os.fdopen(ours) as answer:
+        drawn = float(answer.read())
+
+    assert drawn != judge.random()
+    assert 0 <= drawn < 1

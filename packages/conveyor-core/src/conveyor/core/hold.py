@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+from conveyor.core.errors import StoreForkedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -23,6 +26,8 @@ class Hold(Protocol):
     """The hold that a running handler has on its job, as its `Job` sees it."""
 
     loop: asyncio.AbstractEventLoop
+    #: The process that `loop` runs in.
+    pid: int
     report: Report
 
     @property
@@ -81,10 +86,10 @@ def from_threads(
         try:
             running = asyncio.get_running_loop()
         except RuntimeError:
-            return _elsewhere(made, hold.loop).result()
+            return _elsewhere(made, hold).result()
         if running is hold.loop:
             return made
-        return asyncio.wrap_future(_elsewhere(made, hold.loop))
+        return asyncio.wrap_future(_elsewhere(made, hold))
 
     return call
 
@@ -99,9 +104,13 @@ def statement_from_threads(
     return from_threads(method)
 
 
-def _elsewhere(made: Coroutine[Any, Any, R], loop: asyncio.AbstractEventLoop) -> Future[R]:
+def _elsewhere(made: Coroutine[Any, Any, R], hold: Hold) -> Future[R]:
+    """Run it in the worker's event loop, from a thread or from another loop."""
+    if hold.pid != os.getpid():
+        made.close()  # nobody runs the loop's copy, so that the call would never return
+        raise StoreForkedError("a forked process has no worker; use the job in the handler's own process")
     try:
-        return asyncio.run_coroutine_threadsafe(made, loop)
+        return asyncio.run_coroutine_threadsafe(made, hold.loop)
     except RuntimeError:
         made.close()  # that loop is closed: the worker is gone
         raise

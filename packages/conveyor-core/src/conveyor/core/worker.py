@@ -184,12 +184,14 @@ class Worker(Generic[T]):
     def _wire(self) -> None:
         """Make the engine: poller → executor → settler, with the heartbeat beside them."""
         store, clock = self._store, self._clock
-        rand = random.Random()
+        # Python seeds its own generator anew in forked children; with one of ours all would wait for the
+        # same times. Pinned by test_workers_of_forked_processes_draw_their_own_waits.
+        rand = random.random
 
         def outage(what: str) -> Outage:
-            return Outage(f"{what} for queue {self.queue_name!r}", clock, rand.random)
+            return Outage(f"{what} for queue {self.queue_name!r}", clock, rand)
 
-        judge = Judge(worker=self.name, strategies=self._strategies, random=rand.random)
+        judge = Judge(worker=self.name, strategies=self._strategies, random=rand)
         self._announcer = Announcer(store, ending=self._is_ending)
         self._presence = Presence(
             store=store,
@@ -252,7 +254,7 @@ class Worker(Generic[T]):
             announcer=self._announcer,
             clock=clock,
             outage=outage("firing schedules"),
-            random=rand.random,
+            random=rand,
         )
         self._listener = Listener(
             store=store,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,7 @@ class Run:
         "loop",
         "mates",
         "noticed",
+        "pid",
         "record",
         "report",
         "settings",
@@ -72,6 +74,7 @@ class Run:
         self.data = data
         self.heartbeat = heartbeat
         self.loop = loop
+        self.pid = os.getpid()
         self.stop: Stop | None = None
         self.decision: Signal | None = None
         #: The jobs to be added, children first, when the handler returns.

@@ -1,8 +1,15 @@
 """SIGINT and SIGTERM, for every worker that runs in this event loop.
 
-The handlers are plain ones, put there by `signal.signal`, and not the event loop's, so that whoever else
-wants the signals, such as the web server around a worker, goes on getting them: a handler of Python's is
-called by ours, and one of the loop's is called by the loop, which ours leaves alone.
+The handlers are plain ones, put there by `signal.signal`, and not the event loop's, for two reasons. Whoever
+else wants the signals, such as the web server around a worker, goes on getting them: a handler of Python's is
+called by ours, and one of the loop's is called by the loop, which ours leaves alone. And the loop needs no
+wake-up descriptor: a forked child inherits that, as a line into its parent, so that a signal for the child
+would arrive in the parent as well.
+
+A forked child has no worker, and so gets handlers that end it. Until it has them, both signals are held back
+in it: Python forgets a signal that arrives too early, and `Process.terminate` right after `start` would do
+nothing. A program that is started (`subprocess`, `os.posix_spawn`, multiprocessing's "spawn") begins with
+such handlers anyway.
 """
 
 from __future__ import annotations
@@ -10,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import os
 import signal
 import threading
 from typing import TYPE_CHECKING, Any, Final
@@ -83,9 +91,51 @@ class _Handlers:
                 signal.signal(kind, before)
         self._before.clear()
 
+    def leave_to_parent(self) -> None:
+        """In a forked child: put back what ends the process, if that was there before or a function was."""
+        for kind, before in self._before.items():
+            ends = signal.default_int_handler if kind == signal.SIGINT else signal.SIG_DFL
+            if signal.getsignal(kind) is self._handler:
+                signal.signal(kind, before if before in _PLAIN and before is not None else ends)
+        self._before.clear()
+        self.calls.clear()
+
 
 def _is_runners(handler: Any) -> bool:
     """Whether it is `asyncio.run`'s: that cancels the program's main task, and so is a way to end it."""
     return isinstance(handler, functools.partial) and isinstance(
         getattr(handler.func, "__self__", None), asyncio.Runner
     )
+
+
+class _Fork(threading.local):
+    """What a thread that forks has to put back."""
+
+    mask: set[int] | None = None
+
+
+_fork: Final = _Fork()
+
+
+def _before_fork() -> None:
+    _fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _KINDS) if _handlers else None
+
+
+def _after_fork() -> None:
+    if _fork.mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _fork.mask)
+
+
+def _after_fork_in_child() -> None:
+    for handlers in list(_handlers.values()):
+        handlers.leave_to_parent()
+        signal.set_wakeup_fd(-1)
+    _handlers.clear()
+    if signal.SIGINT in signal.sigpending() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # What is raised here would be swallowed, KeyboardInterrupt included.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
