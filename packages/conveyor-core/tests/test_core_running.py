@@ -111,7 +111,7 @@ class Liar(dict[str, Any]):
 
 @pytest.mark.parametrize(
     "result",
-    [object(), {1, 2}, b"x", float("nan"), {"a": {1: 2}}, "\x00", "\ud800", Colour.RED, 10**5_000, Liar(a=1)],
+    [object(), float("nan"), {"a": {1: 2}}, "\x00", "\ud800", Colour, 10**5_000, Liar(a=1)],
     ids=lambda value: type(value).__name__,
 )
 async def test_a_result_that_is_not_json_fails_the_job_without_a_retry(

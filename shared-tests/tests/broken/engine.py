@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from conveyor.core import codec, typed
 from conveyor.core._engine.handlers import Payloads
 from conveyor.core._engine.parents import Consequences
 from conveyor.core._engine.poller import Poller
@@ -134,3 +135,16 @@ def forgets_claimed_schedules(monkeypatch: pytest.MonkeyPatch) -> None:
 def takes_every_cancellation_for_one_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """A handler whose task was cancelled has done nothing wrong, whoever cancelled it."""
     monkeypatch.setattr(Worker, "_is_ending", lambda _: True)
+
+
+@caught_by("queue behaviour", "test_typed_data_that_would_come_back_changed_is_refused")
+@caught_by("queue behaviour", "test_typed_data_that_is_taken_comes_back_equal")
+def what_was_written_is_not_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever pydantic writes of a value is taken for that value."""
+    monkeypatch.setattr(typed, "_flaw", lambda *_: None)
+
+
+@caught_by("queue behaviour", "test_data_and_results_that_are_no_json_come_back_as_what_stands_for_them")
+def what_is_no_json_is_stored_as_python_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dates and the like are stored as their `str`."""
+    monkeypatch.setattr(codec, "to_jsonable_python", lambda value, **_: str(value))

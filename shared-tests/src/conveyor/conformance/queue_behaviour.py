@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from conveyor.conformance.area import area
 from conveyor.conformance.bench import SOON, Bench, Gate, Recorder, Watcher, fail, nothing
+from conveyor.conformance.data import Data
 from conveyor.conformance.ended_runs import EndedRuns
 from conveyor.conformance.make import at, claim
 from conveyor.conformance.worker_behaviour import RunningJobs, RunningWorkers
@@ -60,20 +60,6 @@ DATA: list[Any] = [
 ]
 
 
-@dataclass
-class Letter:
-    """Data of a type."""
-
-    weight: int
-
-
-@dataclass
-class Parcel:
-    """Data of another type that looks the same as JSON."""
-
-    weight: float
-
-
 @area("queue behaviour")
 class Adding:
     """`add`, `add_bulk`, `schedule` and `now`."""
@@ -107,7 +93,7 @@ class Adding:
         assert found.options.attempts == 4
 
     async def test_bad_data_is_refused_and_nothing_is_stored(self, bench: Bench) -> None:
-        for data in (float("nan"), {"a": {1, 2}}, "\x00", "\ud800", object()):
+        for data in (float("nan"), {"a": 1j}, "\x00", "\ud800", object()):
             with pytest.raises(PayloadError):
                 await bench.queue.add_bulk([NewJob("work", 1), NewJob("work", data)])
 
@@ -170,38 +156,6 @@ class Adding:
         assert (while_active.data, while_active.name, while_active.state) == (1, "work", JobState.ACTIVE)
         assert (when_done.data, when_done.state) == (1, JobState.COMPLETED)
         assert gate.runs == 1
-
-    async def test_typed_data_comes_back_typed(self, bench: Bench) -> None:
-        @dataclass
-        class Email:
-            to: str
-            copies: list[str]
-
-        queue: Queue[Email] = bench.another_queue("q", payload=Email)
-        await queue.add("welcome", Email("ada@example.com", ["bob@example.com"]))
-        recorder = Recorder()
-
-        await bench.run(recorder, payload=Email)
-
-        assert recorder.data == [Email("ada@example.com", ["bob@example.com"])]
-
-    async def test_every_handler_of_a_mapping_gets_the_type_it_names(self, bench: Bench) -> None:
-        seen: dict[str, Any] = {}
-
-        async def letter(job: Job[Letter]) -> None:
-            seen[job.name] = job.data
-
-        async def parcel(job: Job[Parcel]) -> None:
-            seen[job.name] = job.data
-
-        async def untyped(job: Job[Any]) -> None:
-            seen[job.name] = job.data
-
-        await bench.queue.add_bulk([NewJob(name, {"weight": 2}) for name in ("letter", "parcel", "untyped")])
-        await bench.run({"letter": letter, "parcel": parcel, "untyped": untyped})
-
-        assert seen == {"letter": Letter(2), "parcel": Parcel(2.0), "untyped": {"weight": 2}}
-        assert [type(seen[name]) for name in seen] == [Letter, Parcel, dict]
 
     async def test_options_are_stored_and_come_back(self, bench: Bench) -> None:
         """B9: what is stored of a backoff works in every store."""
@@ -670,5 +624,5 @@ class Waiting:
         assert told == ["JobCompleted"]
 
 
-class QueueBehaviour(Adding, Deduplicating, Managing, Waiting, RunningJobs, RunningWorkers, EndedRuns):
+class QueueBehaviour(Adding, Data, Deduplicating, Managing, Waiting, RunningJobs, RunningWorkers, EndedRuns):
     """Queues and workers."""

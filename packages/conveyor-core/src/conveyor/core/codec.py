@@ -1,20 +1,27 @@
 """User data as JSON text, checked once, so that every store gives back the same.
 
-Taken: None, booleans, finite floats, integers of up to 4,300 digits, strings of valid Unicode without NUL,
-lists and tuples, and dictionaries with such strings as keys; 64 levels deep at most. Tuples come back as
-lists.
+Taken as they are: None, booleans, finite floats, integers of up to 4,300 digits, strings of valid Unicode
+without NUL, lists, and dictionaries with such strings as keys; 64 levels deep at most. Some other values are
+taken as JSON that stands for them (`_stand_in`, and the table in docs/jobs.md); they come back as that JSON.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
+from datetime import date, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from uuid import UUID
 
-from pydantic import TypeAdapter, ValidationError
-from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
-from pydantic_core import from_json, to_json
+from pydantic import BaseModel, TypeAdapter
+from pydantic.dataclasses import is_pydantic_dataclass
+from pydantic_core import from_json, to_json, to_jsonable_python
 
+from conveyor.core import typed
 from conveyor.core.errors import InvalidOptionError, PayloadError
 
 if TYPE_CHECKING:
@@ -32,14 +39,16 @@ _LARGEST: Final = 10**4_300
 def encode(value: object, *, max_bytes: int = MAX_BYTES, root: str = "$") -> str:
     """JSON text of a value.
 
-    Raises PayloadError, with the path of what is wrong, for anything that JSON cannot carry
-    faithfully, and for text of more than `max_bytes` bytes of UTF-8.
+    Raises PayloadError, with the path of what is wrong, for anything that JSON cannot carry, and for text
+    of more than `max_bytes` bytes of UTF-8.
     """
-    _check(value, root, 0)
-    text = to_json(value)
-    if len(text) > max_bytes:
-        raise PayloadError(root, f"it is {len(text):,} bytes as JSON; at most {max_bytes:,} are allowed")
-    return text.decode()
+    try:
+        text = to_json(_plain(value, root, 0))
+    except PayloadError:
+        raise
+    except Exception as error:  # a value of the user's own class may raise anything
+        raise PayloadError(root, f"it cannot be written as JSON: {error!r}") from error
+    return _sized(text, max_bytes, root)
 
 
 def decode(text: str) -> Any:
@@ -73,52 +82,55 @@ class Payload(Generic[T]):
         Raises InvalidOptionError for a type that pydantic cannot validate.
         """
         try:
-            self._adapter: TypeAdapter[T] | None = None if kind is None else TypeAdapter(kind)
-        except (PydanticUserError, PydanticUndefinedAnnotation) as error:
-            allowed = (
-                f"use a model, a dataclass, a TypedDict or another type that pydantic takes: {error.message}"
-            )
+            self._adapter: TypeAdapter[T] | None = None if kind is None else typed.adapter_of(kind)
+        except Exception as error:  # pydantic raises much, and a type may have a hook that raises anything
+            allowed = f"use a model, a dataclass, a TypedDict or another type that pydantic takes: {error}"
             raise InvalidOptionError("payload", kind, allowed) from error
 
     def encode(self, data: object, max_bytes: int) -> str:
         """Validate and encode a job's data.
 
-        Raises PayloadError if it does not fit the type, or is not JSON.
+        Raises PayloadError if it does not fit the type, is not JSON, or would come back as something else.
         """
         if self._adapter is None:
             return encode(data, max_bytes=max_bytes)
+        value = typed.validated(self._adapter, data)
         try:
-            valid = self._adapter.validate_python(data)
-        except ValidationError as error:
-            raise PayloadError(*_first_of(error)) from None
-        return encode(self._adapter.dump_python(valid, mode="json", by_alias=True), max_bytes=max_bytes)
+            _, text = typed.written(self._adapter, value, "$", _checked)
+        except PayloadError:
+            raise
+        except Exception as error:  # a value of the user's own class may raise anything
+            raise PayloadError("$", f"it cannot be written as JSON: {error!r}") from error
+        return _sized(text, max_bytes, "$")
 
     def decode(self, text: str) -> T:
         """A job's data from its JSON text.
 
         Raises PayloadError if it is not JSON or does not fit the type.
         """
+        if self._adapter is not None:
+            return typed.read(self._adapter, text)  # type: ignore[no-any-return]
         try:
-            if self._adapter is None:
-                return decode(text)  # type: ignore[no-any-return]
-            return self._adapter.validate_json(text)
-        except ValidationError as error:
-            raise PayloadError(*_first_of(error)) from None
+            return decode(text)  # type: ignore[no-any-return]
         except ValueError as error:
             raise PayloadError("$", f"the stored text is not JSON: {error}") from None
 
 
-def _first_of(error: ValidationError) -> tuple[str, str]:
-    """Where and what is wrong; never the value itself, which may be a secret."""
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    path = "$" + "".join(f"[{at}]" if isinstance(at, int) else f".{at}" for at in first["loc"])
-    return path, first["msg"]
+def _sized(text: bytes, max_bytes: int, root: str) -> str:
+    if len(text) > max_bytes:
+        raise PayloadError(root, f"it is {len(text):,} bytes as JSON; at most {max_bytes:,} are allowed")
+    return text.decode()
 
 
-def _check(value: object, path: str, depth: int) -> None:
+def _checked(value: object, path: str) -> Any:
+    return _plain(value, path, 0)
+
+
+def _plain(value: object, path: str, depth: int) -> Any:
+    """The value as JSON has it: itself, if that is what it is."""
     match value:
         case None:
-            return
+            pass
         case int():
             _check_integer(value, path)
         case str():
@@ -127,32 +139,71 @@ def _check(value: object, path: str, depth: int) -> None:
             if not math.isfinite(value):
                 raise PayloadError(path, f"{value} is not JSON; use a finite number or None")
         case dict():
-            _check_mapping(value, path, depth)
+            return _plain_mapping(value, path, depth)
         case list() | tuple():
-            _check_sequence(value, path, depth)
+            return _plain_sequence(value, path, depth)
+        case _:
+            try:
+                other = _stand_in(value, path)
+            except PayloadError:
+                raise
+            except Exception as error:  # a class of the user's may raise anything
+                raise PayloadError(path, f"it cannot be written as JSON: {error!r}") from error
+            return _plain(other, path, depth)
+    return value
+
+
+def _stand_in(value: object, path: str) -> Any:
+    """What stands for a value that is not JSON: one level of it, for its parts are looked at in turn."""
+    match value:
+        case Enum():
+            return value.value
+        case date() | time() | timedelta() | UUID() | Decimal() | bytes() | bytearray():
+            return to_jsonable_python(value, bytes_mode="base64")
+        case set() | frozenset():
+            # Sorted, so that equal sets have the same text: deduplication by payload compares that.
+            return sorted((_plain(one, path, 0) for one in value), key=to_json)
+        case _ if isinstance(value, BaseModel) or is_pydantic_dataclass(type(value)):
+            kind: Any = type(value)
+            return typed.written(_adapter_of(kind), value, path, _checked)[0]
+        case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
         case _:
             raise PayloadError(
                 path, f"{type(value).__name__} is not JSON; convert it, or give the queue a payload type"
             )
 
 
-def _check_sequence(value: Sequence[object], path: str, depth: int) -> None:
+_adapter_of: Final = lru_cache(maxsize=256)(typed.adapter_of)
+
+
+def _plain_sequence(value: Sequence[object], path: str, depth: int) -> Sequence[object]:
     if depth >= MAX_DEPTH:
         raise PayloadError(path, f"it is nested more than {MAX_DEPTH} levels deep")
+    plain: list[object] | None = None
     for index, item in enumerate(value):
         # Long lists of numbers are common: no path is made for what is fine.
         if type(item) is not int or not -_LARGEST < item < _LARGEST:
-            _check(item, f"{path}[{index}]", depth + 1)
+            found = _plain(item, f"{path}[{index}]", depth + 1)
+            if found is not item:
+                plain = list(value) if plain is None else plain
+                plain[index] = found
+    return value if plain is None else plain
 
 
-def _check_mapping(value: Mapping[object, object], path: str, depth: int) -> None:
+def _plain_mapping(value: Mapping[object, object], path: str, depth: int) -> Mapping[object, object]:
     if depth >= MAX_DEPTH:
         raise PayloadError(path, f"it is nested more than {MAX_DEPTH} levels deep")
+    plain: dict[object, object] | None = None
     for key, item in value.items():
         if not isinstance(key, str):
             raise PayloadError(path, f"the key {key!r} is not a string, as JSON's keys are")
         _check_text(key, path)
-        _check(item, f"{path}.{key}", depth + 1)
+        found = _plain(item, f"{path}.{key}", depth + 1)
+        if found is not item:
+            plain = dict(value) if plain is None else plain
+            plain[key] = found
+    return value if plain is None else plain
 
 
 def _check_integer(value: int, path: str) -> None:

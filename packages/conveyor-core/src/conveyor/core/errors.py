@@ -2,7 +2,7 @@
 
 ConveyorError
 ├── InvalidOptionError (ValueError)       an option, name, duration or instant that cannot be used
-├── PayloadError (ValueError)             data that is not JSON, too large or too deep
+├── PayloadError (ValueError)             data that cannot be stored, or would come back changed
 ├── UnserialisableResultError (TypeError) a handler's result that is not JSON
 ├── JobNotFoundError (LookupError)        the job is not (or no longer) in the store
 ├── JobExistsError (ValueError)           a flow has a job_id that is taken; nothing was added
@@ -54,7 +54,7 @@ class InvalidOptionError(ConveyorError, ValueError):
 
 
 class PayloadError(ConveyorError, ValueError):
-    """Data that cannot be stored as JSON, found before anything was stored.
+    """Data that cannot be stored as JSON, or would come back changed; found before anything was stored.
 
     `path` leads to the offending value, as in `$.items[3].price`.
     """

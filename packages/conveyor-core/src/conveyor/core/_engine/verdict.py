@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from conveyor.core._engine.family import is_parent, kept, release
 from conveyor.core._engine.run import Stop
 from conveyor.core._engine.settler import Verdict
-from conveyor.core.codec import encode
+from conveyor.core.codec import decode, encode
 from conveyor.core.dead_letters import letters_of
 from conveyor.core.errors import JobTimeoutError, UnserialisableResultError
 from conveyor.core.events import (
@@ -150,14 +150,14 @@ class Judge:
         if run.children:
             return self._awaiting(run, now)
         try:
-            encode(value, root="result")
+            result = decode(encode(value, root="result"))
         except BaseException as error:  # noqa: BLE001 - a value of the user's own class may raise anything
             text = f"the handler's result cannot be stored: {Failure.of(error).message}"
             failure = Failure.of(UnserialisableResultError(text))
             self._note(run, "failed", now, failure)
             report.error = failure
             return gone(record, report, run.settings, failure, now)
-        report.result = value
+        report.result = result
         report.error = None
         self._note(run, "completed", now)
         return Verdict(

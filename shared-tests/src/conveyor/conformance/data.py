@@ -1,0 +1,167 @@
+"""Queue behaviour: data and results of every kind, with a type and without."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+from uuid import UUID
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, computed_field
+
+from conveyor.conformance.area import area
+from conveyor.conformance.bench import Bench, Recorder
+from conveyor.core import Job, NewJob, PayloadError, Queue
+
+
+class Colour(Enum):
+    """One that is no text."""
+
+    RED = 1
+
+
+@dataclass
+class Letter:
+    """Data of a type."""
+
+    weight: int
+
+
+@dataclass
+class Parcel:
+    """Data of another type that looks the same as JSON."""
+
+    weight: float
+
+
+class Sealed(BaseModel):
+    """Data with a secret, names of its own in either direction, and a field that is computed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    code: SecretStr
+    to: str = Field(validation_alias="recipient", serialization_alias="addressee")
+    letters: dict[int, Letter] = {}
+
+    @computed_field
+    def length(self) -> int:
+        """Not stored."""
+        return len(self.letters)
+
+
+class Registered(Letter):
+    """A letter that is more than one."""
+
+
+class Excluding(BaseModel):
+    """Data of which a part is not written."""
+
+    letter: Letter = Field(default=Letter(1), exclude=True)
+
+
+class Holding(BaseModel):
+    """Data that may hold a subclass of what it is to hold."""
+
+    letter: Letter
+
+
+#: What a payload without a type is taken as · what comes back.
+FORMS: list[tuple[Any, Any]] = [
+    (datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC), "2026-01-02T03:04:05.000006Z"),
+    (datetime(2026, 1, 2, 3, tzinfo=timezone(timedelta(hours=2))), "2026-01-02T03:00:00+02:00"),
+    (date(2026, 1, 2), "2026-01-02"),
+    (time(3, 4, 5), "03:04:05"),
+    (timedelta(hours=1, seconds=30), "PT1H30S"),
+    (UUID(int=7), "00000000-0000-0000-0000-000000000007"),
+    (Decimal("1.50"), "1.50"),
+    (Decimal("1E+30"), "1E+30"),
+    (b"\xff\xfe?", "__4_"),
+    (Colour.RED, 1),
+    ((1, ("a",)), [1, ["a"]]),
+    ({"b", "a"}, ["a", "b"]),
+    (Letter(2), {"weight": 2}),
+    (
+        Sealed.model_validate({"code": "hunter2", "recipient": "ada"}),
+        {"code": "hunter2", "to": "ada", "letters": {}},
+    ),
+]
+TYPED: list[Any] = [
+    Sealed.model_validate({"code": "hunter2", "recipient": "ada", "letters": {1: Letter(2), 30: Letter(3)}}),
+    Excluding(),
+    Holding(letter=Letter(4)),
+]
+CHANGED: list[Any] = [Excluding(letter=Letter(2)), Holding(letter=Registered(2))]
+
+
+@area("queue behaviour")
+class Data:
+    """What goes in comes out."""
+
+    async def test_typed_data_comes_back_typed(self, bench: Bench) -> None:
+        @dataclass
+        class Email:
+            to: str
+            copies: list[str]
+
+        queue: Queue[Email] = bench.another_queue("q", payload=Email)
+        await queue.add("welcome", Email("ada@example.com", ["bob@example.com"]))
+        recorder = Recorder()
+
+        await bench.run(recorder, payload=Email)
+
+        assert recorder.data == [Email("ada@example.com", ["bob@example.com"])]
+
+    @pytest.mark.parametrize(("given", "form"), FORMS, ids=lambda value: type(value).__name__)
+    async def test_data_and_results_that_are_no_json_come_back_as_what_stands_for_them(
+        self, bench: Bench, given: Any, form: Any
+    ) -> None:
+        job = await bench.queue.add("work", {"a": [given]})
+        recorder = Recorder(result=given)
+
+        await bench.run(recorder)
+
+        assert recorder.data == [{"a": [form]}]
+        assert type(recorder.data[0]["a"][0]) is type(form)
+        found = await bench.queue.get_job(job.id)
+        assert found is not None
+        assert (job.data, found.data, found.return_value) == ({"a": [form]}, {"a": [form]}, form)
+
+    @pytest.mark.parametrize("data", TYPED, ids=lambda value: type(value).__name__)
+    async def test_typed_data_that_is_taken_comes_back_equal(self, bench: Bench, data: Any) -> None:
+        queue: Queue[Any] = bench.another_queue("q", payload=type(data))
+        job = await queue.add("work", data)
+        recorder = Recorder()
+
+        await bench.run(recorder, payload=type(data))
+
+        assert [job.data, *recorder.data] == [data, data]
+
+    @pytest.mark.parametrize("data", CHANGED, ids=lambda value: type(value).__name__)
+    async def test_typed_data_that_would_come_back_changed_is_refused(self, bench: Bench, data: Any) -> None:
+        queue: Queue[Any] = bench.another_queue("q", payload=type(data))
+
+        with pytest.raises(PayloadError, match=r"^\$\.letter"):
+            await queue.add("work", data)
+
+        assert await queue.count() == 0
+
+    async def test_every_handler_of_a_mapping_gets_the_type_it_names(self, bench: Bench) -> None:
+        seen: dict[str, Any] = {}
+
+        async def letter(job: Job[Letter]) -> None:
+            seen[job.name] = job.data
+
+        async def parcel(job: Job[Parcel]) -> None:
+            seen[job.name] = job.data
+
+        async def untyped(job: Job[Any]) -> None:
+            seen[job.name] = job.data
+
+        await bench.queue.add_bulk([NewJob(name, {"weight": 2}) for name in ("letter", "parcel", "untyped")])
+        await bench.run({"letter": letter, "parcel": parcel, "untyped": untyped})
+
+        assert seen == {"letter": Letter(2), "parcel": Parcel(2.0), "untyped": {"weight": 2}}
+        assert [type(seen[name]) for name in seen] == [Letter, Parcel, dict]
