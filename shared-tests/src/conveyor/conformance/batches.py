@@ -309,7 +309,7 @@ class Outcomes:
         jobs = await five(bench.queue, attempts=3)
 
         async def handler(jobs: Jobs) -> list[object]:
-            return [{1, 2} if job.data == 2 else "ok" for job in jobs]
+            return [object() if job.data == 2 else "ok" for job in jobs]
 
         await bench.run(handler, batch=Batch(10))
 

@@ -253,7 +253,7 @@ class RunningJobs:
     async def test_a_result_that_is_not_json_fails_the_job_for_good(self, bench: Bench) -> None:
         job = await bench.queue.add("work", attempts=5)
 
-        await bench.run(Recorder(result={1, 2}))
+        await bench.run(Recorder(result=object()))
 
         await job.refresh()
         assert (job.state, job.return_value) == (JobState.FAILED, None)
