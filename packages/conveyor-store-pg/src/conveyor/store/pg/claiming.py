@@ -26,13 +26,14 @@ from conveyor.store.pg.rows import (
     MICROSECOND,
     NAME,
     SEQ,
+    instant,
     known_instant,
     moment,
     record_or_reason,
 )
-from conveyor.store.pg.statements import Row, Session
+from conveyor.store.pg.statements import Again, Row, Session
 from conveyor.store.pg.turns import Picked, numbered, take_turns
-from conveyor.store.pg.waiting import Gate, Names, allowed_names, gate, ungrouped
+from conveyor.store.pg.waiting import Gate, View, gate, look
 
 _NO_TIME: Final = timedelta(0)
 #: How often a claim looks again when other claims were faster.
@@ -98,16 +99,16 @@ async def claim_at_once(
         in_line=in_line,
         active=None if request.limit is None else request.limit.active,
     )
-    at, guarded, left, *_ = rows[0]
+    at, guarded, left, due, *_ = rows[0]
     if guarded:
         return None
     taken = _Taken(known_instant(at))
-    leased = [row[3:] for row in rows if row[3] is not None]
+    leased = [row[4:] for row in rows if row[4] is not None]
     for row in sorted(leased, key=_urgency):
         taken.take(row, request.token)
     if taken.count >= left:  # as many as were asked for; or as the limit allows, and no time brings more
         return taken.claimed()
-    return taken.claimed(await _time_until(session, request, taken.now, taken.now))
+    return taken.claimed(None if due is None else max(known_instant(due) - taken.now, _NO_TIME))
 
 
 def _urgency(row: Row) -> tuple[float, int]:
@@ -139,7 +140,7 @@ async def claim(session: Session, now: datetime | None, request: Claim, *, noted
         if state.over and not noted:
             raise GroupsGoOn
         return await _claim_in_line(session, request, state)
-    return await _claim_side_by_side(session, request, state)
+    return await _claim_side_by_side(session, request, state.now)
 
 
 def _group_rate(request: Claim) -> Rate | None:
@@ -164,21 +165,22 @@ async def _claim_by_id(session: Session, now: datetime | None, request: Claim) -
     return taken.claimed()
 
 
-async def _claim_side_by_side(session: Session, request: Claim, state: Gate) -> Claimed:
+async def _claim_side_by_side(session: Session, request: Claim, now: datetime) -> Claimed:
     """Lease jobs that others may be about to lease as well; what they take is looked for elsewhere."""
-    taken = _Taken(state.now)
-    if state.paused_until is None:
-        names = await allowed_names(session, request, state)
-        for _ in range(_LOOKS):
-            wanted = request.count - taken.count
-            seqs = [abs(second) for _, second in await ungrouped(session, request, names, wanted)]
-            for row in await _lease(session, request, seqs, state.now):
-                taken.take(row[1:], request.token)
-            if taken.count >= request.count or len(seqs) < wanted:
-                break
-    if taken.count >= request.count:
-        return taken.claimed()
-    return taken.claimed(await _wait(session, request, state, state.now, cut_short=False))
+    taken = _Taken(now)
+    for _ in range(_LOOKS):
+        wanted = request.count - taken.count
+        view = await look(session, request, now, wanted)
+        if view.gate.turns is not None or view.gate.in_line:
+            raise Again  # what this queue needs has changed since it was asked
+        seqs = [seq for seq, _ in _first(view)]
+        for row in await _lease(session, request, seqs, now):
+            taken.take(row[1:], request.token)
+        if taken.count >= request.count:
+            return taken.claimed()
+        if len(seqs) < wanted:
+            break
+    return taken.claimed(await _wait(session, request, view, cut_short=False))
 
 
 async def _claim_in_line(session: Session, request: Claim, state: Gate) -> Claimed:
@@ -189,25 +191,28 @@ async def _claim_in_line(session: Session, request: Claim, state: Gate) -> Claim
     group_rate = _group_rate(request)
     if group_rate is not None:
         await carry(session, Scope(request.queue, "group"), group_rate, now)
-    picked = Picked()
-    if state.paused_until is None and left.starts > 0:
-        names = await allowed_names(session, request, state)
-        picked = await _pick(session, request, state, names, left.starts)
-        rows = await _lease(session, request, [seq for seq, _ in picked.jobs], now)
-        for row in rows:
-            taken.take(row[1:], request.token)
-        await _note(session, request, state, picked, rows)
+    count = max(left.starts, 0)
+    if state.turns is None:
+        view = await look(session, request, now, count)
+        if view.gate.turns is not None:
+            raise Again  # the first job of a group came just now
+        picked = Picked(_first(view))
+    else:
+        picked, view = await take_turns(session, now, request, count)
+    rows = await _lease(session, request, [seq for seq, _ in picked.jobs], now)
+    for row in rows:
+        taken.take(row[1:], request.token)
+    if picked.jobs or picked.full:
+        await _note(session, request, view.gate, picked, rows)
     if taken.count >= request.count:
         return taken.claimed()
     cut_short = len(picked.jobs) >= left.starts
-    return taken.claimed(await _wait(session, request, state, now, cut_short=cut_short))
+    return taken.claimed(await _wait(session, request, view, cut_short=cut_short))
 
 
-async def _pick(session: Session, request: Claim, state: Gate, names: Names, count: int) -> Picked:
-    if state.turns is not None:
-        return await take_turns(session, state.now, request, names, count=count, turns=state.turns)
-    places = await ungrouped(session, request, names, count)
-    return Picked([(abs(second), None) for _, second in places])
+def _first(view: View) -> list[tuple[int, str | None]]:
+    """The jobs without a group, most urgent first."""
+    return [(abs(second), None) for lane in view.lanes if lane.key[0] is None for _, second in lane.jobs]
 
 
 async def _note(session: Session, request: Claim, state: Gate, picked: Picked, rows: Sequence[Row]) -> None:
@@ -262,30 +267,19 @@ def _moves(rows: Sequence[Row]) -> list[Move]:
     ]
 
 
-async def _wait(
-    session: Session, request: Claim, state: Gate, now: datetime, *, cut_short: bool
-) -> timedelta | None:
+async def _wait(session: Session, request: Claim, view: View, *, cut_short: bool) -> timedelta | None:
     """How long until there may be more, if time alone brings that about."""
-    free_at = state.paused_until
+    now, free_at = view.gate.now, view.gate.paused_until
     if free_at is None:
         after = await room(session, request.queue, request.limit, 1, now)
         free_at = now if after.starts > 0 else after.free_at
     if free_at is None or free_at == FOREVER:
         return None
-    return await _time_until(
-        session, request, now, free_at, others=cut_short or state.paused_until is not None
-    )
-
-
-async def _time_until(
-    session: Session, request: Claim, now: datetime, free_at: datetime, *, others: bool = False
-) -> timedelta | None:
-    """How long until time lets a claim take a job, if not before `free_at`; `others`: any job that waits."""
     limit = request.group_limit
     rate = rate_name(limit.rate) if limit is not None and limit.rate is not None else ""
-    [(waiting, first)] = await session.ask("wait", queue=request.queue, now=now, rate=rate)
-    if waiting and others:
+    [(waiting, soonest)] = await session.ask("wait", queue=request.queue, now=now, rate=rate)
+    if waiting and (cut_short or view.gate.paused_until is not None):
         return max(free_at - now, _NO_TIME)
-    if first is None:
-        return None
-    return max(known_instant(first) - now, free_at - now, _NO_TIME)
+    # What was in the way when this claim looked may be gone by now, and have left no time to wait for.
+    times = [time for time in (view.soonest, instant(soonest)) if time is not None]
+    return max(min(times) - now, free_at - now, _NO_TIME) if times else None

@@ -56,6 +56,9 @@ _FACTS: Final = "select pg_backend_pid(), current_setting('default_transaction_i
 #: test_pg_frozen.py.
 _PATIENCE_WITH_US: Final = "set local idle_in_transaction_session_timeout = '5s'"
 _BEGIN: Final = f"begin isolation level read committed; {_PATIENCE_WITH_US}"
+#: For look_by_turns.sql, which takes longer to plan than to run, and still longer to compile: a limit whose
+#: value is not known is taken for a tenth of the table, and so it seems to be worth it.
+_ONE_PLAN: Final = "set local plan_cache_mode = force_generic_plan; set local jit = off"
 _BEGIN_TO_READ: Final = "begin isolation level read committed, read only"
 
 
@@ -150,13 +153,15 @@ class Connections:
         repeatable: bool = True,
         urgent: bool = False,
         unhurried: bool = False,
+        one_plan: bool = False,
     ) -> T:
         """Run a step in one transaction, at READ COMMITTED, and return what it returns.
 
         It happens wholly or not at all, also when this is cancelled. What did not happen for a passing reason
         is tried again until `operation_timeout` is over; so is what may have happened, if it is `repeatable`.
         `single`: the step is one statement. `reads`: it changes nothing. `urgent`: it goes before others.
-        `unhurried`: once it runs it may take as long as it takes.
+        `unhurried`: once it runs it may take as long as it takes. `one_plan`: its statements are planned once
+        for all values.
 
         What the step raises comes out, with nothing done. Raises StoreError, with `outcome_unknown` if it may
         have happened all the same.
@@ -165,6 +170,7 @@ class Connections:
         loop = asyncio.get_running_loop()
         until = loop.time() + self._patience
         trying = _Trying(until=until, unhurried=unhurried, writes=not reads, repeatable=repeatable)
+        trying.one_plan = one_plan
         self._calls += 1
         try:
             while True:
@@ -194,7 +200,7 @@ class Connections:
                 if single and self._bare:
                     trying.sent = True
                     return await step(session)
-                await line.execute(_BEGIN if trying.writes else _BEGIN_TO_READ, prepare=False)
+                await line.execute(trying.begin, prepare=False)
                 try:
                     result = await step(session)
                 except Exception:
@@ -316,6 +322,13 @@ class _Trying:
     unknown: bool = False
     failures: int = 0
     failure: StoreError | None = None
+    one_plan: bool = False
+
+    @property
+    def begin(self) -> str:
+        """What begins a transaction for it."""
+        begin = _BEGIN if self.writes else _BEGIN_TO_READ
+        return f"{begin}; {_ONE_PLAN}" if self.one_plan else begin
 
 
 async def _roll_back(line: Line) -> None:

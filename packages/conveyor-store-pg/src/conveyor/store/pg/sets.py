@@ -10,6 +10,7 @@ from typing import Final
 
 from conveyor.core.jobs import TERMINAL, JobKey, JobRecord, JobState
 from conveyor.core.store import Change, Deleted, Order, Where
+from conveyor.store.pg.groups import follow
 from conveyor.store.pg.ledger import ACTIVE, DELAYED, ENDED, WAITING, Entry, Ledger
 from conveyor.store.pg.rows import ID, jsonb, moment, records
 from conveyor.store.pg.statements import Session
@@ -127,4 +128,7 @@ async def forget(session: Session, now: datetime | None, queue: str) -> Sequence
     await session.ask("lock_queue_if_any", queue=queue)
     deleted = await delete(session, now, Where(queue=queue), EVERY)
     await session.run("clear", queue=queue)
+    left = await session.ask("clear_groups", queue=queue)
+    if left:
+        await follow(session, [(queue, group) for (group,) in left])
     return deleted.released

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from functools import cached_property, lru_cache
@@ -16,13 +17,27 @@ from psycopg.sql import SQL, Identifier
 Row = tuple[Any, ...]
 
 _FOLDER: Final = files("conveyor.store.pg") / "sql"
-#: Where the claimable jobs of each kind of lane are; for the `{lane}` of a statement.
+#: Where the claimable jobs of each kind of lane are, and how many are wanted; for `{jobs of ...}`.
 _LANES: Final = {
-    "ungrouped": "queue = %(queue)s and state = 'waiting' and grp is null",
-    "named": "queue = %(queue)s and name = %(name)s and state = 'waiting' and grp is null",
-    "grouped": "queue = %(queue)s and grp = %(group)s and name = %(name)s"
-    " and state = 'waiting' and grp is not null",
+    "ungrouped": (
+        "j.queue = %(queue)s and j.state = 'waiting' and j.grp is null and (select all_names from choice)",
+        "%(count)s",
+    ),
+    "named": (
+        "j.queue = %(queue)s and j.name = n.name and j.state = 'waiting' and j.grp is null",
+        "%(count)s",
+    ),
+    "grouped": (
+        (
+            "j.queue = %(queue)s and j.grp = l.grp and j.grp is not null and j.name = l.name"
+            " and j.state = 'waiting' and l.depth > 1"
+        ),
+        "l.depth",
+    ),
 }
+#: Which column of a lane has its first job, by the order within a rank.
+_HEADS: Final = {"oldest": "place", "newest": "newest"}
+_INCLUDED: Final = re.compile(r"\{include (\w+)\}")
 
 
 class Again(Exception):  # noqa: N818 - not an error: nothing is wrong
@@ -42,18 +57,31 @@ class Statements:
         return Identifier(self.schema)
 
     def __getitem__(self, name: str) -> bytes:
-        """The statement in `sql/<name>.sql`; of `<name>:<lane>`, that for the lane."""
+        """The statement in `sql/<name>.sql`; of `<name>:<order>`, that for the order within a rank."""
         found = self._composed.get(name)
         if found is None:
-            file, _, lane = name.partition(":")
-            text = (_FOLDER / f"{file}.sql").read_text(encoding="utf-8")
-            found = self.composed(text.replace("{lane}", _LANES[lane]) if lane else text)
+            file, _, order = name.partition(":")
+            text = _text(file)
+            found = self.composed(_in_order(text, order) if order else text)
             self._composed[name] = found
         return found
 
     def _compose(self, text: str) -> bytes:
         """A statement with the schema put in; `text` is of this package's making, never a user's."""
         return SQL(text).format(schema=self._schema).as_bytes(None)  # pyright: ignore[reportArgumentType]
+
+
+def _text(file: str) -> str:
+    text = (_FOLDER / f"{file}.sql").read_text(encoding="utf-8").strip()
+    return _INCLUDED.sub(lambda mark: _text(mark[1]), text)
+
+
+def _in_order(text: str, order: str) -> str:
+    jobs = _text(f"jobs_{order}")
+    for lane, (condition, depth) in _LANES.items():
+        of = jobs.replace("{lane}", condition).replace("{depth}", depth)
+        text = text.replace(f"{{jobs of {lane}}}", of)
+    return text.replace("{head}", _HEADS[order])
 
 
 def _adapted(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -188,10 +188,10 @@ class PgStore(Store):
             return await claiming.claim(session, now, request, noted=True)
 
         try:
-            return await self._connections.call(with_care, repeatable=False)
+            return await self._connections.call(with_care, repeatable=False, one_plan=True)
         except claiming.GroupsGoOn:
             await let_groups_go_on(self._connections, request, now)
-            return await self._connections.call(noted, repeatable=False)
+            return await self._connections.call(noted, repeatable=False, one_plan=True)
 
     async def renew(self, beats: Sequence[Beat], lease: timedelta, *, now: datetime | None = None) -> Renewed:
         given = tuple(beats)

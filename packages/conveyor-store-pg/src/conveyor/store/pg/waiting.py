@@ -1,4 +1,4 @@
-"""What waits in a queue: what stands in a claim's way, and the most urgent jobs of a lane.
+"""What waits in a queue: what stands in a claim's way, and the most urgent jobs of each lane.
 
 A job is known here by its rank and a number that decides within the rank: `(rank, place)` oldest first,
 `(rank, -seq)` newest first. The lesser goes first, and the number without its sign is the job's `seq`.
@@ -6,27 +6,24 @@ A job is known here by its rank and a number that decides within the rank: `(ran
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from heapq import merge
-from itertools import islice
+from itertools import groupby
 from typing import Any, Final
 
 from conveyor.core.store import Claim, Rate
 from conveyor.store.pg.limits import rate_name
 from conveyor.store.pg.rows import FOREVER, instant, known_instant, microseconds
-from conveyor.store.pg.statements import Session
-
-_BEFORE: Final = -(1 << 63)
-_BEYOND: Final = (1 << 63) - 1
+from conveyor.store.pg.statements import Row, Session
 
 #: Rank, and what decides within it.
 Place = tuple[float, int]
-#: The names that may be claimed; None: all.
-Names = Collection[str] | None
-#: The first place of all: what comes after it is everything.
-START: Final[Place] = (float("-inf"), _BEFORE)
+#: A group, and a name within it.
+LaneKey = tuple[str | None, str]
+
+#: How many more lanes are read than jobs are asked for: the last ones read only show where the others begin.
+_SPARE: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,82 +48,151 @@ class Gate:
 
     now: datetime
     paused_until: datetime | None
-    paused_names: frozenset[str]
     turns: Turns | None
     in_line: bool
     over: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """The waiting jobs of one name in one group, as far as they were read; group None: those without one.
+
+    `turn` is what its group's turn was at that moment. `ended`: there are no jobs behind those read.
+    """
+
+    key: LaneKey
+    active: int
+    turn: int
+    jobs: Sequence[Place]
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How much to read for a number of jobs: so many lanes, and `times` as many jobs as asked for.
+
+    The jobs are spread evenly over the lanes; of those in `deep` as many are read as are asked for.
+    """
+
+    lanes: int
+    times: int = 1
+    deep: frozenset[LaneKey] = frozenset()
+
+    @classmethod
+    def of(cls, count: int) -> Reach:
+        """What is mostly enough to choose `count` jobs."""
+        return cls(count + _SPARE)
+
+    def further(self, needed: LaneKey | None) -> Reach:
+        """More of a lane of which too little was read, and some more of all lanes; else more lanes."""
+        if needed is None:
+            return replace(self, lanes=self.lanes * 4)
+        return replace(self, times=self.times * 2, deep=self.deep | {needed})
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a claim sees, all as of one moment.
+
+    `soonest` is when time alone may bring more. `beyond` is the most urgent that a lane which was not read
+    can be, by rank, turn and what decides within them; None: there is none.
+    """
+
+    gate: Gate
+    soonest: datetime | None
+    lanes: Sequence[Lane]
+    beyond: tuple[float, int, int] | None
+
+
 async def gate(session: Session, queue: str, now: datetime | None, group_rate: Rate | None = None) -> Gate:
-    """What a claim of the queue has to know before it chooses."""
-    rate, window = ("", 0) if group_rate is None else (rate_name(group_rate), microseconds(group_rate.per))
+    """What a claim of the queue has to know before it looks for jobs."""
+    rate, window = _named(group_rate)
     [row] = await session.ask("gate", queue=queue, now=now, rate=rate, window=window)
-    at, paused, until, names, latest, ungrouped, counted, grouped, in_line, over = row
+    return _gate(row)
+
+
+async def look(
+    session: Session, request: Claim, now: datetime, count: int, reach: Reach | None = None
+) -> View:
+    """See what a claim may choose `count` jobs from; with a `reach`, the jobs of groups as well."""
+    group = request.group_limit
+    rate, window = _named(group.rate if group is not None else None)
+    order = "newest" if request.newest_first else "oldest"
+    lanes = {} if reach is None else _lanes(request, reach)
+    rows = await session.ask(
+        f"look:{order}" if reach is None else f"look_by_turns:{order}",
+        queue=request.queue,
+        now=now,
+        rate=rate,
+        window=window,
+        names=None if request.names is None else sorted(request.names),
+        count=count,
+        **lanes,
+    )
+    soonest = rows[0][_GATE]
+    found = sorted(row[_GATE + 1 :] for row in rows if row[-1] is not None)
+    return View(
+        gate=_gate(rows[0][:_GATE]),
+        soonest=None if soonest is None else known_instant(soonest),
+        lanes=[_lane(list(of)) for _, of in groupby(found, key=lambda row: row[:3])],
+        beyond=None if reach is None else _beyond(found, reach.lanes),
+    )
+
+
+_BEFORE: Final = -(1 << 63)
+#: How many columns of what is seen are those of gate.sql.
+_GATE: Final = 10
+_FRESH: Final = 1
+_SERVED: Final = 2
+
+
+def _named(rate: Rate | None) -> tuple[str, int]:
+    return ("", 0) if rate is None else (rate_name(rate), microseconds(rate.per) or 0)
+
+
+def _most(request: Claim) -> int | None:
+    """How many jobs of a group may be active before this claim takes one; None: any number."""
+    limit = request.group_limit
+    if limit is None:
+        return None
+    return 0 if limit.rate is not None and limit.rate.max < 1 else limit.active
+
+
+def _lanes(request: Claim, reach: Reach) -> dict[str, Any]:
+    """What is asked of the lanes of groups."""
+    return {
+        "most": _most(request),
+        "page": reach.lanes,
+        "times": reach.times,
+        "deep_groups": [group for group, _ in reach.deep],
+        "deep_names": [name for _, name in reach.deep],
+    }
+
+
+def _gate(row: Row) -> Gate:
+    at, paused, until, _, latest, ungrouped, counted, grouped, in_line, over = row
     return Gate(
         now=known_instant(at),
         paused_until=(instant(until) or FOREVER) if paused else None,
-        paused_names=frozenset(names),
         turns=Turns(latest, ungrouped, counted=counted) if counted or grouped else None,
         in_line=in_line,
         over=over,
     )
 
 
-async def allowed_names(session: Session, request: Claim, state: Gate) -> Names:
-    """The names that a claim may take; None if that is all there are."""
-    if request.names is None and not state.paused_names:
-        return None
-    there = {name for (name,) in await session.ask("names", queue=request.queue)}
-    if state.turns is not None:
-        there.update(name for (name,) in await session.ask("lane_names", queue=request.queue))
-    allowed = there - state.paused_names
-    if request.names is not None:
-        allowed &= request.names
-    return None if allowed == there else allowed
+def _lane(rows: Sequence[Row]) -> Lane:
+    """One lane of what was found: a row for each of its jobs, the most urgent first."""
+    _, group, name, active, served, *_, depth, _, _ = rows[0]
+    jobs = [(row[-2], row[-1]) for row in rows]
+    return Lane((group, name), active, served, jobs, ended=len(jobs) < depth or group is None)
 
 
-async def ungrouped(session: Session, request: Claim, names: Names, count: int) -> list[Place]:
-    """The most urgent jobs without a group."""
-    if names is None:
-        return await following(
-            session, "ungrouped", {"queue": request.queue}, START, count, newest=request.newest_first
-        )
-    if not request.newest_first:
-        found = await session.ask("first_named", queue=request.queue, names=sorted(names), count=count)
-        return [(rank, place) for rank, place in found]
-    each = [
-        await following(session, "named", {"queue": request.queue, "name": name}, START, count, newest=True)
-        for name in names
-    ]
-    return list(islice(merge(*each), count))
-
-
-async def following(
-    session: Session, lane: str, of: Mapping[str, Any], after: Place, count: int, *, newest: bool
-) -> list[Place]:
-    """The most urgent jobs of a lane behind a place."""
-    if newest:
-        return await _newest(session, lane, of, after, count)
-    rank, place = after
-    found = await session.ask(f"first:{lane}", **of, rank=rank, place=place, count=count)
-    return [(rank, place) for rank, place in found]
-
-
-async def _newest(
-    session: Session, lane: str, of: Mapping[str, Any], after: Place, count: int
-) -> list[Place]:
-    """The same, newest first within a rank: rank by rank, because no index has that order."""
-    found: list[Place] = []
-    rank, second = after
-    before = _BEYOND if second == _BEFORE else -second
-    while len(found) < count:
-        limits = {"rank": rank, "before": before, "count": count - len(found)}
-        newest = sorted(-abs(place) for _, place in await session.ask(f"newest:{lane}", **of, **limits))
-        found += [(rank, seq) for seq in newest[: count - len(found)]]
-        if len(found) >= count:
-            break
-        [(following_rank,)] = await session.ask(f"next_rank:{lane}", **of, rank=rank)
-        if following_rank is None:
-            break
-        rank, before = following_rank, _BEYOND
-    return found
+def _beyond(found: Sequence[Row], most: int) -> tuple[float, int, int] | None:
+    """Where the lanes that were not read begin, if not all were."""
+    ends: list[tuple[float, int, int]] = []
+    for stream in (_FRESH, _SERVED):
+        places = {row[1:3]: row[5:7] for row in found if row[0] == stream}
+        if len(places) >= most:
+            rank, second = max(places.values())
+            ends.append((rank, 0, second) if stream == _FRESH else (rank, second, _BEFORE))
+    return min(ends, default=None)

@@ -66,17 +66,17 @@ create unique index conveyor_jobs_key
   on {schema}.conveyor_jobs (queue, unique_key)
   where holds_key;
 
--- A claim among the jobs without a group: claim.sql, first.sql.
+-- A claim among the jobs without a group: claim.sql, look.sql.
 create index conveyor_jobs_waiting
   on {schema}.conveyor_jobs (queue, rank, place)
   where state = 'waiting' and grp is null;
 
--- The same for one name, when not all may be claimed: first_named.sql, names.sql.
+-- The same for one name, when not all may be claimed: look.sql, choice.sql.
 create index conveyor_jobs_waiting_name
   on {schema}.conveyor_jobs (queue, name, rank, place)
   where state = 'waiting' and grp is null;
 
--- A claim within one lane of a group: first.sql, and the heads of lanes: refresh_lanes.sql.
+-- A claim within one lane of a group: look_by_turns.sql, and the heads of lanes: refresh_lanes.sql.
 create index conveyor_jobs_waiting_lane
   on {schema}.conveyor_jobs (queue, grp, name, rank, place)
   where state = 'waiting' and grp is not null;

@@ -72,17 +72,17 @@ create table {schema}.conveyor_lanes (
   autovacuum_vacuum_threshold = 500
 );
 
--- The next lanes among those whose group has had a turn: lanes_served.sql, kinds_served.sql.
+-- The next lanes among those whose group has had a turn: look_by_turns.sql, kinds_served.sql.
 create index conveyor_lanes_served
   on {schema}.conveyor_lanes (queue, name, parked_for, active, rank, served)
   where not paused and served > 0;
 
--- The next lanes among those whose group has not, oldest first: lanes_fresh.sql, kinds_fresh.sql.
+-- The next lanes among those whose group has not, oldest first: look_by_turns.sql, kinds_fresh.sql.
 create index conveyor_lanes_fresh
   on {schema}.conveyor_lanes (queue, name, parked_for, active, rank, place)
   where not paused and served = 0;
 
--- The same, newest first: lanes_fresh_newest.sql.
+-- The same, newest first: look_by_turns.sql.
 create index conveyor_lanes_fresh_newest
   on {schema}.conveyor_lanes (queue, name, parked_for, active, rank, newest)
   where not paused and served = 0;

@@ -112,7 +112,21 @@ leased as (
     j.expires_at at time zone 'UTC',
     j.keep_count
 )
-select g.now at time zone 'UTC' as moment, g.guarded, g.room, l.*
+select
+  g.now at time zone 'UTC' as moment,
+  g.guarded,
+  g.room,
+  -- When more may be claimed, if time alone brings that about.
+  (
+    select run_at
+      from {schema}.conveyor_jobs
+     where queue = %(queue)s
+       and state = 'delayed'
+       and (select count(*) < (select room from gate) from leased)
+     order by run_at
+     limit 1
+  ) at time zone 'UTC' as due,
+  l.*
   from gate g
   left join leased l
     on true

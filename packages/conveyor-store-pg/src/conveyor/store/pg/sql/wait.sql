@@ -1,5 +1,4 @@
--- Whether jobs are waiting; and when time alone may let a claim return one that it passes over now: it is
--- due, or the pause of its name, the pause of its group or the rate of its group ends.
+-- Whether jobs are waiting; and when time alone may bring more.
 select
   (
     select true
@@ -15,42 +14,4 @@ select
      order by served
      limit 1
   ) is not null,
-  least(
-    (
-      select run_at
-        from {schema}.conveyor_jobs
-       where queue = %(queue)s
-         and state = 'delayed'
-       order by run_at
-       limit 1
-    ),
-    (
-      select min(until)
-        from {schema}.conveyor_pauses
-       where queue = %(queue)s
-         and kind = 'name'
-         and until > %(now)s
-    ),
-    (
-      select p.until
-        from {schema}.conveyor_pauses p
-        join {schema}.conveyor_groups g
-          on g.queue = p.queue
-         and g.grp = p.target
-       where p.queue = %(queue)s
-         and p.kind = 'group'
-         and g.waiting > 0
-       order by p.until
-       limit 1
-    ),
-    (
-      select parked_until
-        from {schema}.conveyor_groups
-       where queue = %(queue)s
-         and parked_for = %(rate)s
-         and parked_for <> ''
-         and waiting > 0
-       order by parked_until
-       limit 1
-    )
-  ) at time zone 'UTC'
+  {include soonest} at time zone 'UTC'
