@@ -6,7 +6,7 @@ import asyncio
 import enum
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -14,9 +14,11 @@ import pytest
 
 from conveyor.core import (
     Backoff,
+    Batch,
     Group,
     Job,
     JobState,
+    LeaseLostError,
     NewJob,
     Pause,
     Queue,
@@ -46,11 +48,16 @@ class Deep(BaseException):
     pass
 
 
+async def until(true: Callable[[], bool]) -> None:
+    """Return when it is true, also by threads."""
+    async with asyncio.timeout(10):
+        while not true():  # noqa: ASYNC110 - nothing tells a test when
+            await asyncio.sleep(0.001)
+
+
 async def settled(worker: Worker[Any], jobs: int) -> None:
     """Return when that many jobs are settled, also by threads."""
-    async with asyncio.timeout(10):
-        while worker.stats().settled < jobs:  # noqa: ASYNC110 - nothing tells a test when
-            await asyncio.sleep(0.001)
+    await until(lambda: worker.stats().settled >= jobs)
 
 
 def failing(error: BaseException) -> Callable[[Any], Any]:
@@ -565,6 +572,167 @@ async def test_a_plain_function_sees_that_its_time_is_over(
 
         assert (await job.refresh()).attempt_history[0].outcome == "timed-out"
         assert job.state is JobState.FAILED
+
+
+class Stuck:
+    """A plain handler that goes on, whatever it is told, until it is let go; then it writes."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Semaphore(0)
+        self.end, self.raised = threading.Event(), list[str]()
+
+    def __call__(self, job: Any) -> str:
+        self.begun.release()
+        self.end.wait(10)
+        for one in job if isinstance(job, list) else [job]:
+            try:
+                one.update_progress(99)
+            except LeaseLostError:
+                self.raised.append(one.id)
+        return "late"
+
+    async def until_begun(self, runs: int = 1) -> None:
+        for _ in range(runs):
+            assert await asyncio.to_thread(self.begun.acquire, timeout=10)
+
+
+@pytest.fixture
+def stuck() -> Iterator[Stuck]:
+    handler = Stuck()
+    yield handler
+    handler.end.set()
+
+
+async def test_a_thread_past_its_timeout_keeps_its_slot_and_not_its_job(
+    queue: Queue[Any], worker: MakeWorker, clock: ManualClock, caplog: pytest.LogCaptureFixture, stuck: Stuck
+) -> None:
+    job, after = await queue.add("crunch", timeout=1), await queue.add("quick")
+
+    async def quick(_: Job[Any]) -> str:
+        return "done"
+
+    async with worker({"crunch": stuck, "quick": quick}) as runner:
+        await stuck.until_begun()
+        await clock.advance(1)
+        await job.refresh()
+        assert (job.state, job.attempt_history[0].outcome) == (JobState.FAILED, "timed-out")
+        assert (runner.stats().running, runner.stats().free_slots) == (0, 0)
+        await clock.advance("1 minute")
+        assert (await after.refresh()).state is JobState.WAITING
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert f"job {job.id} (crunch) goes on past its timeout of 0:00:01" in caplog.text
+
+        stuck.end.set()
+        await settled(runner, 2)
+
+        assert (await after.refresh()).return_value == "done"
+        assert stuck.raised == [job.id]
+        await job.refresh()
+        assert (job.state, job.progress, len(job.attempt_history)) == (JobState.FAILED, 0, 1)
+        assert "goes on in its thread" in str(job.failed_reason)
+
+
+async def test_a_retry_may_run_beside_a_thread_past_its_timeout(
+    queue: Queue[Any], worker: MakeWorker, clock: ManualClock, stuck: Stuck
+) -> None:
+    job = await queue.add("a", timeout=1, attempts=2)
+    async with worker(stuck, concurrency=2) as runner:
+        await stuck.until_begun()
+        await clock.advance(1)
+        await stuck.until_begun()
+        stuck.end.set()
+        await settled(runner, 2)
+
+    await job.refresh()
+    assert (job.state, job.return_value, job.progress) == (JobState.COMPLETED, "late", 99)
+    assert [run.outcome for run in job.attempt_history] == ["timed-out", "completed"]
+    assert stuck.raised == [job.id]
+
+
+async def test_a_batch_in_a_thread_past_its_timeout_is_settled_as_one(
+    queue: Queue[Any], worker: MakeWorker, clock: ManualClock, stuck: Stuck
+) -> None:
+    jobs = await queue.add_bulk([NewJob("a", timeout=1), NewJob("a"), NewJob("a")])
+    async with worker(stuck, batch=Batch(3)) as runner:
+        await stuck.until_begun()
+        await jobs[1].cancel()
+        await clock.advance(1)
+
+        assert [(await job.refresh()).state for job in jobs] == [
+            JobState.FAILED,
+            JobState.CANCELLED,
+            JobState.FAILED,
+        ]
+        assert runner.stats().free_slots == 0
+        stuck.end.set()
+        await until(lambda: runner.stats().free_slots == 1)
+
+
+async def test_a_cancelled_thread_past_its_timeout_ends_cancelled(
+    queue: Queue[Any], worker: MakeWorker, clock: ManualClock, stuck: Stuck
+) -> None:
+    job = await queue.add("a", timeout=5)
+    async with worker(stuck):
+        await stuck.until_begun()
+        await job.cancel()
+        await clock.advance(4)
+        assert (await job.refresh()).state is JobState.ACTIVE
+        await clock.advance(1)
+
+        assert (await job.refresh()).state is JobState.CANCELLED
+
+
+async def test_a_thread_past_its_timeout_does_not_hold_up_close(
+    queue: Queue[Any], worker: MakeWorker, clock: ManualClock, stuck: Stuck
+) -> None:
+    job = await queue.add("a", timeout=1)
+    runner = worker(stuck)
+    await runner.start()
+    await stuck.until_begun()
+    await clock.advance(1)
+
+    await asyncio.wait_for(runner.close(), 10)
+
+    await job.refresh()
+    assert (job.state, job.stalled_count) == (JobState.FAILED, 0)
+
+
+async def test_a_slot_that_a_thread_keeps_is_not_claimed_ahead_for(
+    queue: Queue[Any], worker: MakeWorker, clock: ManualClock, stuck: Stuck
+) -> None:
+    async def quick(_: Job[Any]) -> None:
+        pass
+
+    await queue.add_bulk([NewJob("quick") for _ in range(50)])
+    await queue.add("crunch", timeout=1)
+    async with worker({"crunch": stuck, "quick": quick}) as runner:
+        await stuck.until_begun()
+        await clock.advance(1)
+        runner._executor.typical = 0.001
+        await queue.add_bulk([NewJob("quick") for _ in range(50)])
+        await clock.advance(2)
+
+        assert (runner.stats().ready, await queue.count("waiting")) == (0, 50)
+        stuck.end.set()
+        await settled(runner, 101)
+
+
+async def test_a_worker_that_has_left_a_thread_behind_runs_again(
+    queue: Queue[Any], worker: MakeWorker, clock: ManualClock, stuck: Stuck
+) -> None:
+    await queue.add("crunch", timeout=1)
+    runner = worker(stuck, concurrency=2)
+    running = asyncio.create_task(runner.run_until_idle())
+    await stuck.until_begun()
+    await clock.advance(1)
+    await asyncio.wait_for(running, 10)
+    stuck.end.set()
+    await until(lambda: runner.stats().free_slots == 2)
+
+    again = [await queue.add("crunch"), await queue.add("crunch")]
+    await asyncio.wait_for(runner.run_until_idle(), 10)
+
+    assert [(await job.refresh()).return_value for job in again] == ["late"] * 2
 
 
 # -------------------------------------------------------- decided by methods

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from conveyor.core import codec, typed
+from conveyor.core._engine.executor import Executor
 from conveyor.core._engine.handlers import Payloads
 from conveyor.core._engine.parents import Consequences
 from conveyor.core._engine.poller import Poller
@@ -148,3 +151,18 @@ def what_was_written_is_not_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
 def what_is_no_json_is_stored_as_python_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Dates and the like are stored as their `str`."""
     monkeypatch.setattr(codec, "to_jsonable_python", lambda value, **_: str(value))
+
+
+@caught_by("queue behaviour", "test_a_thread_past_its_timeout_keeps_its_slot_and_not_its_job")
+def waits_for_threads_past_their_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread is asked to stop when its time is over, and waited for."""
+    call = Executor._call
+
+    async def wait(executor: Executor, runs: Sequence[Run]) -> Any:
+        asked = asyncio.ensure_future(call(executor, runs))
+        while not asked.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.shield(asked)
+        return asked.result()
+
+    monkeypatch.setattr(Executor, "_call", wait)

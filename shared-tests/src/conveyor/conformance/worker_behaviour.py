@@ -458,6 +458,36 @@ class RunningJobs:
         assert (job.state, job.attempts_made, most, running) == (JobState.FAILED, 2, 1, 0)
         assert [run.outcome for run in job.attempt_history] == ["timed-out", "timed-out"]
 
+    async def test_a_thread_past_its_timeout_keeps_its_slot_and_not_its_job(self, bench: Bench) -> None:
+        """Nothing can stop a thread, which is no reason for its job to wait."""
+        job = await bench.queue.add("work", timeout="5s")
+        begun, go_on = threading.Event(), threading.Event()
+        refused: list[LeaseLostError] = []
+
+        def slow(job: Job[Any]) -> str:
+            begun.set()
+            go_on.wait(SOON)
+            try:
+                job.update_progress(99)
+            except LeaseLostError as error:
+                refused.append(error)
+            return "late"
+
+        work = asyncio.create_task(bench.run(slow))
+        try:
+            assert await asyncio.to_thread(begun.wait, SOON)
+            await bench.later("5s")
+            await until_finished(job)
+            assert not work.done()
+        finally:
+            go_on.set()
+            await work
+
+        await job.refresh()
+        assert (job.state, job.progress, job.return_value) == (JobState.FAILED, 0, None)
+        assert [run.outcome for run in job.attempt_history] == ["timed-out"]
+        assert len(refused) == 1
+
     # --------------------------------------------------------------- retention
 
     async def test_a_job_that_is_not_to_be_kept_is_gone_when_it_has_ended(self, bench: Bench) -> None:

@@ -369,7 +369,12 @@ class Worker(Generic[T]):
             self._poller.wake_for_time()
             self._poller.wake()
             await self._poller.tick()
-            running = [run.task for run in self._executor.running if run.task is not None]
+            running: list[asyncio.Future[Any]] = [
+                run.task for run in self._executor.running if run.task is not None
+            ]
+            if not running and not self._executor.free:
+                # Threads past their timeouts have every slot: only then are they waited for.
+                running = [*self._executor.left]
             if running:
                 await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             elif not self._poller.ready and not self._settler.backlog and not self._parents.busy:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from conveyor.core._engine import results
 from conveyor.core._engine.run import Stop
+from conveyor.core._engine.settler import shown
 from conveyor.core._engine.threads import Threads
 from conveyor.core._engine.verdict import Judge, Raised, Returned
 from conveyor.core.errors import StoreError
@@ -34,6 +35,7 @@ class Executor:
 
     With `batched`, a handler takes a list of jobs; without, each takes one. A call of it has one slot.
     A slot comes back when its handler has ended, however it ends; one that ignores its cancellation keeps it.
+    A thread past its timeout, which nothing can stop, is left behind: it keeps the slot, but not the job.
     """
 
     def __init__(
@@ -66,16 +68,18 @@ class Executor:
         #: Seconds that a handler takes, as a moving average; None until one has ended.
         self.typical: float | None = None
         self._threads = Threads()
+        #: Threads that go on while their jobs are settled.
+        self.left: set[asyncio.Future[Returned | Raised]] = set()
 
     @property
     def free(self) -> int:
         """How many more handlers may start."""
-        return self.concurrency - self._calls
+        return self.concurrency - self._calls - len(self.left)
 
     def busy_for(self, seconds: float) -> int:
         """How many handlers have been running for longer than that."""
         before = self._clock.monotonic() - seconds
-        return sum(1 for _ in takewhile(lambda run: run.began < before, self.running))
+        return len(self.left) + sum(1 for _ in takewhile(lambda run: run.began < before, self.running))
 
     def start(self, runs: Sequence[Run]) -> None:
         """Call the handler for held jobs: several for a batch, else one."""
@@ -170,6 +174,9 @@ class Executor:
         def halt() -> None:
             for run in runs:
                 run.halt(Stop.TIMED_OUT)
+            if runs[0].in_thread and runs[0].task is not None:
+                # No thread can be stopped, but what waits for it can: the run is over.
+                runs[0].task.cancel()
 
         for run in runs:
             run.limit = limit
@@ -183,7 +190,13 @@ class Executor:
             return await handler(given)  # type: ignore[misc]
         for run in runs:
             run.in_thread = True
-        ending = await self._threads.run(partial(_plain, handler, given))
+        thread = self._threads.run(partial(_plain, handler, given))
+        try:
+            await asyncio.wait([thread])
+        finally:
+            if not thread.done():
+                self._leave(thread, runs)
+        ending = thread.result()
         for run in runs:
             run.in_thread = False
         if isinstance(ending, Raised):
@@ -194,6 +207,24 @@ class Executor:
                 raise asyncio.CancelledError
             return await ending.value
         return ending.value
+
+    def _leave(self, thread: asyncio.Future[Returned | Raised], runs: Sequence[Run]) -> None:
+        """Go on without a thread; its slot comes back when it ends."""
+        self.left.add(thread)
+        thread.add_done_callback(self._end_left)
+        if all(run.stop is not None for run in runs):
+            _log.warning(
+                "the thread of %s goes on past its timeout of %s, for nothing can stop it: it keeps its slot "
+                "until it ends, and another run of the job may begin beside it",
+                shown(f"job {run.record.id} ({run.record.name})" for run in runs),
+                runs[0].limit,
+            )
+
+    def _end_left(self, thread: asyncio.Future[Returned | Raised]) -> None:
+        self.left.discard(thread)
+        if thread.exception() is None and isinstance(ending := thread.result(), Returned):
+            _close(ending.value)
+        self._freed(None)
 
     def _measure(self, seconds: float) -> None:
         self.typical = seconds if self.typical is None else self.typical * 0.9 + seconds * 0.1

@@ -27,26 +27,32 @@ class Threads:
         self._threads = 0
         self._busy = 0
 
-    async def run(self, call: Callable[[], R]) -> R:
-        """Make a call in a thread."""
+    def run(self, call: Callable[[], R]) -> asyncio.Future[R]:
+        """Make a call in a thread; nothing stops it, whatever becomes of the future."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
-        context = contextvars.copy_context()
+        context, calls = contextvars.copy_context(), self._calls
         self._busy += 1
         if self._busy > self._threads:
             self._threads += 1
             name = f"conveyor-handler-{self._threads}"
-            threading.Thread(target=_work, args=[self._calls], name=name, daemon=True).start()
+            threading.Thread(target=_work, args=[calls], name=name, daemon=True).start()
 
         def done(result: R) -> None:
-            self._busy -= 1
+            free()
             if not future.done():
                 future.set_result(result)
 
         def failed(error: BaseException) -> None:
-            self._busy -= 1
+            free()
             if not future.done():
                 future.set_exception(error)
+
+        def free() -> None:
+            # After `close` it is none of the threads that are counted.
+            # Pinned by test_a_worker_that_has_left_a_thread_behind_runs_again.
+            if calls is self._calls:
+                self._busy -= 1
 
         def work() -> None:
             ended: Callable[[], None]
@@ -56,8 +62,8 @@ class Threads:
                 ended = partial(failed, error)
             loop.call_soon_threadsafe(ended)
 
-        self._calls.put(work)
-        return await future
+        calls.put(work)
+        return future
 
     def close(self) -> None:
         """Let the threads end with what they do now; none is waited for."""

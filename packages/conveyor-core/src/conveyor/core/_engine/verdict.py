@@ -89,9 +89,8 @@ class Judge:
             case Stop.CANCELLED, _:
                 return self._cancelled(run, now)
             case Stop.TIMED_OUT, _:
-                error = JobTimeoutError(
-                    f"the handler ran longer than its timeout of {run.limit} and was cancelled"
-                )
+                so = "goes on in its thread, which nothing can stop" if run.in_thread else "was cancelled"
+                error = JobTimeoutError(f"the handler ran longer than its timeout of {run.limit} and {so}")
                 return self._failed(run, Failure.of(error), now, outcome="timed-out")
             case (Stop.SHUTDOWN, Raised(asyncio.CancelledError())) | (None, Raised(outside=True)):
                 return self._unfinished(run, now)
