@@ -6,6 +6,7 @@ between two statements of a database, that is an `await` of nothing.
 
 from broken import (
     behaviour,
+    deciding,
     engine,
     fencing,
     flows,
@@ -28,6 +29,7 @@ __all__ = [
     "Bug",
     "EngineBug",
     "behaviour",
+    "deciding",
     "engine",
     "fencing",
     "flows",

@@ -18,7 +18,6 @@ from conveyor.core._engine.parents import Consequences
 from conveyor.core._engine.poller import Poller
 from conveyor.core._engine.run import Run
 from conveyor.core._engine.scheduler import Scheduler
-from conveyor.core.clock import Clock
 from conveyor.core.codec import Payload
 from conveyor.core.hold import Hold
 from conveyor.core.job import Job
@@ -113,10 +112,11 @@ def holds_what_it_has_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
 def strikes_off_the_latest_family(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last one of a list is tidied, and the last one is struck off: by then it may be another."""
 
-    async def draw(consequences: Consequences, store: Store, _: Clock, __: object) -> None:
+    async def draw(consequences: Consequences, store: Store, *_: object, **__: object) -> list[Exception]:
         while consequences.over:
             await store.delete(Where(parent=list(consequences.over)[-1], expired=True), limit=100)
             consequences.over.popitem()
+        return []
 
     monkeypatch.setattr(Consequences, "draw", draw)
 

@@ -7,7 +7,8 @@ from conveyor.conformance.flow_endings import Endings
 from conveyor.conformance.flow_growing import Growing
 from conveyor.conformance.flow_living import Cancelling, Reading, Retrying
 from conveyor.conformance.flow_model import RandomFlows
+from conveyor.conformance.short_holds import Deciding
 
 
-class AllFlowBehaviour(AddingFlows, Endings, Reading, Retrying, Cancelling, Growing, RandomFlows):
+class AllFlowBehaviour(AddingFlows, Endings, Reading, Retrying, Cancelling, Growing, RandomFlows, Deciding):
     """Flows."""

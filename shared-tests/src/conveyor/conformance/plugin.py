@@ -58,7 +58,16 @@ AREAS: Final = (
 )
 #: The other modules that have assertions.
 OTHERS: Final = (
-    *("make", "bench", "worker_behaviour", "ended_runs", "schedule_races", "contract"),
+    *(
+        "make",
+        "bench",
+        "worker_behaviour",
+        "ended_runs",
+        "refusals",
+        "short_holds",
+        "schedule_races",
+        "contract",
+    ),
     "test_conformance",
     *("flow_adding", "flow_bench", "flow_endings", "flow_growing", "flow_living", "flow_model"),
 )

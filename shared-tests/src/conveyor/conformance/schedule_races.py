@@ -16,8 +16,8 @@ from conveyor.conformance.bench import Bench, nothing, until
 from conveyor.conformance.make import at, everything
 from conveyor.conformance.races import Handles, at_once, in_processes, turns
 from conveyor.core import Feature, Queue, RunAll, ScheduleNotFoundError, Store, StoreUnavailableError, Worker
+from conveyor.core.holding import MOMENT
 from conveyor.core.reserved import schedules_of
-from conveyor.core.schedule_rows import HOLD
 from conveyor.core.store import Where
 from conveyor.core.testing import ClockedStore, FaultyStore, ManualClock
 
@@ -59,7 +59,7 @@ class Crashes:
             faulty.fail(method, KilledError(), after=moment == "after")
             with pytest.raises(KilledError):
                 await look(faulty, bench.clock)
-            await bench.later(HOLD)
+            await bench.later(MOMENT)
             await look(bench.store, bench.clock)
 
             assert await planned(bench.store) == Counter(wanted)
@@ -89,7 +89,7 @@ class Crashes:
 
                 with pytest.raises(StoreUnavailableError):
                     await queue.every("1 hour", "x", key="x")
-                await bench.later(HOLD)
+                await bench.later(MOMENT)
                 again = await bench.queue.every("1 hour", "x", key="x")
 
                 assert again.every == timedelta(hours=1)
@@ -140,7 +140,7 @@ class Together:
                 if rng.random() < 0.5:
                     worker.fail(rng.choice(CALLS), StoreUnavailableError("gone"), after=rng.random() < 0.5)
             await asyncio.gather(*(look(worker, clock) for worker in workers), return_exceptions=True)
-        await clock.advance(HOLD)
+        await clock.advance(MOMENT)
         await look(ClockedStore(handles[0], clock), clock)
 
         wanted = [f"09:{m:02}:{s:02}Z" for m in range(6) for s in range(0, 60, 5)]

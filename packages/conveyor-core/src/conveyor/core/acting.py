@@ -6,11 +6,12 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from conveyor.core import observing
-from conveyor.core._engine.descendants import cancel_descendants, claim_of
+from conveyor.core._engine.descendants import cancel_descendants
 from conveyor.core._engine.family import is_parent, last_report, read_report, release
 from conveyor.core._engine.parents import follow_up
 from conveyor.core._engine.settler import Verdict, events_of
 from conveyor.core.events import CancelRequested, JobCancelled, JobWaitingChildren
+from conveyor.core.holding import claim_of
 from conveyor.core.jobs import JobState
 from conveyor.core.store import Change, Outcome, Where
 

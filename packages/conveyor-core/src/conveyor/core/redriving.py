@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Final
 from conveyor.core import acting
 from conveyor.core.dead_letters import original
 from conveyor.core.events import JobRemoved, JobWaiting
-from conveyor.core.ids import new_token
+from conveyor.core.holding import claim_of
 from conveyor.core.jobs import JobKey, JobRecord, JobState
-from conveyor.core.store import Change, Claim, Order, Outcome, Retention, Where
+from conveyor.core.store import Change, Order, Outcome, Retention, Where
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,9 +31,8 @@ if TYPE_CHECKING:
     from conveyor.core.clock import Clock
     from conveyor.core.store import Store
 
-#: How many letters are held at once, and for how long at most; their histories may be long.
+#: How many letters are held at once; their histories may be long.
 _PAGE: Final = 50
-_HELD: Final = timedelta(seconds=30)
 _ASIDE: Final = frozenset({JobState.WAITING, JobState.DELAYED})
 _REMOVED: Final = Retention(age=timedelta(0))
 #: Pages under way: the event loop itself keeps no task alive.
@@ -85,19 +84,21 @@ async def _send(
 ) -> int:
     queue = given[0][0].queue
     ids = frozenset(letter.id for letter, _ in given)
-    claimed = await store.claim(
-        Claim(queue=queue, count=len(ids), token=new_token(), lease=_HELD, worker="", ids=ids)
-    )
+    claimed = await store.claim(claim_of(queue, ids))
     held = {letter.id: letter for letter in claimed.jobs}
     jobs = {letter.id: found for letter, found in given if letter.id in held}
     there = await _there(store, [job.key for job, _ in jobs.values()])
     again = await _retried(store, jobs, there)
     outcomes: list[Outcome] = []
     added: dict[str, JobKey] = {}
+    missing = [job for job, _ in jobs.values() if job.key not in there]
+    # Together: the letters are held for a moment only.
+    looked_up = await asyncio.gather(*(_key_is_taken(store, job) for job in missing))
+    taken = {job.key for job, is_taken in zip(missing, looked_up, strict=True) if is_taken}
     for letter in held.values():
         job, created_at = jobs[letter.id]
         found = there.get(job.key)
-        if found is None and not await _key_is_taken(store, job):
+        if found is None and job.key not in taken:
             added[letter.id] = job.key
             outcomes.append(Outcome.completed(letter, letter.report, spawn=(job,)))
         elif job.key in again or (

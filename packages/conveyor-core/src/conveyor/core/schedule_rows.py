@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from conveyor.core import firing
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from conveyor.core.jobs import JobRecord
     from conveyor.core.store import Inserted, Store, Undecodable
 
-#: For how long a schedule is held by who fires or changes it: far longer than a call takes.
-HOLD: Final = timedelta(seconds=10)
 #: What reading a document may raise that another release, or somebody's hand, has written.
 UNREADABLE: Final = (ValueError, TypeError, LookupError, AttributeError)
 

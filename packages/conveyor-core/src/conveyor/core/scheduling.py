@@ -16,12 +16,13 @@ from conveyor.core import firing, observing
 from conveyor.core.codec import decode as decode_json
 from conveyor.core.errors import ScheduleNotFoundError, UnsupportedFeatureError
 from conveyor.core.events import JobDelayed, JobWaiting
-from conveyor.core.ids import new_job_id, new_token
+from conveyor.core.holding import claim_of
+from conveyor.core.ids import new_job_id
 from conveyor.core.jobs import TERMINAL, JobKey, JobRecord
 from conveyor.core.plan import Misfire, Overlap, Plan, Standing, encode
 from conveyor.core.reserved import schedules_of
-from conveyor.core.schedule_rows import HOLD, UNREADABLE, held_at, let_go, opened, take_over, unreadable
-from conveyor.core.store import Claim, Feature, Outcome, Where
+from conveyor.core.schedule_rows import UNREADABLE, held_at, let_go, opened, take_over, unreadable
+from conveyor.core.store import Feature, Outcome, Where
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -209,16 +210,7 @@ class Schedules:
         """Hold a schedule; None if there is none, or none that the store can read."""
         waits = iter(_AGAIN)
         while True:
-            claimed = await self._store.claim(
-                Claim(
-                    queue=self._queue,
-                    count=1,
-                    token=new_token(),
-                    lease=HOLD,
-                    worker="",
-                    ids=frozenset({key}),
-                )
-            )
+            claimed = await self._store.claim(claim_of(self._queue, [key]))
             if claimed.jobs:
                 return claimed.jobs[0]
             if claimed.undecodable:

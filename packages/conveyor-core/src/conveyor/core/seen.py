@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic_core import from_json, to_json
 
+from conveyor.core.holding import claim_of
 from conveyor.core.ids import new_token
 from conveyor.core.jobs import JobState
 from conveyor.core.limits import GroupLimit, RateLimit
 from conveyor.core.reserved import workers_of
-from conveyor.core.store import Claim, Where
+from conveyor.core.store import Where
 
 if TYPE_CHECKING:
     from conveyor.core.jobs import JobRecord
@@ -129,9 +130,7 @@ async def find_workers(store: Store, queue: str) -> list[WorkerInfo]:
 
 async def store_time(store: Store, queue: str) -> datetime:
     """What time it is by the store's clock: told by a claim that can get nothing."""
-    nothing = frozenset({new_token()})
-    request = Claim(queue=workers_of(queue), count=1, token=new_token(), lease=_YOUNG, worker="", ids=nothing)
-    return (await store.claim(request)).now
+    return (await store.claim(claim_of(workers_of(queue), [new_token()]))).now
 
 
 async def sweep(store: Store, queue: str, *, limit: int = _PAGE, spare_young: bool = True) -> None:

@@ -204,7 +204,11 @@ class Worker(Generic[T]):
         )
         self._heartbeat = Heartbeat(store, self._lease, clock, outage("renewing leases"), self._presence)
         self._parents = Parents(
-            store=store, announcer=self._announcer, outage=outage("looking after parents"), clock=clock
+            store=store,
+            lease=self._lease,
+            announcer=self._announcer,
+            outage=outage("looking after parents"),
+            clock=clock,
         )
         self._settler = Settler(
             store=store,
@@ -251,6 +255,7 @@ class Worker(Generic[T]):
             store=store,
             queue=self.queue_name,
             worker=self.name,
+            lease=self._lease,
             announcer=self._announcer,
             clock=clock,
             outage=outage("firing schedules"),

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from conveyor.core._engine.family import UNFINISHED, is_parent, last_report
 from conveyor.core._engine.verdict import NOBODY
 from conveyor.core.events import CancelRequested, JobCancelled
-from conveyor.core.ids import new_token
+from conveyor.core.holding import claim_of
 from conveyor.core.jobs import JobKey, JobState
-from conveyor.core.store import Change, Claim, Outcome, Where
+from conveyor.core.store import Change, Outcome, Where
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -25,18 +24,10 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger("conveyor.flow")
 
-#: For how long jobs are held by who decides about them; the hold ends by itself if they die.
-MOMENT: Final = timedelta(seconds=30)
 #: How many jobs are looked at in one step.
 PAGE: Final = 100
 #: A job that changes hands between two steps is tried again this often.
 _TRIES: Final = 10
-
-
-def claim_of(queue: str, ids: Iterable[str]) -> Claim:
-    """A request for exactly these jobs, whatever is paused, by nobody's worker."""
-    wanted = frozenset(ids)
-    return Claim(queue=queue, count=len(wanted), token=new_token(), lease=MOMENT, worker="", ids=wanted)
 
 
 def by_queue(keys: Iterable[JobKey]) -> dict[str, list[str]]:

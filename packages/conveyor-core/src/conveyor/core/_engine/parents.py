@@ -14,19 +14,20 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from conveyor.core._engine.descendants import PAGE, by_queue, cancel_descendants, claim_of
+from conveyor.core._engine.descendants import PAGE, by_queue, cancel_descendants
 from conveyor.core._engine.family import FAILED, UNFINISHED
 from conveyor.core._engine.settler import Verdict, events_of
 from conveyor.core._engine.verdict import NOBODY, gone
 from conveyor.core.errors import StoreError
 from conveyor.core.events import JobDelayed, JobRemoved, JobWaiting
+from conveyor.core.holding import MOMENT, claim_of
 from conveyor.core.jobs import JobKey, JobState
 from conveyor.core.options import JobOptions
 from conveyor.core.report import Failure, Report
 from conveyor.core.store import Change, Outcome, Release, Retention, Where
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from conveyor.core._engine.announcer import Announcer
     from conveyor.core._engine.descendants import Tell
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from conveyor.core.clock import Clock
     from conveyor.core.events import Event
     from conveyor.core.jobs import JobRecord
-    from conveyor.core.store import Settled, Store
+    from conveyor.core.store import Claim, Settled, Store
 
 _log: Final = logging.getLogger("conveyor.flow")
 
@@ -158,8 +159,11 @@ class Consequences:
             # The parent of a job whose row cannot be read is known by being released.
             self.undecided.update(dict.fromkeys(key for key in settled.released if key not in explained))
 
-    async def draw(self, store: Store, clock: Clock, tell: Tell) -> None:
-        """Do one round of it; what is done is not tried again if this raises."""
+    async def draw(self, store: Store, clock: Clock, tell: Tell, *, lease: timedelta = MOMENT) -> None:
+        """Do one round of it, holding parents for `lease` at most.
+
+        What is done is not tried again if this raises.
+        """
         while self.cancelled:
             with _taken_off(self.cancelled, [next(iter(self.cancelled))]) as [key]:
                 await cancel_descendants(store, key, clock, tell)
@@ -170,8 +174,12 @@ class Consequences:
                     pass
         for queue, ids in by_queue(list(self.undecided)[:PAGE]).items():
             with _taken_off(self.undecided, [JobKey(queue, job_id) for job_id in ids]):
-                verdicts = await _decide(store, queue, ids, clock)
-                settled = await store.settle([verdict.outcome for verdict in verdicts])
+                verdicts = await _decide(store, claim_of(queue, ids, lease=lease), clock)
+                outcomes = [verdict.outcome for verdict in verdicts]
+                settled = await store.settle(outcomes)
+            # The hold of the others lapsed meanwhile: who has them now decides, or nobody does yet.
+            late = (one.lease.key for one in outcomes if one.lease not in settled.applied)
+            self.undecided |= dict.fromkeys(late)
             self.note(verdicts, settled)
             await tell(events_of(verdicts, settled, clock.now()))
 
@@ -192,9 +200,9 @@ def _taken_off(noted: dict[JobKey, None], keys: Sequence[JobKey]) -> Iterator[Se
         raise
 
 
-async def _decide(store: Store, queue: str, ids: Iterable[str], clock: Clock) -> list[Verdict]:
+async def _decide(store: Store, request: Claim, clock: Clock) -> list[Verdict]:
     """Claim these parents, if they can be, and decide about each."""
-    claimed = await store.claim(claim_of(queue, ids))
+    claimed = await store.claim(request)
     decided = await asyncio.gather(*(_decided(store, record, clock) for record in claimed.jobs))
     return [*decided, *(NOBODY.unreadable(row, clock.now()) for row in claimed.undecodable)]
 
@@ -221,8 +229,11 @@ async def _decided(store: Store, record: JobRecord, clock: Clock) -> Verdict:
 class Parents:
     """Draws the consequences of what a worker settles, beside its other work."""
 
-    def __init__(self, *, store: Store, announcer: Announcer, outage: Outage, clock: Clock) -> None:
+    def __init__(
+        self, *, store: Store, lease: timedelta, announcer: Announcer, outage: Outage, clock: Clock
+    ) -> None:
         self._store = store
+        self._lease = lease
         self._announcer = announcer
         self._outage = outage
         self._clock = clock
@@ -255,7 +266,7 @@ class Parents:
     async def _draw(self) -> None:
         while self._consequences and not self._abandoned:
             try:
-                await self._consequences.draw(self._store, self._clock, self._tell)
+                await self._consequences.draw(self._store, self._clock, self._tell, lease=self._lease)
             except StoreError as error:
                 await self._outage.wait(error)
             except Exception:  # noqa: BLE001 - a bug must not hold up the worker: logged, and left to others

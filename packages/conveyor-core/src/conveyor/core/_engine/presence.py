@@ -119,6 +119,7 @@ class Presence:
                 lease=self._lease,
                 worker=self._worker,
                 ids=frozenset({self._id}),
+                started=False,
             )
         )
         for entry in claimed.jobs:

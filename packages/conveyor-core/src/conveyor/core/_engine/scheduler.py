@@ -11,11 +11,11 @@ from conveyor.core import clock as time
 from conveyor.core import firing
 from conveyor.core._engine.settler import told
 from conveyor.core.errors import StoreError
+from conveyor.core.holding import MOMENT
 from conveyor.core.ids import new_token
 from conveyor.core.jobs import TERMINAL, JobState
 from conveyor.core.reserved import schedules_of
 from conveyor.core.schedule_rows import (
-    HOLD,
     UNREADABLE,
     held_at,
     let_go,
@@ -57,6 +57,7 @@ class Scheduler:
         store: Store,
         queue: str,
         worker: str,
+        lease: timedelta,
         announcer: Announcer,
         clock: Clock,
         outage: Outage,
@@ -66,6 +67,7 @@ class Scheduler:
         self._jobs = queue
         self._store = store
         self._worker = worker
+        self._hold = min(lease, MOMENT)
         self._announcer = announcer
         self._clock = clock
         self._outage = outage
@@ -108,7 +110,14 @@ class Scheduler:
             return _LOOK
         advanced = await self._store.advance({self.queue})
         claimed = await self._store.claim(
-            Claim(queue=self.queue, count=_MOST, token=new_token(), lease=HOLD, worker=self._worker)
+            Claim(
+                queue=self.queue,
+                count=_MOST,
+                token=new_token(),
+                lease=self._hold,
+                worker=self._worker,
+                started=False,
+            )
         )
         got = len(claimed.jobs) + len(claimed.undecodable)
         if got:
