@@ -193,6 +193,29 @@ def test_each_code_has_its_fate(code: str, expected: Fate) -> None:
 
 
 @pytest.mark.parametrize(
+    ("code", "about_the_server"),
+    [
+        ("22P05", False),
+        ("22021", False),
+        ("23505", False),
+        ("54000", False),
+        ("42501", True),
+        ("42P01", True),
+        ("26000", True),
+        ("53100", True),
+        ("25006", True),
+        ("08006", True),
+    ],
+)
+def test_only_what_a_call_was_given_is_refused_for_good(code: str, *, about_the_server: bool) -> None:
+    """A worker gives up an outcome that is refused for good, and no other."""
+    error = psycopg.OperationalError("as it may be")
+    error.sqlstate = code
+
+    assert store_error(error, Target.parsed("postgresql://h/db", "dsn")).retryable is about_the_server
+
+
+@pytest.mark.parametrize(
     ("words", "expected"),
     [
         ('FATAL:  database "nope" does not exist', Fate.REFUSED),

@@ -469,6 +469,22 @@ def test_every_error_names_the_file(code: int) -> None:
     assert "/some/jobs.db" in str(store_error(sqlite3.ProgrammingError("closed"), "/some/jobs.db"))
 
 
+@pytest.mark.parametrize(
+    ("code", "about_the_file"),
+    [
+        (sqlite3.SQLITE_TOOBIG, False),
+        (sqlite3.SQLITE_CONSTRAINT, False),
+        (sqlite3.SQLITE_ERROR, True),
+        (sqlite3.SQLITE_FULL, True),
+        (sqlite3.SQLITE_CORRUPT, True),
+        (sqlite3.SQLITE_AUTH, True),
+    ],
+)
+def test_only_what_a_call_was_given_is_refused_for_good(code: int, *, about_the_file: bool) -> None:
+    """A worker gives up an outcome that is refused for good, and no other."""
+    assert store_error(answer(code), "jobs.db").retryable is about_the_file
+
+
 # ------------------------------------------------------------------ processes that fork or die
 
 

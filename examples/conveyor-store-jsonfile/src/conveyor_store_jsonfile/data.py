@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from conveyor.core.errors import SchemaTooNewError, StoreError
+from conveyor.core.errors import SchemaTooNewError, StoreUnavailableError
 from conveyor.core.jobs import JobKey, JobRecord, JobState, Lease
 
 VERSION = 1
@@ -105,7 +105,7 @@ def load(text: str) -> Data:
         for row in found["jobs"]:
             _load(data, row)
     except (ValueError, TypeError, KeyError) as error:
-        raise StoreError(f"the file is damaged, or none of this store's: {error}") from error
+        raise StoreUnavailableError(f"the file is damaged, or none of this store's: {error}") from error
     return data
 
 

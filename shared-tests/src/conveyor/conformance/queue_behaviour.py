@@ -12,6 +12,7 @@ from conveyor.conformance.bench import SOON, Bench, Gate, Recorder, Watcher, fai
 from conveyor.conformance.data import Data
 from conveyor.conformance.ended_runs import EndedRuns
 from conveyor.conformance.make import at, claim
+from conveyor.conformance.refusals import Refusals
 from conveyor.conformance.short_holds import ShortHolds
 from conveyor.conformance.worker_behaviour import RunningJobs, RunningWorkers
 from conveyor.core import (
@@ -626,6 +627,15 @@ class Waiting:
 
 
 class QueueBehaviour(
-    Adding, Data, Deduplicating, Managing, Waiting, RunningJobs, RunningWorkers, EndedRuns, ShortHolds
+    Adding,
+    Data,
+    Deduplicating,
+    Managing,
+    Waiting,
+    RunningJobs,
+    RunningWorkers,
+    EndedRuns,
+    Refusals,
+    ShortHolds,
 ):
     """Queues and workers."""

@@ -201,6 +201,9 @@ class StoreError(ConveyorError):
 
     `retryable`: the same call may succeed later. `outcome_unknown`: the call may or may not
     have happened (the line was cut after it was sent); repeating it is safe.
+
+    One that is neither, and of no class below, is about what the call was given, as a text that a database's
+    encoding does not have: the same is refused again, other calls are not. Workers fail the job concerned.
     """
 
     retryable: bool = False
@@ -239,7 +242,10 @@ class StoreForkedError(StoreError):
 
 
 class StoreClosedError(StoreError):
-    """The store is not open: use `async with`, or call `open()` first and nothing after `close()`."""
+    """The store is not open (on this event loop): use `async with`, or call `open()` first.
+
+    And nothing after `close()`.
+    """
 
 
 class SchemaTooNewError(StoreError):

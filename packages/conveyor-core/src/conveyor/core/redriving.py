@@ -18,6 +18,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from conveyor.core import acting
+from conveyor.core._engine.refusals import settle_in_parts
 from conveyor.core.dead_letters import original
 from conveyor.core.events import JobRemoved, JobWaiting
 from conveyor.core.holding import claim_of
@@ -108,13 +109,15 @@ async def _send(
             outcomes.append(Outcome.completed(letter, letter.report, retention=_REMOVED))
         else:
             outcomes.append(Outcome.given_back(letter))
-    settled = await store.settle(outcomes)
+    settled, _ = await settle_in_parts(store, outcomes)
     created = {found.key for found in settled.spawned if found.created}
     await _finish(store, queue, added, created)
     at = clock.now()
     children = [job.key for job, _ in jobs.values() if job.key in again and job.parent is not None]
     gone = [id for id, key in added.items() if key in created] + [
-        outcome.lease.id for outcome in outcomes if outcome.retention is not None
+        outcome.lease.id
+        for outcome in outcomes
+        if outcome.retention is not None and outcome.lease in settled.applied
     ]
     await store.bus.publish(
         [

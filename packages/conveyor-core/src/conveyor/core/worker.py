@@ -213,6 +213,7 @@ class Worker(Generic[T]):
         self._settler = Settler(
             store=store,
             heartbeat=self._heartbeat,
+            judge=judge,
             announcer=self._announcer,
             outage=outage("writing outcomes"),
             clock=clock,

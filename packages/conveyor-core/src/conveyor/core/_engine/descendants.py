@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from conveyor.core._engine.family import UNFINISHED, is_parent, last_report
+from conveyor.core._engine.refusals import settle_in_parts
 from conveyor.core._engine.verdict import NOBODY
 from conveyor.core.events import CancelRequested, JobCancelled
 from conveyor.core.holding import claim_of
@@ -57,15 +58,16 @@ async def _cancel(store: Store, queue: str, ids: frozenset[str], clock: Clock, t
     left = ids
     for _ in range(_TRIES):
         claimed = await store.claim(claim_of(queue, left))
-        settled = await store.settle(
+        settled, refused = await settle_in_parts(
+            store,
             [
                 *(Outcome.cancelled(held, last_report(held)) for held in claimed.jobs),
                 *(NOBODY.unreadable(row, clock.now()).outcome for row in claimed.undecodable),
-            ]
+            ],
         )
         cancelled = {lease.key for lease in settled.applied}
         at = clock.now()
-        left -= {key.id for key in cancelled}
+        left -= {key.id for key in cancelled} | {lease.id for lease in refused}
         running = Where(queue=queue, ids=left, states=frozenset({JobState.ACTIVE}))
         asked = await store.update(running, Change(cancel=True)) if left else frozenset[JobKey]()
         await tell(

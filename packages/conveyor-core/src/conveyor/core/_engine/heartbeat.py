@@ -8,12 +8,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from conveyor.core import clock as time
+from conveyor.core._engine.refusals import write_in_parts
 from conveyor.core._engine.run import Stop
 from conveyor.core.errors import LeaseLostError
-from conveyor.core.store import Beat
+from conveyor.core.store import Beat, Renewed
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from datetime import timedelta
 
     from conveyor.core._engine.outage import Outage
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from conveyor.core._engine.run import Run
     from conveyor.core.clock import Clock
     from conveyor.core.jobs import Lease
-    from conveyor.core.store import Renewed, Store
+    from conveyor.core.store import Store
 
 _log: Final = logging.getLogger("conveyor.worker")
 
@@ -47,6 +48,8 @@ class Heartbeat:
         self._held: dict[Lease, Run] = {}
         self._edited: set[Lease] = set()
         self._payloads: dict[Lease, str] = {}
+        #: Those of whose beats the store has refused what they carried: they go by themselves.
+        self._refused: set[Lease] = set()
         self._writers: list[tuple[Run, asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
         self._timer: time.Timer | None = None
@@ -63,11 +66,16 @@ class Heartbeat:
             self._held.pop(lease, None)
             self._edited.discard(lease)
             self._payloads.pop(lease, None)
+            self._refused.discard(lease)
 
     @property
     def held(self) -> list[Run]:
         """What is held now."""
         return list(self._held.values())
+
+    def held_by(self, lease: Lease) -> Run | None:
+        """The run that this lease holds, if it is held here."""
+        return self._held.get(lease)
 
     def find(self, job_id: str) -> Run | None:
         """The run of a job, if it is held here."""
@@ -131,7 +139,10 @@ class Heartbeat:
         Those whose leases are lost are stopped. Raises what the store raises: then they must not run.
         """
         beats = [Beat(lease=run.record.lease, started=True) for run in runs]
-        self._stop_lost(await self._store.renew(beats, self._lease))
+        renewed, refused = await self._send(beats)
+        self._stop_lost(renewed)
+        for error in refused.values():
+            raise error
 
     def write_soon(self, run: Run) -> None:
         """Store what the run's handler wrote, within a moment."""
@@ -156,34 +167,36 @@ class Heartbeat:
         while self._writers or self._edited & self._held.keys():
             writers, self._writers = self._writers, []
             edited, self._edited = self._edited & self._held.keys(), set()
+            # What was refused before is not tried again for a line of a log: it comes with the outcome.
+            edited -= self._refused - {run.record.lease for run, _ in writers}
+            if not edited and not writers:
+                return
             payloads, self._payloads = self._payloads, {}
             try:
-                held = await self._renew(edited, payloads)
-            except Exception as error:  # noqa: BLE001 - whatever it is, who waits for the write must hear of it
+                held, refused = await self._renew(edited, payloads)
+            except Exception as trouble:  # noqa: BLE001 - whatever it is, who waits for the write must hear of it
                 self._edited |= edited & self._held.keys()
                 if not writers:
-                    self._write_after(self._outage.failed(error))
+                    self._write_after(self._outage.failed(trouble))
                     return
                 for _, written in writers:
                     if not written.done():
-                        written.set_exception(error)
+                        written.set_exception(trouble)
                 continue
-            for lease in held & payloads.keys() & self._held.keys():
+            for lease in (held - refused.keys()) & payloads.keys() & self._held.keys():
                 # A dead letter has the data that the job had in the end.
                 run = self._held[lease]
                 run.record = replace(run.record, payload=payloads[lease])
             for run, written in writers:
-                if written.done():
-                    continue
-                if run.record.lease in held:
-                    written.set_result(None)
-                else:
-                    written.set_exception(LeaseLostError(run.record.id))
+                _answer(run, written, held, refused)
 
     async def _renew(
         self, leases: Collection[Lease], payloads: Mapping[Lease, str] | None = None
-    ) -> frozenset[Lease]:
-        """Renew these, with `payloads` write what their handlers wrote too; return those still held."""
+    ) -> tuple[frozenset[Lease], Mapping[Lease, Exception]]:
+        """Renew these, with `payloads` write what their handlers wrote too.
+
+        Returns those still held, and of which the store refused what they carried, and how.
+        """
         # Only `_write` writes, and is never under way twice: no report can be overtaken by an older one.
         beats = [
             Beat(lease=lease)
@@ -194,10 +207,10 @@ class Heartbeat:
         # The worker's own sign of life rides along.
         if payloads is None and (mine := self._presence.beat()) is not None:
             beats.append(mine)
-        renewed = await self._store.renew(beats, self._lease)
+        renewed, refused = await self._send(beats)
         self._presence.heard(renewed)
         self._stop_lost(renewed)
-        return renewed.held
+        return renewed.held, refused
 
     def _stop_lost(self, renewed: Renewed) -> None:
         """Stop the handlers of jobs that are not held any more, and of those that are to be cancelled."""
@@ -213,3 +226,66 @@ class Heartbeat:
             cancelled = self._held.get(lease)
             if cancelled is not None:
                 cancelled.halt(Stop.CANCELLED)
+
+    async def _send(self, beats: Sequence[Beat]) -> tuple[Renewed, Mapping[Lease, Exception]]:
+        """Renew leases together; of a beat that is refused for what it carries, the lease all the same.
+
+        Says what became of them, and which were refused, and how.
+        """
+        answers: list[Renewed] = []
+        refused: dict[Lease, Exception] = {}
+
+        async def renew(part: Sequence[Beat]) -> None:
+            answers.append(await self._store.renew(part, self._lease))
+
+        async def renew_bare(beat: Beat, error: Exception) -> None:
+            refused[beat.lease] = error
+            if beat.lease not in self._refused:
+                self._refused.add(beat.lease)
+                _log.error("the store refuses what is to be kept of job %s: %s", beat.lease.id, error)
+            if _carries(beat):
+                bare = replace(beat, report=None, payload=None)
+                await write_in_parts([bare], renew, _let_lapse)
+
+        apart = [beat for beat in beats if beat.lease in self._refused and _carries(beat)]
+        together = [beat for beat in beats if beat not in apart]
+        for part in (together, *([beat] for beat in apart)):
+            if part or not beats:
+                await write_in_parts(part, renew, renew_bare)
+        if refused and not answers:
+            raise next(iter(refused.values()))  # it takes nothing at all: that is about the store
+        self._refused -= {beat.lease for beat in apart} - refused.keys()
+        return _together(answers), refused
+
+
+def _answer(
+    run: Run,
+    written: asyncio.Future[None],
+    held: Collection[Lease],
+    refused: Mapping[Lease, Exception],
+) -> None:
+    """Let who waits for a write know what became of it."""
+    if written.done():
+        return
+    if (error := refused.get(run.record.lease)) is not None:
+        written.set_exception(error)
+    elif run.record.lease in held:
+        written.set_result(None)
+    else:
+        written.set_exception(LeaseLostError(run.record.id))
+
+
+def _carries(beat: Beat) -> bool:
+    return beat.report is not None or beat.payload is not None
+
+
+async def _let_lapse(_: Beat, __: Exception) -> None:
+    """Not even the lease can be renewed: it ends by itself."""
+
+
+def _together(answers: Sequence[Renewed]) -> Renewed:
+    return Renewed(
+        held=frozenset(lease for answer in answers for lease in answer.held),
+        lost=frozenset(lease for answer in answers for lease in answer.lost),
+        cancelled=frozenset(lease for answer in answers for lease in answer.cancelled),
+    )

@@ -8,7 +8,6 @@ outcome at once, by its id. Both read the children first, so that a crash betwee
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,9 +15,9 @@ from typing import TYPE_CHECKING, Final
 
 from conveyor.core._engine.descendants import PAGE, by_queue, cancel_descendants
 from conveyor.core._engine.family import FAILED, UNFINISHED
+from conveyor.core._engine.refusals import concerns_store, settle_in_parts, write_in_parts
 from conveyor.core._engine.settler import Verdict, events_of
 from conveyor.core._engine.verdict import NOBODY, gone
-from conveyor.core.errors import StoreError
 from conveyor.core.events import JobDelayed, JobRemoved, JobWaiting
 from conveyor.core.holding import MOMENT, claim_of
 from conveyor.core.jobs import JobKey, JobState
@@ -27,7 +26,7 @@ from conveyor.core.report import Failure, Report
 from conveyor.core.store import Change, Outcome, Release, Retention, Where
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from conveyor.core._engine.announcer import Announcer
     from conveyor.core._engine.descendants import Tell
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from conveyor.core.clock import Clock
     from conveyor.core.events import Event
     from conveyor.core.jobs import JobRecord
-    from conveyor.core.store import Claim, Settled, Store
+    from conveyor.core.store import Settled, Store
 
 _log: Final = logging.getLogger("conveyor.flow")
 
@@ -112,11 +111,17 @@ def failure_of(record: JobRecord) -> Failure:
 async def follow_up(
     store: Store, verdicts: Sequence[Verdict], settled: Settled, clock: Clock, tell: Tell
 ) -> None:
-    """Do what follows in their families from these jobs' ends, up to the roots."""
+    """Do what follows in their families from these jobs' ends, up to the roots.
+
+    Raises what was refused of that, once all the rest is done.
+    """
     consequences = Consequences()
     consequences.note(verdicts, settled)
+    refused: list[Exception] = []
     while consequences:
-        await consequences.draw(store, clock, tell)
+        refused += await consequences.draw(store, clock, tell)
+    for error in refused:
+        raise error
 
 
 @dataclass(slots=True)
@@ -129,12 +134,14 @@ class Consequences:
     cancelled: dict[JobKey, None]
     #: Parents whose fate may be decided now.
     undecided: dict[JobKey, None]
+    #: Decisions about parents that are held for them.
+    unwritten: list[Verdict]
 
     def __init__(self) -> None:
-        self.over, self.cancelled, self.undecided = {}, {}, {}
+        self.over, self.cancelled, self.undecided, self.unwritten = {}, {}, {}, []
 
     def __bool__(self) -> bool:
-        return bool(self.over or self.cancelled or self.undecided)
+        return bool(self.over or self.cancelled or self.undecided or self.unwritten)
 
     def note(self, verdicts: Sequence[Verdict], settled: Settled) -> None:
         """Take in what was settled."""
@@ -159,52 +166,100 @@ class Consequences:
             # The parent of a job whose row cannot be read is known by being released.
             self.undecided.update(dict.fromkeys(key for key in settled.released if key not in explained))
 
-    async def draw(self, store: Store, clock: Clock, tell: Tell, *, lease: timedelta = MOMENT) -> None:
-        """Do one round of it, holding parents for `lease` at most.
+    async def draw(
+        self, store: Store, clock: Clock, tell: Tell, *, lease: timedelta = MOMENT
+    ) -> list[Exception]:
+        """Do one round of it, holding parents for `lease` at most, and return what was refused for good.
 
-        What is done is not tried again if this raises.
+        Raises what concerns the store; what is done by then is not done again.
         """
-        while self.cancelled:
-            with _taken_off(self.cancelled, [next(iter(self.cancelled))]) as [key]:
-                await cancel_descendants(store, key, clock, tell)
-        while self.over:
-            with _taken_off(self.over, [next(iter(self.over))]) as [key]:
-                kept = Where(parent=key, expired=True)
-                while len((await store.delete(kept, limit=PAGE)).removed) == PAGE:
-                    pass
+        refused = await _each(self.cancelled, lambda key: cancel_descendants(store, key, clock, tell))
+        refused += await _each(self.over, lambda key: _sweep(store, key))
+        refused += await self._write(store, clock, tell)
         for queue, ids in by_queue(list(self.undecided)[:PAGE]).items():
-            with _taken_off(self.undecided, [JobKey(queue, job_id) for job_id in ids]):
-                verdicts = await _decide(store, claim_of(queue, ids, lease=lease), clock)
-                outcomes = [verdict.outcome for verdict in verdicts]
-                settled = await store.settle(outcomes)
-            # The hold of the others lapsed meanwhile: who has them now decides, or nobody does yet.
-            late = (one.lease.key for one in outcomes if one.lease not in settled.applied)
-            self.undecided |= dict.fromkeys(late)
-            self.note(verdicts, settled)
-            await tell(events_of(verdicts, settled, clock.now()))
+            refused += await self._decide(store, queue, ids, clock, lease)
+            refused += await self._write(store, clock, tell)
+        return refused
+
+    async def _decide(
+        self, store: Store, queue: str, ids: Sequence[str], clock: Clock, lease: timedelta
+    ) -> list[Exception]:
+        """Claim these parents, if they can be, and decide about each."""
+        refused: list[Exception] = []
+        troubles: list[Exception] = []
+
+        async def claim(part: Sequence[str]) -> None:
+            keys = dict.fromkeys(JobKey(queue, job_id) for job_id in part)
+            for key in keys:  # before the claim, as in `_each`
+                self.undecided.pop(key, None)
+            try:
+                claimed = await store.claim(claim_of(queue, part, lease=lease))
+            except BaseException:
+                self.undecided |= keys
+                raise
+            self.unwritten += [NOBODY.unreadable(row, clock.now()) for row in claimed.undecodable]
+            found = await asyncio.gather(
+                *(_decided(store, record, clock) for record in claimed.jobs), return_exceptions=True
+            )
+            for record, verdict in zip(claimed.jobs, found, strict=True):
+                if isinstance(verdict, Verdict):
+                    self.unwritten.append(verdict)
+                    continue
+                self.unwritten.append(Verdict(outcome=Outcome.given_back(record)))
+                if not isinstance(verdict, Exception):
+                    raise verdict
+                if concerns_store(verdict):
+                    self.undecided[record.key] = None  # it goes back, and is looked at again
+                    troubles.append(verdict)
+                else:
+                    refused.append(verdict)
+
+        async def leave(job_id: str, error: Exception) -> None:
+            self.undecided.pop(JobKey(queue, job_id), None)
+            refused.append(error)
+
+        await write_in_parts(ids, claim, leave)
+        for trouble in troubles:
+            raise trouble
+        return refused
+
+    async def _write(self, store: Store, clock: Clock, tell: Tell) -> list[Exception]:
+        verdicts = self.unwritten
+        if not verdicts:
+            return []
+        settled, refused = await settle_in_parts(store, [verdict.outcome for verdict in verdicts])
+        self.unwritten = []
+        leases = {verdict.outcome.lease for verdict in verdicts}
+        # The hold of the others lapsed meanwhile: who has them now decides, or nobody does yet.
+        self.undecided |= dict.fromkeys(lease.key for lease in leases - settled.applied - refused.keys())
+        self.note(verdicts, settled)
+        await tell(events_of(verdicts, settled, clock.now()))
+        return list(refused.values())
 
 
-@contextlib.contextmanager
-def _taken_off(noted: dict[JobKey, None], keys: Sequence[JobKey]) -> Iterator[Sequence[JobKey]]:
-    """Take these off what is noted before they are done, and note them again if the store is in trouble.
-
-    What is noted meanwhile stays, be it of the same jobs.
-    Pinned by test_families_are_tidied_that_end_while_another_one_is.
-    """
-    for key in keys:
+async def _each(noted: dict[JobKey, None], do: Callable[[JobKey], Awaitable[None]]) -> list[Exception]:
+    """Do something for each, and return what was refused: it holds up no other."""
+    refused: list[Exception] = []
+    while noted:
+        key = next(iter(noted))
+        # Before it is done: what is noted meanwhile stays, be it of the same job.
+        # Pinned by test_families_are_tidied_that_end_while_another_one_is.
         del noted[key]
-    try:
-        yield keys
-    except StoreError:
-        noted.update(dict.fromkeys(keys))
-        raise
+        try:
+            await do(key)
+        except Exception as error:
+            if concerns_store(error):
+                noted[key] = None
+                raise
+            refused.append(error)
+    return refused
 
 
-async def _decide(store: Store, request: Claim, clock: Clock) -> list[Verdict]:
-    """Claim these parents, if they can be, and decide about each."""
-    claimed = await store.claim(request)
-    decided = await asyncio.gather(*(_decided(store, record, clock) for record in claimed.jobs))
-    return [*decided, *(NOBODY.unreadable(row, clock.now()) for row in claimed.undecodable)]
+async def _sweep(store: Store, parent: JobKey) -> None:
+    """Remove the children that were kept for a parent."""
+    kept = Where(parent=parent, expired=True)
+    while len((await store.delete(kept, limit=PAGE)).removed) == PAGE:
+        pass
 
 
 async def _decided(store: Store, record: JobRecord, clock: Clock) -> Verdict:
@@ -266,13 +321,18 @@ class Parents:
     async def _draw(self) -> None:
         while self._consequences and not self._abandoned:
             try:
-                await self._consequences.draw(self._store, self._clock, self._tell, lease=self._lease)
-            except StoreError as error:
-                await self._outage.wait(error)
-            except Exception:  # noqa: BLE001 - a bug must not hold up the worker: logged, and left to others
+                refused = await self._consequences.draw(
+                    self._store, self._clock, self._tell, lease=self._lease
+                )
+            except Exception as error:  # noqa: BLE001 - a bug must not hold up the worker: logged, and left to others
+                if concerns_store(error):
+                    await self._outage.wait(error)
+                    continue
                 _log.exception("parents were not looked at; who claims them will")
             else:
                 self._outage.over()
+                for one in refused:
+                    _log.error("a parent was not looked at; who claims it will", exc_info=one)
 
     async def _tell(self, events: list[Event]) -> None:
         self._announcer.tell(events)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from conveyor.core import clock as time
 from conveyor.core import firing
+from conveyor.core._engine.refusals import concerns_store, write_in_parts
 from conveyor.core._engine.settler import told
-from conveyor.core.errors import StoreError
 from conveyor.core.holding import MOMENT
 from conveyor.core.ids import new_token
 from conveyor.core.jobs import TERMINAL, JobState
@@ -26,7 +27,7 @@ from conveyor.core.schedule_rows import (
 from conveyor.core.store import Claim, Outcome, Where
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from conveyor.core._engine.announcer import Announcer
     from conveyor.core._engine.outage import Outage
@@ -174,25 +175,30 @@ class Scheduler:
 
     async def _write(self) -> None:
         """Write what was decided; while the store is in trouble, it is kept for the next time."""
-        if not self._unwritten:
-            return
+        if self._unwritten:
+            await write_in_parts(self._unwritten, self._settle, self._refused)
+
+    async def _refused(self, decided: tuple[Outcome, Plan | None], error: Exception) -> None:
+        """The store takes the others, and not this one: it is left for later, as it was before."""
+        outcome, _ = decided
+        if outcome.lease.id not in self._warned:
+            self._warned.add(outcome.lease.id)
+            _log.error("the schedule %r cannot be fired now", outcome.lease.id, exc_info=error)
+        later = replace(outcome, report=None, run_at=None, delay=_LATER, spawn=())
         try:
-            await self._settle(self._unwritten)
-        except StoreError:
-            raise
-        except Exception as error:  # noqa: BLE001 - what is wrong with one must not hold up the others
-            _log.warning("%d schedules could not be fired at once (%s)", len(self._unwritten), error)
-            for one in self._unwritten:
-                try:
-                    await self._settle([one])
-                except StoreError:
-                    raise
-                except Exception:  # noqa: BLE001 - told; its lease runs out, and it is tried again
-                    _log.exception("the schedule %r could not be fired", one[0].lease.id)
-        self._unwritten = []
+            await self._settle([(outcome if outcome.state.terminal else later, None)])
+        except Exception as again:
+            if concerns_store(again):
+                raise
+            self._forget([outcome])  # its lease runs out, and it is looked at again
+
+    def _forget(self, outcomes: Iterable[Outcome]) -> None:
+        leases = {outcome.lease for outcome in outcomes}
+        self._unwritten = [one for one in self._unwritten if one[0].lease not in leases]
 
     async def _settle(self, decided: Sequence[tuple[Outcome, Plan | None]]) -> None:
         settled = await self._store.settle([outcome for outcome, _ in decided])
+        self._forget(outcome for outcome, _ in decided)
         at = self._clock.now()
         self._announcer.tell([told(found, at) for found in settled.spawned if found.created])
         spawned = iter(settled.spawned)

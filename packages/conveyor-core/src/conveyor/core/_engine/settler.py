@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from conveyor.core._engine.refusals import concerns_store, reason, write_in_parts
 from conveyor.core.errors import StoreError
 from conveyor.core.events import JobDelayed, JobWaiting, JobWaitingChildren
 from conveyor.core.jobs import JobState
@@ -18,9 +20,10 @@ if TYPE_CHECKING:
     from conveyor.core._engine.announcer import Announcer
     from conveyor.core._engine.heartbeat import Heartbeat
     from conveyor.core._engine.outage import Outage
+    from conveyor.core._engine.verdict import Judge
     from conveyor.core.clock import Clock
     from conveyor.core.events import Event
-    from conveyor.core.jobs import JobKey, JobRecord
+    from conveyor.core.jobs import JobKey, JobRecord, Lease
     from conveyor.core.store import Inserted, Outcome, Pause, Settled, Store
 
 _log: Final = logging.getLogger("conveyor.worker")
@@ -51,6 +54,7 @@ class Settler:
         *,
         store: Store,
         heartbeat: Heartbeat,
+        judge: Judge,
         announcer: Announcer,
         outage: Outage,
         clock: Clock,
@@ -59,12 +63,13 @@ class Settler:
     ) -> None:
         self._store = store
         self._heartbeat = heartbeat
+        self._judge = judge
         self._announcer = announcer
         self._outage = outage
         self._clock = clock
         self._applied = applied
         self._written = written
-        self._waiting: list[Verdict] = []
+        self._waiting: dict[Lease, Verdict] = {}
         self._task: asyncio.Task[None] | None = None
         self._abandoned = False
 
@@ -77,7 +82,7 @@ class Settler:
         """Write this soon; after `abandon`, never."""
         if self._abandoned:
             return
-        self._waiting.append(verdict)
+        self._waiting[verdict.outcome.lease] = verdict
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._write_all())
 
@@ -94,30 +99,44 @@ class Settler:
 
     async def _write_all(self) -> None:
         while self._waiting and not self._abandoned:
-            batch = self._waiting[:_MOST]
             try:
-                await self._write(batch)
-            except StoreError as error:
+                await write_in_parts(list(islice(self._waiting.values(), _MOST)), self._write, self._refused)
+            except Exception as error:  # noqa: BLE001 - nothing may end this in silence: told, and tried again
                 await self._outage.wait(error)
-                continue
-            except Exception as error:  # noqa: BLE001 - a store's bug must not take the other jobs of the batch with it
-                await self._one_by_one(batch, error)
             else:
                 self._outage.over()
-            del self._waiting[: len(batch)]
 
-    async def _one_by_one(self, batch: Sequence[Verdict], error: Exception) -> None:
-        for verdict in batch:
-            try:
-                await self._write([verdict])
-            except StoreError as trouble:
-                self._outage.failed(trouble)
-                self._waiting.append(verdict)  # for later, behind the others
-            except Exception:  # noqa: BLE001 - reported, with the job's id, and left to the end of its lease
-                _log.exception("the outcome of job %s could not be written", verdict.outcome.lease.id)
-                self._heartbeat.drop([verdict.outcome.lease])
-                self._applied(verdict)
-        _log.warning("a batch of %d outcomes failed (%s) and was written one by one", len(batch), error)
+    async def _refused(self, verdict: Verdict, error: Exception) -> None:
+        """The store takes the others, and not this one: its job has failed, or is left to its lease's end."""
+        lease = verdict.outcome.lease
+        if not isinstance(error, StoreError) or verdict.outcome.report is None:
+            # A bug, which need not meet the next run; or a job that goes back as it was, and need not fail.
+            _log.error("the outcome of job %s could not be written", lease.id, exc_info=error)
+            self._forget(verdict)
+            return
+        _log.error("the store refuses the outcome of job %s (%s); it fails: %s", lease.id, lease.queue, error)
+        held = self._heartbeat.held_by(lease)
+        instead = self._judge.refused(
+            verdict, None if held is None else held.record, error, self._clock.now()
+        )
+        try:
+            await self._write([instead])
+        except Exception as again:
+            if concerns_store(again):
+                raise
+            _log.error(
+                "job %s (%s) could not be failed either, and is left to its lease's end: %s",
+                lease.id,
+                lease.queue,
+                reason(again),
+            )
+            self._forget(verdict)
+
+    def _forget(self, verdict: Verdict) -> None:
+        lease = verdict.outcome.lease
+        self._waiting.pop(lease, None)
+        self._heartbeat.drop([lease])
+        self._applied(verdict)
 
     async def _write(self, batch: Sequence[Verdict]) -> None:
         for queue, (what, time) in dict.fromkeys(
@@ -125,6 +144,8 @@ class Settler:
         ):
             await self._store.pause(queue, what, time)
         settled = await self._store.settle([verdict.outcome for verdict in batch])
+        for verdict in batch:
+            self._waiting.pop(verdict.outcome.lease, None)
         self._heartbeat.drop(verdict.outcome.lease for verdict in batch)
         late = [v.outcome for v in batch if v.outcome.lease not in settled.applied]
         if late:

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from conveyor.core._engine.family import is_parent, kept, release
+from conveyor.core._engine.refusals import reason
 from conveyor.core._engine.run import Stop
 from conveyor.core._engine.settler import Verdict
 from conveyor.core.codec import decode, encode
@@ -27,6 +28,7 @@ from conveyor.core.events import (
     JobWaitingChildren,
     QueuePaused,
 )
+from conveyor.core.jobs import JobState
 from conveyor.core.options import JobOptions
 from conveyor.core.report import Failure, Report
 from conveyor.core.retry import Backoff
@@ -134,6 +136,26 @@ class Judge:
         report = Report(error=Failure(type="undecodable", message=f"its row cannot be read: {row.reason}"))
         event = JobFailed(queue_name=row.lease.queue, job_id=row.lease.id, at=now, reason=row.reason)
         return Verdict(outcome=Outcome.unreadable(row, report.encode(final=True)), events=(event,))
+
+    def refused(self, verdict: Verdict, record: JobRecord | None, error: Exception, now: datetime) -> Verdict:
+        """The store refuses what the job's outcome contains: fail it, with what it has accepted before.
+
+        Without a `record` the job never ran here, and fails as its outcome has it.
+        """
+        failure = Failure(type="refused", message=f"the store refused the outcome: {reason(error)}")
+        if record is not None:
+            return self.unrunnable(record, failure, now)
+        lease = verdict.outcome.lease
+        outcome = replace(
+            verdict.outcome,
+            state=JobState.FAILED,
+            report=Report(error=failure).encode(final=True),
+            delay=None,
+            run_at=None,
+            spawn=(),
+        )
+        event = JobFailed(queue_name=lease.queue, job_id=lease.id, at=now, reason=failure.message)
+        return replace(verdict, outcome=outcome, events=(event,), pause=None)
 
     def cancelled_unrun(self, record: JobRecord, report: Report, now: datetime) -> Verdict:
         """Somebody asked the job's last run to stop, and it stalled: it ends here."""

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Final, Self
 from weakref import WeakKeyDictionary
 
-from conveyor.core.errors import InvalidOptionError, StoreClosedError, StoreError
+from conveyor.core.errors import InvalidOptionError, StoreClosedError
 from conveyor.core.events import Bus, Event, LocalBus
 from conveyor.core.jobs import JobKey, JobRecord, JobState, Lease
 from conveyor.core.store import (
@@ -236,7 +236,7 @@ class MemoryStore(Store):
                 "this MemoryStore was opened on another event loop; open one on this loop, "
                 "or use a store that several loops can share, such as sqlite"
             )
-            raise StoreError(msg)
+            raise StoreClosedError(msg)
 
 
 class _Shared:

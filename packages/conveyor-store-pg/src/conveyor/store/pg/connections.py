@@ -300,7 +300,7 @@ class Connections:
     def _refuse_other_loops(self) -> None:
         # A connection is watched by the loop it was made on.
         if self._loop is not asyncio.get_running_loop():
-            raise StoreError(
+            raise StoreClosedError(
                 f"the store of {self.options.target.place} was opened on another event loop; "
                 "open one on this loop as well"
             )

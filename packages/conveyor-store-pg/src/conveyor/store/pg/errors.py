@@ -129,6 +129,7 @@ _WORDS: Final = tuple(
 _UNREACHABLE: Final = "cannot be reached now"
 _LOCKED: Final = "is kept busy by others"
 _LOGIN: Final = "refuses the login; check the user, the password and pg_hba.conf"
+_POOLER: Final = "is behind a pooler that does not keep prepared statements; give prepare=False"
 _TABLES: Final = "has not the tables of this release; open the store once with auto_migrate=True"
 _MEANINGS: Final[dict[str, tuple[type[StoreError], str]]] = {
     "25006": (
@@ -141,7 +142,7 @@ _MEANINGS: Final[dict[str, tuple[type[StoreError], str]]] = {
     "3F000": (StoreUnavailableError, _TABLES),
     "40001": (StoreBusyError, _LOCKED),
     "40P01": (StoreBusyError, _LOCKED),
-    "42501": (StoreError, "denies a permission; grant it to the user of the store"),
+    "42501": (StoreUnavailableError, "denies a permission; grant it to the user of the store"),
     "42P01": (StoreUnavailableError, _TABLES),
     "42703": (StoreUnavailableError, _TABLES),
     "53100": (StoreFullError, "cannot be written to: its disk is full; free some room"),
@@ -151,8 +152,8 @@ _MEANINGS: Final[dict[str, tuple[type[StoreError], str]]] = {
     "55006": (StoreBusyError, _LOCKED),
     "55P03": (StoreBusyError, _LOCKED),
     "57014": (StoreBusyError, "cancelled a statement: see statement_timeout"),
-    "26000": (StoreError, "is behind a pooler that does not keep prepared statements; give prepare=False"),
-    "42P05": (StoreError, "is behind a pooler that does not keep prepared statements; give prepare=False"),
+    "26000": (StoreUnavailableError, _POOLER),
+    "42P05": (StoreUnavailableError, _POOLER),
 }
 _CLASSES: Final[dict[str, tuple[type[StoreError], str]]] = {
     "08": (StoreUnavailableError, _UNREACHABLE),

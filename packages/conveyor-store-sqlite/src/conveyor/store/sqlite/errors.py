@@ -48,11 +48,18 @@ def store_error(error: sqlite3.Error, path: str, *, committing: bool = False) ->
         return busy_error(path)
     # Once a commit has begun to reach the disk, nobody can say whether it is there after a crash.
     unknown = committing and code == sqlite3.SQLITE_IOERR
-    kind, what = _MEANINGS.get(code, (StoreError, "could not be used"))
+    kind, what = _MEANINGS.get(code, (StoreUnavailableError, "could not be used"))
     return kind(f"{path} {what} ({error})", outcome_unknown=unknown)
 
 
+#: A plain StoreError is about what the call was given: the same is refused again, and other calls are not.
+_REFUSED: Final = (StoreError, "refuses what it was given")
 _MEANINGS: Final[dict[int | None, tuple[type[StoreError], str]]] = {
+    None: _REFUSED,
+    sqlite3.SQLITE_TOOBIG: _REFUSED,
+    sqlite3.SQLITE_CONSTRAINT: _REFUSED,
+    sqlite3.SQLITE_MISMATCH: _REFUSED,
+    sqlite3.SQLITE_RANGE: _REFUSED,
     sqlite3.SQLITE_FULL: (StoreFullError, "cannot be written to: there is no room left; free some"),
     sqlite3.SQLITE_READONLY: (
         StoreReadOnlyError,

@@ -12,7 +12,7 @@ from sqlite3 import Connection
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 from conveyor.core.durations import Duration
-from conveyor.core.errors import StoreClosedError, StoreError, StoreForkedError
+from conveyor.core.errors import StoreClosedError, StoreForkedError
 from conveyor.core.events import Bus
 from conveyor.core.jobs import JobKey, JobRecord, JobState
 from conveyor.core.store import (
@@ -240,7 +240,7 @@ class SqliteStore(Store):
     def _refuse_other_loops(self) -> None:
         # Events could not reach the other loop: whoever waits for one there would wait in vain.
         if self._loop is not asyncio.get_running_loop():
-            raise StoreError(
+            raise StoreClosedError(
                 f"the store of {self.path} was opened on another event loop; open one on this loop as well"
             )
 
