@@ -163,7 +163,7 @@ GUARDS: list[tuple[str, tuple[Any, ...], set[JobState]]] = [
     ("update_data", ({"n": 2},), LIVE),
     ("update_progress", (50,), ASIDE),
     ("log", ("line",), ASIDE),
-    ("clear_logs", (), ASIDE),
+    ("clear_logs", (), ASIDE | OVER),
     ("discard", (), ASIDE),
     ("change_delay", (60,), {S.DELAYED}),
     ("change_priority", (5,), {S.WAITING, S.DELAYED}),

@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
-from conveyor.core import codec, typed
+from conveyor.core import acting, codec, typed
 from conveyor.core._engine.executor import Executor
 from conveyor.core._engine.handlers import Payloads
 from conveyor.core._engine.parents import Consequences
@@ -21,7 +21,8 @@ from conveyor.core._engine.scheduler import Scheduler
 from conveyor.core.codec import Payload
 from conveyor.core.hold import Hold
 from conveyor.core.job import Job
-from conveyor.core.store import Claimed, Store, Where
+from conveyor.core.report import Report
+from conveyor.core.store import Change, Claimed, JobKey, JobRecord, JobState, Outcome, Store, Where
 from conveyor.core.worker import Worker
 
 
@@ -166,3 +167,64 @@ def waits_for_threads_past_their_timeouts(monkeypatch: pytest.MonkeyPatch) -> No
         return asked.result()
 
     monkeypatch.setattr(Executor, "_call", wait)
+
+
+@caught_by("queue behaviour", "test_writers_at_once_lose_nothing")
+@caught_by("queue behaviour", "test_writers_to_a_parent_at_once_lose_nothing")
+def writers_from_outside_overwrite_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who writes to a job from outside does not look whether somebody has written since it was read."""
+
+    async def edit_report(
+        store: Store, key: JobKey, edit: Callable[[Report], object], states: frozenset[JobState]
+    ) -> JobRecord:
+        where = Where(queue=key.queue, ids=frozenset({key.id}), states=states)
+        [record] = await store.find(where, limit=1)
+        report = Report.of(record)
+        edit(report)
+        await store.update(where, Change(report=report.encode()))
+        return replace(record, report=report.encode())
+
+    monkeypatch.setattr(acting, "edit_report", edit_report)
+
+
+@caught_by("queue behaviour", "test_a_job_is_promoted_beside_its_writers")
+def writers_from_outside_hold_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who writes to a job from outside leases it for a moment."""
+
+    async def edit_report(
+        store: Store, key: JobKey, edit: Callable[[Report], object], states: frozenset[JobState]
+    ) -> JobRecord:
+        while (record := await acting.take(store, key)) is None:
+            assert states
+        report = Report.of(record)
+        edit(report)
+        await store.settle([Outcome.snoozed(record, report.encode())])
+        return replace(record, report=report.encode())
+
+    monkeypatch.setattr(acting, "edit_report", edit_report)
+
+
+@caught_by("queue behaviour", "test_a_line_beside_a_claim_is_kept_or_refused")
+def nobody_looks_for_what_was_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A claim that passed over a job while it was written to is not made again."""
+
+    async def wake(_: Job[object]) -> None:
+        """Do nothing."""
+
+    monkeypatch.setattr(Job, "_wake", wake)
+
+
+@caught_by("queue behaviour", "test_the_logs_of_a_finished_job_can_be_cleared")
+def finished_jobs_are_edited_as_if_they_had_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report of a finished job is written again as that of one that is to run."""
+    encode = Report.encode
+    edit = acting.edit_report
+
+    async def edit_report(
+        store: Store, key: JobKey, change: Callable[[Report], object], states: frozenset[JobState]
+    ) -> JobRecord:
+        with monkeypatch.context() as patched:
+            patched.setattr(Report, "encode", lambda report, **_: encode(report))
+            return await edit(store, key, change, states)
+
+    monkeypatch.setattr(acting, "edit_report", edit_report)

@@ -63,6 +63,7 @@ OTHERS: Final = (
         "bench",
         "worker_behaviour",
         "ended_runs",
+        "outside_writes",
         "refusals",
         "short_holds",
         "schedule_races",

@@ -12,6 +12,7 @@ from conveyor.conformance.bench import SOON, Bench, Gate, Recorder, Watcher, fai
 from conveyor.conformance.data import Data
 from conveyor.conformance.ended_runs import EndedRuns
 from conveyor.conformance.make import at, claim
+from conveyor.conformance.outside_writes import OutsideWrites
 from conveyor.conformance.refusals import Refusals
 from conveyor.conformance.short_holds import ShortHolds
 from conveyor.conformance.worker_behaviour import RunningJobs, RunningWorkers
@@ -637,5 +638,6 @@ class QueueBehaviour(
     EndedRuns,
     Refusals,
     ShortHolds,
+    OutsideWrites,
 ):
     """Queues and workers."""

@@ -49,7 +49,7 @@ async def replace_holders(
     `given` are the records that were not created, in order, with the jobs that stand for them. A holder that
     has started meanwhile keeps what it has: the add was a plain duplicate then.
     """
-    moved: set[str] = set()
+    replaced: set[str] = set()
     ids: set[str] = set()
     for record, options, holder in given:
         ids.add(holder.id)
@@ -59,14 +59,14 @@ async def replace_holders(
             continue
         change = Change(payload=record.payload, delay=options.delay, run_at=options.run_at)
         where = Where(queue=queue, ids=frozenset({holder.id}), states=_REPLACEABLE)
-        if await store.update(where, change) and not (options.delay is None and options.run_at is None):
-            moved.add(holder.id)
+        if await store.update(where, change):
+            replaced.add(holder.id)
     found = await store.find(Where(queue=queue, ids=frozenset(ids)), limit=len(ids))
     kinds = {JobState.DELAYED: JobDelayed, JobState.WAITING: JobWaiting}
     events: list[Event] = [
         kinds[record.state](queue_name=queue, job_id=record.id, at=clock.now())
         for record in found
-        if record.id in moved and record.state in kinds
+        if record.id in replaced and record.state in kinds
     ]
     if events:
         await store.bus.publish(events)

@@ -31,7 +31,7 @@ from conveyor.core.jobs import TERMINAL, JobState
 from conveyor.core.options import INT32, JobOptions, whole
 from conveyor.core.report import Report
 from conveyor.core.signals import Snooze, Unrecoverable
-from conveyor.core.store import Change, Outcome, Where
+from conveyor.core.store import Change, Where
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -404,8 +404,12 @@ class Job(Generic[T]):
 
     @statement_from_threads
     async def clear_logs(self) -> None:
-        """Forget the lines logged so far."""
-        await self._note(lambda report: report.logs.clear())
+        """Forget the lines logged so far; those of a finished job, too.
+
+        Raises LeaseLostError if the job is no longer this handler's, InvalidJobStateError if it runs
+        elsewhere.
+        """
+        await self._note(lambda report: report.logs.clear(), ASIDE | TERMINAL)
 
     @statement_from_threads
     async def discard(self) -> None:
@@ -454,6 +458,7 @@ class Job(Generic[T]):
             await run.write(text)
         else:
             await self._change(Change(payload=text), (*ASIDE, JobState.ACTIVE))
+            await self._wake()
         self._record = replace(self._record, payload=text)
         self._decoded = False
 
@@ -474,6 +479,7 @@ class Job(Generic[T]):
         """
         whole(priority, "priority", least=-INT32 - 1)
         await self._change(Change(priority=priority), (JobState.WAITING, JobState.DELAYED))
+        await self._wake()
 
     @statement_from_threads
     async def promote(self) -> None:
@@ -547,6 +553,14 @@ class Job(Generic[T]):
     async def _tell(self, *events: Event) -> None:
         await self._store.bus.publish(events)
 
+    async def _wake(self) -> None:
+        """Have workers look for a waiting job that was written to: their claims pass over what others write.
+
+        Pinned by test_a_line_beside_a_claim_is_kept_or_refused.
+        """
+        if self.state is JobState.WAITING:
+            await self._tell(JobWaiting(**self._of_event()))
+
     async def _read(self) -> JobRecord:
         record = await observing.read(self._store, self._key)
         if record is None:
@@ -570,24 +584,14 @@ class Job(Generic[T]):
             self.id, self.state, ("run by the caller",), f"{method} is for the job's own handler"
         )
 
-    async def _note(self, edit: Callable[[Report], object]) -> None:
-        """Edit the report: under the handler's lease, or under a short one of our own."""
+    async def _note(self, edit: Callable[[Report], object], states: frozenset[JobState] = ASIDE) -> None:
+        """Edit the report: under the handler's lease, or of a job in one of these states."""
         if (run := self._own_run()) is not None:
             edit(run.report)
             await run.write()
             return
-        record = await acting.take(self._store, self._key)
-        if record is None:
-            found = await self._read()
-            raise InvalidJobStateError(
-                self.id, found.state, tuple(sorted(ASIDE)), "while it runs, only its handler may do this"
-            )
-        report = Report.decode(record.report)
-        edit(report)
-        settled = await self._store.settle([Outcome.snoozed(record, report.encode())])
-        if record.lease not in settled.applied:
-            raise LeaseLostError(self.id)
-        self._took(await self._read())
+        self._took(await acting.edit_report(self._store, self._key, edit, states))
+        await self._wake()
 
     async def _change(self, change: Change, states: tuple[JobState, ...]) -> None:
         """Apply a change if the job is in one of these states."""
