@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from conveyor.core import (
     UnsupportedFeatureError,
     Worker,
 )
+from conveyor.core._engine.lag import LagWatch
 from conveyor.core.events import CancelRequested, Event, JobWaiting, LocalBus, QueuePaused
 from conveyor.core.jobs import JobRecord
 from conveyor.core.store import Beat, Claim, Claimed, Feature, Limit, Rate, Store, Where
@@ -949,6 +951,111 @@ async def test_a_blocked_event_loop_is_named_with_the_jobs_that_run(
 
     assert "blocked for 4.0 s" in caplog.text
     assert "crunch" in caplog.text
+
+
+def block(clock: ManualClock, seconds: float) -> None:
+    """Let time pass while nothing runs, timers included."""
+    clock._passed += timedelta(seconds=seconds)
+
+
+def lengths(text: str) -> list[float]:
+    return [float(found) for found in re.findall(r"blocked for (\d+\.\d) s", text)]
+
+
+@pytest.mark.parametrize("seconds", [1.3, 4.0, 12.0])
+async def test_a_job_that_blocked_the_loop_and_ended_is_named(
+    queue: Queue[Any],
+    worker: MakeWorker,
+    clock: ManualClock,
+    caplog: pytest.LogCaptureFixture,
+    seconds: float,
+) -> None:
+    async def handler(job: Job[Any]) -> None:
+        if job.name == "crunch":
+            block(clock, seconds)
+
+    earlier = await queue.add("earlier")
+    async with worker(handler):
+        await clock.advance(5)
+        crunch = await queue.add("crunch")
+        await clock.advance(5)
+
+    [warning] = [record.getMessage() for record in caplog.records]
+    assert [seconds - 0.31 < length <= seconds for length in lengths(warning)] == [True]
+    assert f"running: crunch ({crunch.id})." in warning
+    assert earlier.id not in warning
+
+
+@pytest.mark.parametrize("before", [0.0, 0.02, 0.24, 0.25, 3.33])
+async def test_the_length_of_a_block_is_right_to_a_quarter_of_a_second(
+    queue: Queue[Any], worker: MakeWorker, clock: ManualClock, caplog: pytest.LogCaptureFixture, before: float
+) -> None:
+    gate = Gate()
+    await queue.add("crunch")
+    async with worker(gate):
+        await clock.advance(before)
+        block(clock, 4)
+        await clock.advance(1)
+        gate.open.set()
+        await clock.settle()
+
+    assert [3.75 <= length <= 4.0 for length in lengths(caplog.text)] == [True]
+
+
+async def test_a_loop_that_is_late_by_less_than_a_second_is_not_reported(
+    queue: Queue[Any], worker: MakeWorker, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = Gate()
+    await queue.add("crunch")
+    async with worker(gate):
+        for _ in range(10):
+            await clock.advance(1)
+            block(clock, 0.9)
+        gate.open.set()
+        await clock.settle()
+
+    assert caplog.text == ""
+
+
+async def test_the_latest_of_many_jobs_that_may_have_blocked_the_loop_are_named(
+    queue: Queue[Any], worker: MakeWorker, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    jobs = await queue.add_bulk([NewJob("quick", n) for n in range(50)])
+
+    async def handler(job: Job[int]) -> None:
+        if job.data == 49:
+            block(clock, 4)
+
+    async with worker(handler):
+        await clock.advance(1)
+
+    assert [3.75 <= length <= 4.0 for length in lengths(caplog.text)] == [True]
+    assert jobs[49].id in caplog.text
+    assert sum(job.id in caplog.text for job in jobs) == 10
+
+
+async def test_a_worker_looks_after_the_loop_only_while_it_has_jobs(
+    queue: Queue[Any], worker: MakeWorker, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+    look = LagWatch._look
+
+    def counted(watch: LagWatch) -> None:
+        looks.append(clock.monotonic())
+        look(watch)
+
+    monkeypatch.setattr(LagWatch, "_look", counted)
+    gate = Gate()
+    async with worker(gate):
+        await clock.advance(10)
+        assert looks == []
+        await queue.add("a")
+        await clock.advance(0.9)
+        assert looks == [10.25, 10.5, 10.75]
+        gate.open.set()
+        await clock.advance(10)
+
+    assert looks[3:] == [11]
 
 
 async def test_events_that_are_none_of_its_business_do_not_make_a_worker_claim(

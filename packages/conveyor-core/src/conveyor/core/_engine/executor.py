@@ -6,10 +6,11 @@ import asyncio
 import inspect
 import logging
 from functools import partial
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import TYPE_CHECKING, Any, Final
 
 from conveyor.core._engine import results
+from conveyor.core._engine.lag import LagWatch
 from conveyor.core._engine.run import Stop
 from conveyor.core._engine.settler import shown
 from conveyor.core._engine.threads import Threads
@@ -18,13 +19,14 @@ from conveyor.core.errors import StoreError
 from conveyor.core.events import JobActive
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from conveyor.core._engine.announcer import Announcer
     from conveyor.core._engine.run import Run
     from conveyor.core._engine.settler import Settler, Verdict
     from conveyor.core.clock import Clock, Timer
     from conveyor.core.job import Job
+    from conveyor.core.jobs import JobRecord
 
 
 _log: Final = logging.getLogger("conveyor.worker")
@@ -68,8 +70,9 @@ class Executor:
         #: Seconds that a handler takes, as a moving average; None until one has ended.
         self.typical: float | None = None
         self._threads = Threads()
-        #: Threads that go on while their jobs are settled.
-        self.left: set[asyncio.Future[Returned | Raised]] = set()
+        #: Threads that go on while their jobs are settled, and what runs in them.
+        self.left: dict[asyncio.Future[Returned | Raised], Sequence[Run]] = {}
+        self._lag = LagWatch(clock, self._in_handlers)
 
     @property
     def free(self) -> int:
@@ -81,9 +84,14 @@ class Executor:
         before = self._clock.monotonic() - seconds
         return len(self.left) + sum(1 for _ in takewhile(lambda run: run.began < before, self.running))
 
+    def _in_handlers(self) -> Iterator[JobRecord]:
+        for run in chain(self.running, *self.left.values()):
+            yield run.record
+
     def start(self, runs: Sequence[Run]) -> None:
         """Call the handler for held jobs: several for a batch, else one."""
         self._calls += 1
+        self._lag.watch()
         task = asyncio.get_running_loop().create_task(self._execute(runs))
         for run in runs:
             self.running[run] = None
@@ -94,6 +102,7 @@ class Executor:
     def close(self) -> None:
         """Let the threads go; what still runs in one is not waited for."""
         self._threads.close()
+        self._lag.stop()
 
     async def _execute(self, runs: Sequence[Run]) -> None:
         at = self._clock.now()
@@ -128,6 +137,7 @@ class Executor:
             for run in runs:
                 run.ended = True
                 self.running.pop(run, None)
+                self._lag.end(run.record)
             self._calls -= 1
         self._measure(self._clock.monotonic() - runs[0].began)
         for run, ending in endings.items():
@@ -210,7 +220,7 @@ class Executor:
 
     def _leave(self, thread: asyncio.Future[Returned | Raised], runs: Sequence[Run]) -> None:
         """Go on without a thread; its slot comes back when it ends."""
-        self.left.add(thread)
+        self.left[thread] = runs
         thread.add_done_callback(self._end_left)
         if all(run.stop is not None for run in runs):
             _log.warning(
@@ -221,7 +231,7 @@ class Executor:
             )
 
     def _end_left(self, thread: asyncio.Future[Returned | Raised]) -> None:
-        self.left.discard(thread)
+        self.left.pop(thread, None)
         if thread.exception() is None and isinstance(ending := thread.result(), Returned):
             _close(ending.value)
         self._freed(None)

@@ -30,8 +30,6 @@ _log: Final = logging.getLogger("conveyor.worker")
 _SOON: Final = 0.1
 #: Renewals per lease: two may fail before the lease runs out.
 _PER_LEASE: Final = 3
-#: A loop that wakes up this much late was blocked.
-_LAG: Final = 1.0
 
 
 class Heartbeat:
@@ -85,16 +83,7 @@ class Heartbeat:
         """Renew until `stop`, several times per lease."""
         pause = self._lease.total_seconds() / _PER_LEASE
         while not self._stopped.is_set():
-            due = self._clock.monotonic() + pause
             await time.wait(self._clock, self._stopped, pause)
-            late = self._clock.monotonic() - due
-            if late > min(_LAG, pause):
-                running = ", ".join(sorted({run.record.name for run in self._held.values() if run.started}))
-                _log.warning(
-                    "the event loop was blocked for %.1f s, so leases could not be renewed; running: %s",
-                    late,
-                    running or "no job",
-                )
             if not self._stopped.is_set():
                 try:
                     await self.tick()
