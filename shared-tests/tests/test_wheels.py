@@ -328,3 +328,100 @@ def test_a_type_checker_sees_the_types_of_an_editable_install(
     errors = check(tmp_path, editable.interpreter)
 
     assert errors == {("wrong.py", line) for line in range(len(modules) + 2, len(wrong) + 1)}
+
+
+RIGHT_TYPES = """\
+from dataclasses import dataclass
+
+from conveyor.core import Batch, Job, NewJob, Queue, Worker, open_store
+
+
+@dataclass
+class Email:
+    to: str
+
+
+@dataclass
+class Receipt:
+    number: int
+
+
+store = open_store("memory:")
+plain = Queue("q", store)
+emails = Queue("q", store, payload=Email)
+typed = Queue("q", store, payload=Email, result=Receipt)
+one: Queue[Email] = Queue("q", store, payload=Email)
+both: Queue[Email, Receipt] = Queue("q", store, payload=Email, result=Receipt)
+
+
+async def send(job: Job[Email]) -> Receipt:
+    await job.log(job.data.to)
+    return Receipt(len(job.data.to))
+
+
+async def weigh(job: Job[Receipt]) -> int:
+    return job.data.number
+
+
+async def bare(job: Job) -> object:
+    return job.data["any"]
+
+
+async def many(jobs: list[Job[Email]]) -> list[int]:
+    return [len(job.data.to) for job in jobs]
+
+
+def block(job: Job[Email]) -> None:
+    job.update_progress(50)
+
+
+handlers = [
+    Worker("q", send, store),
+    Worker("q", {"send": send, "weigh": weigh, "bare": bare, "block": block}, store),
+    Worker("q", many, store, batch=Batch(10)),
+    Worker("q", block, store, payload=Email, result=Receipt, max_payload_bytes=10, max_result_bytes=10),
+]
+
+
+async def main() -> None:
+    print((await plain.add("a", {"any": 1})).data["any"])
+    print((await (await plain.add("a")).wait_until_finished())["any"])
+    job: Job[Email] = await emails.add("a", Email("ada"))
+    receipt: Receipt = await (await typed.add("a", job.data)).wait_until_finished()
+    print(receipt.number, (await both.add("a", job.data)).return_value)
+    await emails.add_bulk([NewJob("a", Email("ada"))])
+    found = await typed.get_job("a")
+    if found is not None:
+        print(found.data.to, await typed.get_jobs(after=found))
+"""
+
+WRONG_TYPES = """\
+from right import Email, Receipt, store, typed
+from conveyor.core import Job, Worker
+
+
+async def weigh(job: Job[Receipt]) -> None:
+    print(job.data.to)  # wrong
+
+
+async def main() -> None:
+    await typed.add("a", Receipt(1))  # wrong
+    job = await typed.add("a", Email("ada"))
+    print(job.data.number)  # wrong
+    number: int = await job.wait_until_finished()  # wrong
+    print(number, (await job.wait_until_finished()).to)  # wrong
+    Worker("q", weigh, store, payload=Email)  # wrong
+"""
+
+
+@pytest.mark.parametrize("check", [_mypy, _pyright], ids=["mypy", "pyright"])
+def test_a_type_checker_knows_the_types_of_data_and_results(
+    check: Callable[[Path, Path], set[tuple[str, int]]], editable: Environment, tmp_path: Path
+) -> None:
+    (tmp_path / "right.py").write_text(RIGHT_TYPES, "utf-8")
+    (tmp_path / "wrong.py").write_text(WRONG_TYPES, "utf-8")
+
+    errors = check(tmp_path, editable.interpreter)
+
+    lines = enumerate(WRONG_TYPES.splitlines(), 1)
+    assert errors == {("wrong.py", number) for number, line in lines if line.endswith("# wrong")}

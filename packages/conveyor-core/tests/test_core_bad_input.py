@@ -191,7 +191,7 @@ async def test_every_other_name_is_kept_as_it_is(queue: Queue[Any], name: str) -
 
 
 PAYLOADS: list[tuple[str, Any, str, str]] = [
-    ("class", {"a": [1, {"b": Decimal}]}, "$.a[1].b", "payload type"),
+    ("class", {"a": [1, {"b": Decimal}]}, "$.a[1].b", "give a payload (or result) type"),
     ("object", {"x": {"y": object()}}, "$.x.y", "object is not JSON"),
     ("generator", (n for n in "ab"), "$", "generator is not JSON"),
     ("function", print, "$", "is not JSON"),
@@ -315,6 +315,10 @@ CALLS: list[tuple[Callable[[Any], Any], str]] = [
     (lambda s: Worker("q", print, s, backoff_strategies={"x": 5}), "backoff_strategies"),  # type: ignore[dict-item]
     (lambda s: Worker("q", print, s, name=""), "name"),
     (lambda s: Worker("q", print, s, payload=threading_lock()), "payload"),
+    (lambda s: Queue("q", s, result=threading_lock()), "result"),
+    (lambda s: Worker("q", print, s, result=threading_lock()), "result"),
+    (lambda s: Worker("q", print, s, max_payload_bytes=0), "max_payload_bytes"),
+    (lambda s: Worker("q", print, s, max_result_bytes=0), "max_result_bytes"),
     (lambda s: Worker("q", print, s).on("progres", print), "event"),
     (lambda s: Worker("q", print, s).on("failed", 5), "callback"),  # type: ignore[arg-type]
     (lambda s: Worker("q", print, s).close(-1), "timeout"),

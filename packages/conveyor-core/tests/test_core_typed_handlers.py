@@ -55,7 +55,7 @@ async def untyped(job: Any) -> str:
     return kind(job)
 
 
-async def bare(job: Job) -> str:  # type: ignore[type-arg]
+async def bare(job: Job) -> str:
     return kind(job)
 
 

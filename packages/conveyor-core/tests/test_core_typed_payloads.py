@@ -425,7 +425,6 @@ RAISED: list[tuple[Any, Callable[[], Any], str, str]] = [
     (None, lambda: {"a": [Unfinished()]}, "$.a[0]", "AttributeError"),
     (None, lambda: {"a": parts({"name": "boom"})}, "$.a.parts.b[1].name", "a serialiser with a bug"),
     (None, lambda: [SecretStr("x")], "$[0]", "SecretStr is not JSON"),
-    (None, lambda: [Excludes(token="x")], "$[0].token", "excluded"),
     (None, lambda: [Parcel(float("inf"))], "$[0].weight", "finite"),
     (None, lambda: {"a": {frozenset({1j})}}, "$.a", "complex"),
 ]

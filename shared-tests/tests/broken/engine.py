@@ -13,7 +13,7 @@ import pytest
 
 from conveyor.core import acting, codec, typed
 from conveyor.core._engine.executor import Executor
-from conveyor.core._engine.handlers import Payloads
+from conveyor.core._engine.handlers import Payloads, Results
 from conveyor.core._engine.parents import Consequences
 from conveyor.core._engine.poller import Poller
 from conveyor.core._engine.run import Run
@@ -228,3 +228,24 @@ def finished_jobs_are_edited_as_if_they_had_not(monkeypatch: pytest.MonkeyPatch)
             return await edit(store, key, change, states)
 
     monkeypatch.setattr(acting, "edit_report", edit_report)
+
+
+@caught_by("queue behaviour", "test_typed_results_come_back_typed")
+def an_annotation_that_a_result_does_not_fit_fails_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a handler's annotation says of its result is taken for a contract."""
+
+    def encode(results: Results, name: str, value: object) -> str:
+        return results.kinds.of(name).encode(value, results.max_bytes, "result")
+
+    monkeypatch.setattr(Results, "encode", encode)
+
+
+@caught_by("queue behaviour", "test_results_and_data_that_a_handler_writes_have_the_workers_limits")
+def results_have_the_limit_of_all_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The size of a result is looked at, but not by the worker's own measure."""
+    encode = Results.encode
+
+    def of_any_size(results: Results, name: str, value: object) -> str:
+        return encode(replace(results, max_bytes=codec.MAX_BYTES), name, value)
+
+    monkeypatch.setattr(Results, "encode", of_any_size)

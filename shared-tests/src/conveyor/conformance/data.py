@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, computed_field
 
 from conveyor.conformance.area import area
 from conveyor.conformance.bench import Bench, Recorder
-from conveyor.core import Job, NewJob, PayloadError, Queue
+from conveyor.core import Job, JobState, NewJob, PayloadError, Queue
 
 
 class Colour(Enum):
@@ -147,6 +147,44 @@ class Data:
             await queue.add("work", data)
 
         assert await queue.count() == 0
+
+    async def test_typed_results_come_back_typed(self, bench: Bench) -> None:
+        queue: Queue[Any, Letter] = bench.another_queue("q", result=Letter)
+        jobs = [await queue.add(name) for name in ("said", "given", "as it is")]
+
+        async def said(_: Job[Any]) -> Letter:
+            return Letter(1)
+
+        async def given(_: Job[Any]) -> Any:
+            return {"weight": 2}
+
+        async def as_it_is(_: Job[Any]) -> Parcel:
+            return Letter(3)  # type: ignore[return-value]
+
+        await bench.run({"said": said})
+        await bench.run({"given": given}, result=Letter)
+        await bench.run({"as it is": as_it_is})
+
+        letters = [Letter(1), Letter(2), Letter(3)]
+        assert [await job.wait_until_finished() for job in jobs] == letters
+        assert [(await job.refresh()).return_value for job in jobs] == letters
+        plain = [await bench.queue.get_job(job.id) for job in jobs]
+        assert [job and job.return_value for job in plain] == [{"weight": 1}, {"weight": 2}, {"weight": 3}]
+
+    async def test_results_and_data_that_a_handler_writes_have_the_workers_limits(self, bench: Bench) -> None:
+        async def handler(job: Job[Any]) -> str:
+            with pytest.raises(PayloadError, match="12 bytes as JSON; at most 11"):
+                await job.update_data("x" * 10)
+            await job.update_data("x" * 9)
+            return "x" * (2 * len(job.data))
+
+        job = await bench.queue.add("work")
+        await bench.run(handler, max_payload_bytes=11, max_result_bytes=19)
+
+        await job.refresh()
+        assert (job.state, job.data) == (JobState.FAILED, "x" * 9)
+        assert "20 bytes as JSON; at most 19" in (job.failed_reason or "")
+        assert job.attempt_history[-1].error_type == "UnserialisableResultError"
 
     async def test_every_handler_of_a_mapping_gets_the_type_it_names(self, bench: Bench) -> None:
         seen: dict[str, Any] = {}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+from contextlib import suppress
 from datetime import date, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel, TypeAdapter
-from pydantic.dataclasses import is_pydantic_dataclass
+from pydantic.errors import PydanticUserError
 from pydantic_core import from_json, to_json, to_jsonable_python
 
 from conveyor.core import typed
@@ -76,32 +77,45 @@ def canonical(text: str) -> str:
 class Payload(Generic[T]):
     """What the data of a queue's jobs are: any JSON, or a type that pydantic can validate."""
 
-    def __init__(self, kind: Any = None) -> None:
+    def __init__(self, kind: Any = None, option: str = "payload") -> None:
         """Take any JSON (None), or instances of `kind`: as a model, a dataclass or a TypedDict.
 
-        Raises InvalidOptionError for a type that pydantic cannot validate.
+        Raises InvalidOptionError, naming `option`, for a type that pydantic cannot validate.
         """
         try:
             self._adapter: TypeAdapter[T] | None = None if kind is None else typed.adapter_of(kind)
         except Exception as error:  # pydantic raises much, and a type may have a hook that raises anything
             allowed = f"use a model, a dataclass, a TypedDict or another type that pydantic takes: {error}"
-            raise InvalidOptionError("payload", kind, allowed) from error
+            raise InvalidOptionError(option, kind, allowed) from error
 
-    def encode(self, data: object, max_bytes: int) -> str:
-        """Validate and encode a job's data.
+    def encode(self, data: object, max_bytes: int, root: str = "$") -> str:
+        """Validate and encode a job's data, or its result.
 
         Raises PayloadError if it does not fit the type, is not JSON, or would come back as something else.
         """
         if self._adapter is None:
-            return encode(data, max_bytes=max_bytes)
-        value = typed.validated(self._adapter, data)
+            return encode(data, max_bytes=max_bytes, root=root)
+        return self._written(typed.validated(self._adapter, data, root), max_bytes, root)
+
+    def encode_as_it_is(self, value: object, max_bytes: int, root: str) -> str:
+        """Encode a value that may be of the type; one that is not goes by what it is.
+
+        Raises PayloadError if it is not JSON in either way.
+        """
+        if self._adapter is not None:
+            with suppress(PayloadError):
+                return self._written(value, max_bytes, root)
+        return encode(value, max_bytes=max_bytes, root=root)
+
+    def _written(self, value: object, max_bytes: int, root: str) -> str:
+        assert self._adapter is not None  # noqa: S101 - for type checkers
         try:
-            _, text = typed.written(self._adapter, value, "$", _checked)
+            _, text = typed.written(self._adapter, value, root, _checked)
         except PayloadError:
             raise
         except Exception as error:  # a value of the user's own class may raise anything
-            raise PayloadError("$", f"it cannot be written as JSON: {error!r}") from error
-        return _sized(text, max_bytes, "$")
+            raise PayloadError(root, f"it cannot be written as JSON: {error!r}") from error
+        return _sized(text, max_bytes, root)
 
     def decode(self, text: str) -> T:
         """A job's data from its JSON text.
@@ -114,6 +128,13 @@ class Payload(Generic[T]):
             return decode(text)  # type: ignore[no-any-return]
         except ValueError as error:
             raise PayloadError("$", f"the stored text is not JSON: {error}") from None
+
+    def of_json(self, value: Any) -> T:
+        """What a value is that was stored as part of a larger document.
+
+        Raises PayloadError if it does not fit the type.
+        """
+        return value if self._adapter is None else typed.read(self._adapter, to_json(value))  # type: ignore[no-any-return]
 
 
 def _sized(text: bytes, max_bytes: int, root: str) -> str:
@@ -163,15 +184,21 @@ def _stand_in(value: object, path: str) -> Any:
         case set() | frozenset():
             # Sorted, so that equal sets have the same text: deduplication by payload compares that.
             return sorted((_plain(one, path, 0) for one in value), key=to_json)
-        case _ if isinstance(value, BaseModel) or is_pydantic_dataclass(type(value)):
-            kind: Any = type(value)
-            return typed.written(_adapter_of(kind), value, path, _checked)[0]
+        case BaseModel():
+            return _written(value, path)
         case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            with suppress(PydanticUserError):  # it has fields that pydantic does not know
+                return _written(value, path)
             return {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
         case _:
-            raise PayloadError(
-                path, f"{type(value).__name__} is not JSON; convert it, or give the queue a payload type"
-            )
+            reason = f"{type(value).__name__} is not JSON; convert it, or give a payload (or result) type"
+            raise PayloadError(path, reason)
+
+
+def _written(value: object, path: str) -> Any:
+    """As its own type has it, so that whoever knows the type can read it."""
+    kind: Any = type(value)
+    return typed.written(_adapter_of(kind), value, path, _checked, faithful=False)[0]
 
 
 _adapter_of: Final = lru_cache(maxsize=256)(typed.adapter_of)

@@ -3,7 +3,7 @@
 ConveyorError
 ├── InvalidOptionError (ValueError)       an option, name, duration or instant that cannot be used
 ├── PayloadError (ValueError)             data that cannot be stored, or would come back changed
-├── UnserialisableResultError (TypeError) a handler's result that is not JSON
+├── UnserialisableResultError (TypeError) a handler's result that cannot be stored
 ├── JobNotFoundError (LookupError)        the job is not (or no longer) in the store
 ├── JobExistsError (ValueError)           a flow has a job_id that is taken; nothing was added
 ├── ScheduleNotFoundError (LookupError)   the queue has no schedule with this key
@@ -66,7 +66,7 @@ class PayloadError(ConveyorError, ValueError):
 
 
 class UnserialisableResultError(ConveyorError, TypeError):
-    """A handler returned something that is not JSON; its job fails and is not retried."""
+    """A handler's result cannot be stored, or is not of the worker's `result` type; it is not retried."""
 
 
 class JobNotFoundError(ConveyorError, LookupError):

@@ -123,7 +123,7 @@ class FlowProducer:
 
 
 async def adopt(
-    store: Store, clock: Clock, run: Run, given: Iterable[FlowJob], queues: Iterable[Any]
+    store: Store, clock: Clock, run: Run, given: Iterable[FlowJob], queues: Iterable[Any], *, max_bytes: int
 ) -> None:
     """Take in the children that a running handler adds.
 
@@ -131,7 +131,7 @@ async def adopt(
     """
     _offered(store)
     flows = flow_jobs(given, "children")
-    intake_of = _intakes_of(store, queues, clock, MAX_BYTES)
+    intake_of = _intakes_of(store, queues, clock, max_bytes)
     nodes = planned(flows, "children", intake_of, (run.record.key, run.settings))
     standing = await existing(store, nodes)
     if run.over:

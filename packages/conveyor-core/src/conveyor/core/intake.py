@@ -5,7 +5,9 @@ from __future__ import annotations
 from copy import copy
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Self
+
+from typing_extensions import TypeVar
 
 from conveyor.core import deduplicating
 from conveyor.core.dead_letters import checked_dead_letter
@@ -25,13 +27,14 @@ if TYPE_CHECKING:
     from conveyor.core.events import Event
     from conveyor.core.store import Inserted, Store
 
-T = TypeVar("T")
+T = TypeVar("T", default=Any)
+R = TypeVar("R", default=Any)
 
 #: Jobs' places differ by fractions of the period: with a shorter one, not by enough to be told apart.
 _SHORTEST_AGEING: Final = timedelta(milliseconds=1)
 
 
-class Intake(Generic[T]):
+class Intake(Generic[T, R]):
     """How jobs get into one queue of a store."""
 
     def __init__(
@@ -40,6 +43,7 @@ class Intake(Generic[T]):
         store: Store,
         *,
         payload: Payload[T],
+        result: Payload[R],
         defaults: Mapping[str, Any],
         ageing: timedelta | None,
         max_bytes: int,
@@ -48,6 +52,7 @@ class Intake(Generic[T]):
         self.queue = queue
         self._store = store
         self._payload = payload
+        self._result = result
         self._defaults = defaults
         self._standard = self._checked(defaults)
         self._ageing = ageing
@@ -60,7 +65,7 @@ class Intake(Generic[T]):
         other._store = store  # noqa: SLF001 - its own
         return other
 
-    async def add(self, given: Sequence[tuple[str, T | None, Mapping[str, Any]]]) -> list[Job[T]]:
+    async def add(self, given: Sequence[tuple[str, T | None, Mapping[str, Any]]]) -> list[Job[T, R]]:
         """Add jobs (name, data, options) in one step, tell of them, and return them in order."""
         parsed = [self.parsed(options) for _, _, options in given]
         records = [
@@ -150,13 +155,14 @@ class Intake(Generic[T]):
         found = await deduplicating.replace_holders(self._store, self.queue, duplicates, self._clock)
         return {record.id: record for record in found}
 
-    def seen(self, record: JobRecord, *, deduplicated: bool = False) -> Job[T]:
+    def seen(self, record: JobRecord, *, deduplicated: bool = False) -> Job[T, R]:
         """The job of a record, for whoever asks the queue for it."""
         return Job(
             self._store,
             record,
             self._payload,
             self._clock,
+            result=self._result,
             deduplicated=deduplicated,
             max_bytes=self._max_bytes,
         )

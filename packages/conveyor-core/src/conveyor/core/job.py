@@ -6,7 +6,9 @@ import asyncio
 import math
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic
+
+from typing_extensions import TypeVar
 
 from conveyor.core import acting, observing, removing
 from conveyor.core._engine.family import FAILED
@@ -46,13 +48,15 @@ if TYPE_CHECKING:
     from conveyor.core.store import Store
     from conveyor.core.tree import FlowJob
 
-T = TypeVar("T")
+#: The type of the data, and that of the result.
+T = TypeVar("T", default=Any)
+R = TypeVar("R", default=Any)
 
 _WHOLE = 100
 _PAGE = 1_000
 
 
-class Job(Generic[T]):
+class Job(Generic[T, R]):
     """A job as it was when last read, and what can be done with it.
 
     The properties are a snapshot: `refresh` reads the job again. Inside a handler that is a plain function,
@@ -70,6 +74,7 @@ class Job(Generic[T]):
         payload: Payload[T],
         clock: Clock,
         *,
+        result: Payload[R] | None = None,
         deduplicated: bool = False,
         max_bytes: int = MAX_BYTES,
         hold: Hold | None = None,
@@ -78,6 +83,7 @@ class Job(Generic[T]):
         self._store = store
         self._record = record
         self._payload = payload
+        self._result: Payload[R] = Payload() if result is None else result
         self._clock = clock
         self._max_bytes = max_bytes
         self._hold = hold
@@ -233,9 +239,12 @@ class Job(Generic[T]):
         return self._report.progress
 
     @property
-    def return_value(self) -> Any:
-        """The result, once completed."""
-        return self._report.result if self.state is JobState.COMPLETED else None
+    def return_value(self) -> R | Any:
+        """The result, once completed, of the queue's result type if that has one; None until then.
+
+        Raises PayloadError if what is stored does not fit the type.
+        """
+        return None if self.state is not JobState.COMPLETED else self._result.of_json(self._report.result)
 
     @property
     def failed_reason(self) -> str | None:
@@ -285,24 +294,25 @@ class Job(Generic[T]):
         return self._snapshot
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything above as a plain dictionary; the data as JSON has it."""
+        """Everything above as a plain dictionary; the data and the result as JSON has them."""
         names = (
             *("id", "name", "queue_name", "state", "priority", "group_id", "parent_id", "parent_queue_name"),
             "children_ids",
             "deduplication_key",
             *("deduplication_key", "dead_letter_of"),
             *("created_at", "processed_at", "delay_until", "completed_at", "failed_at", "cancelled_at"),
-            *("stalled_count", "progress", "return_value", "failed_reason", "attempts_made", "logs"),
+            *("stalled_count", "progress", "failed_reason", "attempts_made", "logs"),
             *("stacktrace", "attempt_history", "discarded", "options", "schedule_key", "scheduled_for"),
         )
-        return {"data": Payload[Any]().decode(self._record.payload)} | {
-            name: getattr(self, name) for name in names
-        }
+        return {
+            "data": Payload[Any]().decode(self._record.payload),
+            "return_value": self._report.result if self.state is JobState.COMPLETED else None,
+        } | {name: getattr(self, name) for name in names}
 
     # ---------------------------------------------------- reading it again
 
     @from_threads
-    async def refresh(self) -> Job[T]:
+    async def refresh(self) -> Job[T, R]:
         """Read the job again, and return it.
 
         Raises JobNotFoundError if it has been removed.
@@ -326,15 +336,15 @@ class Job(Generic[T]):
         return (await self._read()).state is JobState.ACTIVE
 
     @from_threads
-    async def wait_until_finished(self, timeout: Duration | None = None) -> Any:
-        """Wait until the job has finished, and return its result.
+    async def wait_until_finished(self, timeout: Duration | None = None) -> R:
+        """Wait until the job has finished, and return its result, of the queue's result type if that has one.
 
         Raises JobFailedError, JobCancelledError, JobRemovedError (so a job that is to be removed when it
         completes should be kept for a while, `remove_on_complete=Keep(age="1 minute")`), or TimeoutError;
-        the job then goes on.
+        the job then goes on. Raises PayloadError if the result does not fit the type.
         """
         limit = None if timeout is None else duration(timeout, "timeout")
-        return await observing.outcome(self._store, self._key, self._clock, limit)
+        return self._result.of_json(await observing.outcome(self._store, self._key, self._clock, limit))
 
     def observe(self) -> AsyncIterator[Event]:
         """This job's events, until it has finished or been removed."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, Self, Unpack
+
+from typing_extensions import TypeVar
 
 from conveyor.core import acting, deduplicating, explaining, groups, observing, redriving, removing, seen
 from conveyor.core.clock import Clock, SystemClock
@@ -32,7 +34,9 @@ if TYPE_CHECKING:
     from conveyor.core.seen import WorkerInfo
     from conveyor.core.store import Store
 
-T = TypeVar("T")
+#: The type of the jobs' data, and that of their results.
+T = TypeVar("T", default=Any)
+R = TypeVar("R", default=Any)
 
 #: How many jobs are read at once.
 _LOOK = 100
@@ -53,11 +57,12 @@ class NewJob(Generic[T]):
         object.__setattr__(self, "options", options)
 
 
-class Queue(Generic[T]):
+class Queue(Generic[T, R]):
     """A named line of jobs in a store.
 
     Queues are cheap and hold no connection: make as many as you like. `payload` is the type of the
-    jobs' data (a pydantic model, a dataclass, a TypedDict, …); without it any JSON is taken.
+    jobs' data (a pydantic model, a dataclass, a TypedDict, …); without it any JSON is taken. `result` is the
+    type that results are given back as.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class Queue(Generic[T]):
         store: Store,
         *,
         payload: type[T] | None = None,
+        result: type[R] | None = None,
         default_job_options: AddOptions | None = None,
         ageing: Duration | None = None,
         dead_letter: str | None = None,
@@ -85,10 +91,11 @@ class Queue(Generic[T]):
         if dead_letter is not None:
             defaults.setdefault("dead_letter", dead_letter)
             checked_dead_letter(checked_name(dead_letter, "dead_letter"), self.name)
-        self._intake: Intake[T] = Intake(
+        self._intake: Intake[T, R] = Intake(
             self.name,
             store,
             payload=Payload(payload),
+            result=Payload(result, "result"),
             defaults=defaults,
             ageing=None if ageing is None else checked_ageing(ageing),
             max_bytes=whole(max_payload_bytes, "max_payload_bytes", least=1),
@@ -120,7 +127,7 @@ class Queue(Generic[T]):
 
     # -------------------------------------------------------------- adding
 
-    async def add(self, name: str, data: T | None = None, **options: Unpack[AddOptions]) -> Job[T]:
+    async def add(self, name: str, data: T | None = None, **options: Unpack[AddOptions]) -> Job[T, R]:
         """Add a job, and return it once it is stored.
 
         Where a job with this `job_id` exists, or one holds the deduplication key, that job is
@@ -131,7 +138,7 @@ class Queue(Generic[T]):
         [job] = await self._intake.add([(name, data, options)])
         return job
 
-    async def add_bulk(self, jobs: Iterable[NewJob[T]]) -> list[Job[T]]:
+    async def add_bulk(self, jobs: Iterable[NewJob[T]]) -> list[Job[T, R]]:
         """Add jobs in one step: all of them, or, if an error is raised, none. Returned in order."""
         return await self._intake.add([(job.name, job.data, job.options) for job in jobs])
 
@@ -141,7 +148,7 @@ class Queue(Generic[T]):
         name: str,
         data: T | None = None,
         **options: Unpack[AddOptions],
-    ) -> Job[T]:
+    ) -> Job[T, R]:
         """Add a job that runs at a time (an aware datetime) or after a while ("in 10 minutes", seconds)."""
         timing: AddOptions = {"delay": None, "run_at": None}
         if isinstance(when, datetime):
@@ -153,7 +160,7 @@ class Queue(Generic[T]):
         [job] = await self._intake.add([(name, data, {**options, **timing})])
         return job
 
-    async def now(self, name: str, data: T | None = None, **options: Unpack[AddOptions]) -> Job[T]:
+    async def now(self, name: str, data: T | None = None, **options: Unpack[AddOptions]) -> Job[T, R]:
         """Add a job without a delay, whatever the queue's default options say."""
         [job] = await self._intake.add([(name, data, {**options, "delay": 0, "run_at": None})])
         return job
@@ -239,7 +246,7 @@ class Queue(Generic[T]):
         """
         return await self._schedules.resume(key)
 
-    async def trigger_schedule(self, key: str) -> Job[T]:
+    async def trigger_schedule(self, key: str) -> Job[T, R]:
         """Add a job of a schedule now, paused or not; its times and its `limit` are not touched.
 
         Raises ScheduleNotFoundError.
@@ -266,7 +273,7 @@ class Queue(Generic[T]):
 
     # ------------------------------------------------------------- reading
 
-    async def get_job(self, job_id: str) -> Job[T] | None:
+    async def get_job(self, job_id: str) -> Job[T, R] | None:
         """The job as it is now, or None if there is none."""
         record = await observing.read(self._store, JobKey(self.name, job_id))
         return None if record is None else self._intake.seen(record)
@@ -275,9 +282,9 @@ class Queue(Generic[T]):
         self,
         *states: JobState | str,
         limit: int = 100,
-        after: Job[T] | None = None,
+        after: Job[T, R] | None = None,
         order: Order | str = Order.ADDED,
-    ) -> list[Job[T]]:
+    ) -> list[Job[T, R]]:
         """Jobs in these states (none named: in any), in order; the next page is behind `after`."""
         found = await self._store.find(
             Where(queue=self.name, states=_states(states)),

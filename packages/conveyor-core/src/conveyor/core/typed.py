@@ -22,6 +22,8 @@ from conveyor.core.errors import PayloadError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_Mode = Literal["utf8", "base64"]
+_MODES: Final[tuple[_Mode, ...]] = ("utf8", "base64")
 #: For types without a configuration of their own: any bytes can be written.
 _BYTES: Final = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 
@@ -36,23 +38,29 @@ def adapter_of(kind: Any) -> TypeAdapter[Any]:
         return TypeAdapter(kind)
 
 
-def validated(adapter: TypeAdapter[Any], value: object) -> Any:
+def validated(adapter: TypeAdapter[Any], value: object, path: str) -> Any:
     """The value as one of the type. Raises PayloadError if it does not fit."""
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
-        raise PayloadError(*first_of(error)) from None
+        at, reason = first_of(error)
+        raise PayloadError(path + at[1:], reason) from None
     except Exception as error:  # a validator of the user's may raise anything
-        raise PayloadError("$", f"validating it failed: {_told(error)}") from error
+        raise PayloadError(path, f"validating it failed: {_told(error)}") from error
 
 
 def written(
-    adapter: TypeAdapter[Any], value: object, path: str, checked: Callable[[object, str], Any]
+    adapter: TypeAdapter[Any],
+    value: object,
+    path: str,
+    checked: Callable[[object, str], Any],
+    *,
+    faithful: bool = True,
 ) -> tuple[Any, bytes]:
     """A value of the type as JSON, and its text. `checked` raises PayloadError for what is no JSON after all.
 
     Fields go by their own names, and secrets are written as they are. Raises PayloadError, with the path, for
-    a value that cannot be written, or would be read as another one.
+    a value that cannot be written, or, if it is to be `faithful`, would be read as another one.
     """
     plain = checked(_dumped(adapter, value, path), path)
     text = to_json(plain)
@@ -60,13 +68,17 @@ def written(
     if flaw is None:
         return plain, text
     # Perhaps for the secrets, which pydantic writes as asterisks; it reads their bytes in either way.
-    modes: tuple[Literal["utf8", "base64"], ...] = ("utf8", "base64")
-    for bytes_mode in modes:
-        revealed = _revealed(plain, adapter.dump_python(value, round_trip=True, warnings=False), bytes_mode)
-        shown = to_json(checked(revealed, path))
+    as_text, as_base64 = (
+        checked(_revealed(plain, adapter.dump_python(value, round_trip=True, warnings=False), mode), path)
+        for mode in _MODES
+    )
+    for revealed in (as_text, as_base64):
+        shown = to_json(revealed)
         if shown != text and _flaw(adapter, value, shown, path) is None:
             return revealed, shown
-    raise flaw
+    if faithful:
+        raise flaw
+    return as_text, to_json(as_text)
 
 
 def read(adapter: TypeAdapter[Any], text: str | bytes) -> Any:
@@ -137,7 +149,7 @@ def _nested(path: list[Any], inner: Any) -> Any:
     return inner
 
 
-def _revealed(plain: Any, value: object, bytes_mode: Literal["utf8", "base64"]) -> Any:
+def _revealed(plain: Any, value: object, bytes_mode: _Mode) -> Any:
     """JSON with the secrets that it hides; `value` is the same in Python's types."""
     match value:
         case SecretStr() | SecretBytes() | Secret():

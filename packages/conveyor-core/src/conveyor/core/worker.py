@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Self
 from uuid import uuid4
+
+from typing_extensions import TypeVar
 
 from conveyor.core import events as told
 from conveyor.core import seen
@@ -23,7 +25,7 @@ from conveyor.core._engine.announcer import Announcer
 from conveyor.core._engine.checks import checked_batch, checked_limit, checked_strategies, refuse_missing
 from conveyor.core._engine.closing import Closing, Tasks
 from conveyor.core._engine.executor import Executor
-from conveyor.core._engine.handlers import checked_handler, payloads_of
+from conveyor.core._engine.handlers import checked_handler, payloads_of, results_of
 from conveyor.core._engine.heartbeat import Heartbeat
 from conveyor.core._engine.listening import Listener
 from conveyor.core._engine.maintenance import Maintenance
@@ -38,6 +40,7 @@ from conveyor.core._engine.stopping import told_by_signals
 from conveyor.core._engine.verdict import Judge
 from conveyor.core.batches import Batch
 from conveyor.core.clock import Clock, SystemClock
+from conveyor.core.codec import MAX_BYTES
 from conveyor.core.durations import Duration, duration
 from conveyor.core.errors import InvalidOptionError
 from conveyor.core.flow import adopt
@@ -55,7 +58,7 @@ if TYPE_CHECKING:
     from conveyor.core.events import Event
     from conveyor.core.store import Store
 
-T = TypeVar("T")
+T = TypeVar("T", default=Any)
 #: A function of a job; or, with `batch`, of a list of jobs.
 Handler = Callable[[Job[T]], object] | Callable[[list[Job[T]]], object]
 _log: Final = logging.getLogger("conveyor.worker")
@@ -115,6 +118,9 @@ class Worker(Generic[T]):
         prefetch: int | None = None,
         backoff_strategies: Mapping[str, Callable[[int], Duration]] | None = None,
         payload: type[T] | None = None,
+        result: Any = None,
+        max_payload_bytes: int = MAX_BYTES,
+        max_result_bytes: int = MAX_BYTES,
         name: str | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -147,6 +153,13 @@ class Worker(Generic[T]):
         if limited and prefetch:
             raise InvalidOptionError("prefetch", prefetch, "with a limit it is 0: a claim is a start")
         self._payloads = payloads_of(self._handler, payload)
+        self._max_bytes = whole(max_payload_bytes, "max_payload_bytes", least=1)
+        self._results = results_of(
+            self._handler,
+            result,
+            batched=batch is not None,
+            max_bytes=whole(max_result_bytes, "max_result_bytes", least=1),
+        )
         self._lease = lease
         self._rules = Rules(
             claim=Claim(
@@ -191,7 +204,9 @@ class Worker(Generic[T]):
         def outage(what: str) -> Outage:
             return Outage(f"{what} for queue {self.queue_name!r}", clock, rand)
 
-        judge = Judge(worker=self.name, strategies=self._strategies, random=rand)
+        judge = Judge(
+            worker=self.name, strategies=self._strategies, random=rand, encoded=self._results.encode
+        )
         self._announcer = Announcer(store, ending=self._is_ending)
         self._presence = Presence(
             store=store,
@@ -491,8 +506,15 @@ class Worker(Generic[T]):
         return self._state == "closed" or self._tasks.cancelled or left
 
     def _job_of(self, run: Run) -> Job[T]:
-        run.adopt = partial(adopt, self._store, self._clock)
-        job: Job[T] = Job(self._store, run.record, self._payloads.of(run.record.name), self._clock, hold=run)
+        run.adopt = partial(adopt, self._store, self._clock, max_bytes=self._max_bytes)
+        job: Job[T] = Job(
+            self._store,
+            run.record,
+            self._payloads.of(run.record.name),
+            self._clock,
+            max_bytes=self._max_bytes,
+            hold=run,
+        )
         job._data, job._decoded = run.data, True  # noqa: SLF001 - decoded once, by the poller
         return job
 

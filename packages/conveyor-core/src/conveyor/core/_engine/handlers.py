@@ -7,7 +7,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +20,8 @@ from conveyor.core.options import checked_name
 
 #: What an annotation may name although the handler's module imports it for type checkers only.
 _KNOWN: Final = {"Job": Job, "Any": Any, "Sequence": Sequence}
+#: What says nothing of a result that it does not say itself.
+_NO_TYPES: Final = (inspect.Parameter.empty, Any, object, types.NoneType, bool, int, float, str, list, dict)
 _TYPED: Final = re.compile(r"\bJob\[")
 
 
@@ -33,6 +35,26 @@ class Payloads:
     def of(self, name: str) -> Payload[Any]:
         """What the data of jobs of this name are."""
         return self.by_name.get(name, self.usual)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """How a worker's results are encoded: as its option says, or else as its handlers' annotations do.
+
+    An annotation is no more than a hint: a result that does not fit it goes by what it is. A job must not
+    fail for that, with its work done.
+    """
+
+    kinds: Payloads
+    given: bool
+    max_bytes: int
+
+    def encode(self, name: str, value: object) -> str:
+        """The JSON text of a result. Raises PayloadError if it has none, or does not fit the type given."""
+        kind = self.kinds.of(name)
+        if self.given:
+            return kind.encode(value, self.max_bytes, "result")
+        return kind.encode_as_it_is(value, self.max_bytes, "result")
 
 
 def checked_handler(handler: object) -> Any:
@@ -99,6 +121,34 @@ def annotated_payload(handler: Any) -> Any:
     if not found or any(kind is Any or isinstance(kind, TypeVar) for kind in found):
         return None
     return Union[tuple(found)]  # noqa: UP007 - of a number that is not known
+
+
+def results_of(handler: Any, given: Any, *, batched: bool, max_bytes: int) -> Results:
+    """How a worker's results are encoded.
+
+    Raises InvalidOptionError for a type given that pydantic cannot validate. An annotation is passed over
+    then, and where it cannot be resolved.
+    """
+    if given is not None:
+        return Results(kinds=Payloads(Payload(given, "result")), given=True, max_bytes=max_bytes)
+    if callable(handler):
+        kinds = Payloads(_annotated_result(handler, batched=batched))
+    else:
+        found = {name: _annotated_result(one, batched=batched) for name, one in handler.items()}
+        kinds = Payloads(Payload(), found)
+    return Results(kinds=kinds, given=False, max_bytes=max_bytes)
+
+
+def _annotated_result(handler: Any, *, batched: bool) -> Payload[Any]:
+    try:
+        hint = _resolved(_signature(handler).return_annotation, handler)
+        if typing.get_origin(hint) in (Awaitable, Coroutine):  # of a plain function
+            hint = typing.get_args(hint)[-1]
+        if batched:
+            [hint, *_] = typing.get_args(hint)
+        return Payload() if hint in _NO_TYPES or isinstance(hint, TypeVar) else Payload(hint)
+    except Exception:  # noqa: BLE001 - an annotation is an expression: it may raise anything
+        return Payload()
 
 
 def _annotation_of_job(handler: Any) -> Any:

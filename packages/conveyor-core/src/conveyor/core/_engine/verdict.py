@@ -80,6 +80,8 @@ class Judge:
     worker: str
     strategies: Mapping[str, Callable[[int], Duration]]
     random: Callable[[], float]
+    #: The JSON text of a result, by the name of the job; raises if there is none.
+    encoded: Callable[[str, object], str] = lambda _, value: encode(value, root="result")
 
     def verdict(  # noqa: PLR0911 - one for each way that a run can end
         self, run: Run, ending: Returned | Raised, now: datetime
@@ -171,7 +173,7 @@ class Judge:
         if run.children:
             return self._awaiting(run, now)
         try:
-            result = decode(encode(value, root="result"))
+            result = decode(self.encoded(record.name, value))
         except BaseException as error:  # noqa: BLE001 - a value of the user's own class may raise anything
             text = f"the handler's result cannot be stored: {Failure.of(error).message}"
             failure = Failure.of(UnserialisableResultError(text))
