@@ -455,6 +455,7 @@ class Die(random.Random):
             Change(retry=True),
             Change(retry=True),
             Change(retry=True),
+            Change(retry=True),
             Change(payload=self.document(), priority=self.of(-1, 0, 1, 2)),
             Change(delay=delay),
             Change(run_at=at(self.of(0, 9, 30, 60)), payload=self.document()),

@@ -8,9 +8,9 @@ from datetime import datetime
 from heapq import merge
 from itertools import count
 
-from conveyor.core.jobs import TERMINAL, JobKey, JobState
-from conveyor.core.store import Deleted, Outcome, Release, Retention, Where
-from conveyor.store.memory.matching import beyond_count, matching
+from conveyor.core.jobs import TERMINAL, JobKey, JobRecord, JobState
+from conveyor.core.store import Deleted, Order, Outcome, Release, Retention, Where
+from conveyor.store.memory.matching import ORDERS, matching
 from conveyor.store.memory.queues import Queue
 from conveyor.store.memory.rows import DELAYED, WAITING, WAITING_CHILDREN, Row
 
@@ -38,20 +38,19 @@ class Data:
         found = self.queues.get(queue)
         return found.rows.get(job_id) if found is not None else None
 
-    def rows(self, where: Where, now: datetime) -> Iterator[Row]:
-        """The jobs that `where` means, in the order they were added."""
-        found = matching(where, self._candidates(where, now), now)
-        if not where.expired:
-            return found
-        return self._expired(found, now)
+    def rows(
+        self, where: Where, now: datetime, order: Order = Order.ADDED, after: JobRecord | None = None
+    ) -> Iterator[Row]:
+        """The jobs that `where` means, in that order, behind a job."""
+        return matching(where, self._candidates(where, now, order, after), now)
 
     def totals(self, where: Where) -> dict[tuple[str | None, JobState], int]:
         """How many jobs there are of the queue and of the states in `where`, by queue and state."""
         return {
-            (queue.name, state): number
+            (queue.name, state): queue.states.count(state)
             for queue in self._queues(where)
-            for state, number in queue.counts.items()
-            if number and (where.states is None or state in where.states)
+            for state in (JobState if where.states is None else where.states)
+            if queue.states.count(state)
         }
 
     def add(self, row: Row) -> None:
@@ -121,12 +120,12 @@ class Data:
         row.let_go()
         if row.unique_for is None or not row.holds(now):
             queue.drop_key(row)
-        queue.enter(row)
-        parent = self.release(row, outcome.release, now)
         if outcome.retention is not None:
             retain(row, outcome.retention, now)
-            if row.expires_at is not None and row.expires_at <= now:
-                self.remove(row, now)
+        queue.enter(row)
+        parent = self.release(row, outcome.release, now)
+        if outcome.retention is not None and row.expires_at is not None and row.expires_at <= now:
+            self.remove(row, now)
         return parent
 
     def release(self, row: Row, how: Release, now: datetime) -> JobKey | None:
@@ -152,8 +151,8 @@ class Data:
         """Take a finished job back to waiting, unless another job holds its key."""
         if row.state not in TERMINAL or not self._take_key_again(row, now):
             return False
-        _begin_again(row)
         self.wait(row, now)
+        _begin_again(row)
         self._take_release_back(row, now)
         return True
 
@@ -167,9 +166,9 @@ class Data:
         failed = parent.state is JobState.FAILED
         if failed:
             self._take_key_again(parent, now)
-            _begin_again(parent)
         self.wait_for_children(parent, self._unreleased[parent.key])
         if failed:
+            _begin_again(parent)
             self._take_release_back(parent, now)
 
     def _take_key_again(self, row: Row, now: datetime) -> bool:
@@ -182,38 +181,53 @@ class Data:
         queue.take_key(row)
         return True
 
-    def _expired(self, rows: Iterable[Row], now: datetime) -> Iterator[Row]:
-        """Those of these jobs whose retention, by age or by count, is over."""
-        too_many: dict[str, set[Row]] = {}
-        for row in rows:
-            if row.finished_at is None:
-                continue
-            if row.expires_at is not None and row.expires_at <= now:
-                yield row
-            elif row.keep_count is not None:
-                if row.queue not in too_many:
-                    too_many[row.queue] = beyond_count(self.queues[row.queue], now)
-                if row in too_many[row.queue]:
-                    yield row
-
     def _queues(self, where: Where) -> Iterable[Queue]:
         if where.queue is None:
             return self.queues.values()
         queue = self.queues.get(where.queue)
         return () if queue is None else (queue,)
 
-    def _candidates(self, where: Where, now: datetime) -> Iterable[Row]:
-        """The jobs among which those of `where` are, in the order they were added."""
-        if where.parent is not None:
-            return self._children.get(where.parent, ())
+    def _candidates(
+        self, where: Where, now: datetime, order: Order, after: JobRecord | None
+    ) -> Iterable[Row]:
+        """The jobs among which those of `where` are, in that order, behind a job."""
+        key = ORDERS[order]
+        few = self._few(where, now)
+        if few is None:
+            states = JobState if where.states is None else where.states
+            queues = self._queues(where)
+            found = [q.in_order(state, order, after, where.group) for q in queues for state in states]
+            return merge(*found, key=key) if len(found) > 1 else found[0] if found else ()
+        rows = sorted(few, key=key)
+        return rows if after is None else [row for row in rows if key(row) > key(after)]
+
+    def _few(self, where: Where, now: datetime) -> Iterable[Row] | None:
+        """The same if something else than their states finds them."""
         queues = self._queues(where)
-        if where.ids is not None:
+        if where.parent is not None:
+            found: Iterable[Row | None] = self._children.get(where.parent, ())
+        elif where.ids is not None:
             found = [queue.rows.get(job_id) for queue in queues for job_id in where.ids]
         elif where.unique_key is not None:
             found = [queue.holder(where.unique_key, now) for queue in queues]
+        elif where.expired:
+            return [row for queue in queues for row in queue.states.over(now)]
         else:
-            return merge(*(queue.rows.values() for queue in queues), key=_seq)
-        return sorted((row for row in found if row is not None), key=_seq)
+            return None
+        rows = [row for row in found if row is not None]
+        return self._expired(rows, now) if where.expired else rows
+
+    def _expired(self, rows: Iterable[Row], now: datetime) -> Iterator[Row]:
+        """Those of these jobs whose retention, by age or by count, is over."""
+        too_many: dict[str, set[Row]] = {}
+        for row in rows:
+            if row.expires_at is not None and row.expires_at <= now:
+                yield row
+            elif row.keep_count is not None:
+                if row.queue not in too_many:
+                    too_many[row.queue] = self.queues[row.queue].states.beyond_count(now)
+                if row in too_many[row.queue]:
+                    yield row
 
 
 def retain(row: Row, retention: Retention, now: datetime) -> None:
@@ -228,10 +242,6 @@ def _begin_again(row: Row) -> None:
     row.attempt = row.stalled = 0
     row.processed_at = row.finished_at = row.expires_at = row.keep_count = None
     row.cancel_requested = False
-
-
-def _seq(row: Row) -> int:
-    return row.seq
 
 
 _REOPENED = frozenset({WAITING, WAITING_CHILDREN, JobState.FAILED})

@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Any, Final
 
-from conveyor.core.jobs import JobRecord, JobState
+from conveyor.core.jobs import JobRecord
 from conveyor.core.store import Order, Where
-from conveyor.store.memory.queues import Queue
 from conveyor.store.memory.rows import EPOCH, Row, place
 
 
@@ -36,23 +35,6 @@ def matching(  # noqa: C901 - one for each field
         if where.older_than is not None and now - (row.finished_at or row.created_at) < where.older_than:
             continue
         yield row
-
-
-def beyond_count(queue: Queue, now: datetime) -> set[Row]:
-    """The jobs of a queue whose retention by count is over."""
-    counted: dict[JobState, list[tuple[datetime, int, Row]]] = {}
-    for row in queue.rows.values():
-        if row.finished_at is not None and row.keep_count is not None:
-            counted.setdefault(row.state, []).append((row.finished_at, row.seq, row))
-    found = set[Row]()
-    for latest in counted.values():
-        latest.sort(reverse=True)
-        found.update(
-            row
-            for later, (_, _, row) in enumerate(latest)
-            if later >= (row.keep_count or 0) and not row.holds(now)
-        )
-    return found
 
 
 #: What `find` sorts by; the same of a row and of a record that was found before.

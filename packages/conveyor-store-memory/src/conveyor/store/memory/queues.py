@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
+from heapq import merge
 from typing import Final
 
-from conveyor.core.jobs import JobState
-from conveyor.core.store import Claim, Limit, Pause
+from conveyor.core.jobs import JobRecord, JobState
+from conveyor.core.store import Claim, Limit, Order, Pause
 from conveyor.store.memory.lanes import Group, Lane
+from conveyor.store.memory.matching import ORDERS
 from conveyor.store.memory.rows import ACTIVE, DELAYED, FOREVER, WAITING, Row, place
 from conveyor.store.memory.starts import Starts
+from conveyor.store.memory.states import States
 from conveyor.store.memory.timeline import Timeline
 from conveyor.store.memory.turns import Turns
 from conveyor.store.memory.views import Shape, View
@@ -25,13 +28,14 @@ REMEMBERED: Final = timedelta(minutes=10)
 class Queue:
     """The rows of one queue, in the order they were added.
 
-    What an index knows of a row (its state, rank and instants) is changed between `leave` and `enter`.
+    What an index knows of a row (its state, rank, instants and retention) is changed between `leave` and
+    `enter`.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.rows: dict[str, Row] = {}
-        self.counts: Counter[JobState] = Counter()
+        self.states = States()
         #: Those that have live jobs; None is the group of the jobs without one.
         self.groups: dict[str | None, Group] = {}
         self.turns = Turns(self.groups)
@@ -68,7 +72,7 @@ class Queue:
 
     def enter(self, row: Row) -> None:
         """Put the row where its state says."""
-        self.counts[row.state] += 1
+        self.states.add(row)
         if row.state is WAITING:
             lane = self._lane(row)
             lane.waiting.add((row.rank, place(row), row))
@@ -89,7 +93,7 @@ class Queue:
 
     def leave(self, row: Row) -> None:
         """Take the row from where its state said."""
-        self.counts[row.state] -= 1
+        self.states.remove(row)
         if row.state is WAITING:
             lane = self._lane(row)
             lane.waiting.remove((row.rank, place(row), row))
@@ -129,6 +133,30 @@ class Queue:
     def lanes(self) -> Iterator[Lane]:
         """Every lane that has jobs."""
         return (lane for group in self.groups.values() for lane in group.lanes.values())
+
+    def in_order(
+        self, state: JobState, order: Order, after: JobRecord | None, group: str | None
+    ) -> Iterable[Row]:
+        """The rows of a state in that order, behind a job; of any group if that is None."""
+        match order:
+            case Order.ADDED:
+                return self.states.added(state, after)
+            case Order.NEWEST:
+                return self.states.newest(state, after)
+            case Order.FINISHED:
+                return self.states.latest(state, after)
+        if state is WAITING:
+            return self._by_urgency(after, group)
+        key = ORDERS[order]
+        rows = sorted(self.states.added(state, None), key=key)
+        return rows if after is None else [row for row in rows if key(row) > key(after)]
+
+    def _by_urgency(self, after: JobRecord | None, group: str | None) -> Iterator[Row]:
+        """The waiting rows, most urgent first, behind a job."""
+        groups = self.groups.values() if group is None else filter(None, [self.groups.get(group)])
+        first = None if after is None else (after.rank, place(after) + 1)
+        lanes = [lane.waiting.irange(first) for one in groups for lane in one.lanes.values()]
+        return (row for _, _, row in merge(*lanes))
 
     def size(self, group: str | None) -> int:
         """How many waiting and delayed jobs a group has."""

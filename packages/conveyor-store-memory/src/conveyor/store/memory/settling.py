@@ -102,7 +102,9 @@ def alter(data: Data, row: Row, change: Change, now: datetime) -> bool:
         row.cancel_requested = True
         applied = True
     if row.state in TERMINAL and change.retention is not None:
+        queue.leave(row)
         retain(row, change.retention, now)
+        queue.enter(row)
         applied = True
     if change.release_key and row.holds(now):
         queue.drop_key(row)

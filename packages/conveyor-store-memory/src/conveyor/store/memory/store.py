@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from heapq import merge, nsmallest
+from heapq import merge
 from itertools import islice
 from typing import Final, Self
 from weakref import WeakKeyDictionary
@@ -35,7 +35,6 @@ from conveyor.core.store import (
 from conveyor.store.memory.claiming import claim_by_id, claim_next
 from conveyor.store.memory.data import Data
 from conveyor.store.memory.inserting import insert
-from conveyor.store.memory.matching import ORDERS
 from conveyor.store.memory.rows import FOREVER, Row, record
 from conveyor.store.memory.settling import alter, held, settle
 
@@ -166,13 +165,8 @@ class MemoryStore(Store):
         order: Order = Order.ADDED,
         now: datetime | None = None,
     ) -> Sequence[JobRecord]:
-        data, now, key = self._data(), now or _clock(), ORDERS[order]
-        rows = data.rows(where, now)
-        if after is not None:
-            start = key(after)
-            rows = (row for row in rows if key(row) > start)
-        found = islice(rows, limit) if order is Order.ADDED else nsmallest(limit, rows, key)
-        return [record(row, now) for row in found]
+        data, now = self._data(), now or _clock()
+        return [record(row, now) for row in islice(data.rows(where, now, order, after), limit)]
 
     async def count(
         self, where: Where, *, by_group: bool = False, most: int | None = None, now: datetime | None = None
