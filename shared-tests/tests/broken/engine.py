@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from conveyor.core import acting, codec, typed
+from conveyor.core import acting, codec, removing, typed
 from conveyor.core._engine.executor import Executor
 from conveyor.core._engine.handlers import Payloads, Results
 from conveyor.core._engine.parents import Consequences
@@ -19,6 +19,7 @@ from conveyor.core._engine.poller import Poller
 from conveyor.core._engine.run import Run
 from conveyor.core._engine.scheduler import Scheduler
 from conveyor.core.codec import Payload
+from conveyor.core.events import Event
 from conveyor.core.hold import Hold
 from conveyor.core.job import Job
 from conveyor.core.report import Report
@@ -249,3 +250,14 @@ def results_have_the_limit_of_all_workers(monkeypatch: pytest.MonkeyPatch) -> No
         return encode(replace(results, max_bytes=codec.MAX_BYTES), name, value)
 
     monkeypatch.setattr(Results, "encode", of_any_size)
+
+
+@caught_by("queue behaviour", "test_every_removed_job_is_told_once_whatever_removes_it")
+@caught_by("queue behaviour", "test_a_parent_that_a_removal_releases_is_told")
+def removals_are_told_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is removed, and whom that releases, is told to nobody."""
+
+    async def events_of(*_: object) -> list[Event]:
+        return []
+
+    monkeypatch.setattr(removing, "events_of", events_of)

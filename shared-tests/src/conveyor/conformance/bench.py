@@ -154,6 +154,15 @@ class Watcher:
         events = [event for event in self._told if not isinstance(event, QueueDrained)]
         return events[: [type(event) for event in events].index(kind) + 1]
 
+    async def several(self, kind: type[Event], count: int) -> list[Event]:
+        """Wait for so many events of this kind, and return all of this kind."""
+
+        async def heard() -> bool:
+            return sum(type(event) is kind for event in self._told) >= count
+
+        await until(heard)
+        return [event for event in self._told if type(event) is kind]
+
     async def _watch(self) -> None:
         async for event in self._queue.events():
             self._told.append(event)

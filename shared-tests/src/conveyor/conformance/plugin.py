@@ -64,6 +64,7 @@ OTHERS: Final = (
         "worker_behaviour",
         "ended_runs",
         "outside_writes",
+        "removals",
         "refusals",
         "short_holds",
         "schedule_races",

@@ -14,6 +14,7 @@ from conveyor.conformance.ended_runs import EndedRuns
 from conveyor.conformance.make import at, claim
 from conveyor.conformance.outside_writes import OutsideWrites
 from conveyor.conformance.refusals import Refusals
+from conveyor.conformance.removals import Removals
 from conveyor.conformance.short_holds import ShortHolds
 from conveyor.conformance.worker_behaviour import RunningJobs, RunningWorkers
 from conveyor.core import (
@@ -639,5 +640,6 @@ class QueueBehaviour(
     Refusals,
     ShortHolds,
     OutsideWrites,
+    Removals,
 ):
     """Queues and workers."""

@@ -128,6 +128,11 @@ class QueueDrained(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QueueObliterated(Event):
+    """Every trace of the queue was removed by `obliterate()`; its jobs are not told one by one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Gap(Event):
     """This subscriber was too slow, and missed that many events."""
 
@@ -152,6 +157,7 @@ EVENTS: Final[dict[str, type[Event]]] = {
         QueuePaused,
         QueueResumed,
         QueueDrained,
+        QueueObliterated,
         Gap,
     )
 }

@@ -21,6 +21,7 @@ from conveyor.core.events import (
     JobEvent,
     JobFailed,
     JobRemoved,
+    QueueObliterated,
 )
 from conveyor.core.jobs import JobState
 from conveyor.core.report import Failure, Report
@@ -40,6 +41,8 @@ _log: Final = logging.getLogger("conveyor.queue")
 REREAD: Final = 2.0
 #: Events taken off a subscription ahead of who wants them.
 _ROOM: Final = 100
+#: Whoever follows a job reads it again when one of these is heard.
+_ABOUT_ALL: Final = frozenset({Gap, QueueObliterated})
 _ENDS: Final = frozenset({JobCompleted, JobFailed, JobCancelled, JobRemoved})
 
 
@@ -55,7 +58,10 @@ async def outcome(store: Store, key: JobKey, clock: Clock, timeout: timedelta | 
     Raises JobFailedError, JobCancelledError, JobRemovedError, or TimeoutError, which leaves the job as it is.
     """
     deadline = None if timeout is None else clock.monotonic() + timeout.total_seconds()
-    async with store.bus.subscribe({key.queue}, kinds=_ENDS | {Gap}) as events, _Listening(events) as heard:
+    async with (
+        store.bus.subscribe({key.queue}, kinds=_ENDS | _ABOUT_ALL) as events,
+        _Listening(events) as heard,
+    ):
         while True:
             record = await read(store, key)
             if record is None:
@@ -145,7 +151,7 @@ class _Listening:
         """Wait for news of the job, for that long at most."""
         limit = clock.monotonic() + seconds
         while True:
-            if any(isinstance(e, Gap) or getattr(e, "job_id", None) == job_id for e in self._heard):
+            if any(type(e) in _ABOUT_ALL or getattr(e, "job_id", None) == job_id for e in self._heard):
                 if closed is None:
                     self._empty()
                 return

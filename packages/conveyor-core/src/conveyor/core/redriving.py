@@ -111,18 +111,16 @@ async def _send(
             outcomes.append(Outcome.given_back(letter))
     settled, _ = await settle_in_parts(store, outcomes)
     created = {found.key for found in settled.spawned if found.created}
-    await _finish(store, queue, added, created)
+    finished = await _finish(store, queue, added, created)
     at = clock.now()
     children = [job.key for job, _ in jobs.values() if job.key in again and job.parent is not None]
-    gone = [id for id, key in added.items() if key in created] + [
-        outcome.lease.id
-        for outcome in outcomes
-        if outcome.retention is not None and outcome.lease in settled.applied
-    ]
     await store.bus.publish(
         [
             *(JobWaiting(queue_name=key.queue, job_id=key.id, at=at) for key in sorted(again | created)),
-            *(JobRemoved(queue_name=queue, job_id=id, at=at) for id in gone),
+            *(
+                JobRemoved(queue_name=key.queue, job_id=key.id, at=at)
+                for key in (*finished, *settled.removed)
+            ),
             *await acting.reopened(store, (await _there(store, children)).values(), clock),
         ]
     )
@@ -163,11 +161,15 @@ async def _key_is_taken(store: Store, job: JobRecord) -> bool:
     return bool(await store.find(Where(queue=job.queue, unique_key=job.unique_key), limit=1))
 
 
-async def _finish(store: Store, queue: str, added: dict[str, JobKey], created: set[JobKey]) -> None:
-    """Remove the letters of the jobs that were created; let the others wait again."""
+async def _finish(
+    store: Store, queue: str, added: dict[str, JobKey], created: set[JobKey]
+) -> Sequence[JobKey]:
+    """Remove the letters of the jobs that were created, and return them; let the others wait again."""
     done = frozenset({JobState.COMPLETED})
     gone = frozenset(id for id, key in added.items() if key in created)
+    removed: Sequence[JobKey] = ()
     if gone:
-        await store.delete(Where(queue=queue, ids=gone, states=done), limit=len(gone))
+        removed = (await store.delete(Where(queue=queue, ids=gone, states=done), limit=len(gone))).removed
     if back := frozenset(added) - gone:
         await store.update(Where(queue=queue, ids=back, states=done), Change(retry=True))
+    return removed

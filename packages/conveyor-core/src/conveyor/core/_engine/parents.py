@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
+from conveyor.core import removing
 from conveyor.core._engine.descendants import PAGE, by_queue, cancel_descendants
 from conveyor.core._engine.family import FAILED, UNFINISHED
 from conveyor.core._engine.refusals import concerns_store, settle_in_parts, write_in_parts
 from conveyor.core._engine.settler import Verdict, events_of
 from conveyor.core._engine.verdict import NOBODY, gone
-from conveyor.core.events import JobDelayed, JobRemoved, JobWaiting
+from conveyor.core.events import JobDelayed, JobWaiting
 from conveyor.core.holding import MOMENT, claim_of
 from conveyor.core.jobs import JobKey, JobState
 from conveyor.core.options import JobOptions
@@ -53,7 +54,7 @@ async def fate(
     counts = await store.count(Where(parent=record.key))
     failed = sum(number for (_, state), number in counts.items() if state in FAILED)
     if failed and options.fail_parent_on_child_failure == "remove":
-        return await _removed(store, record, clock)
+        return await _removed(store, record)
     if failed and options.fail_parent_on_child_failure == "fail":
         report.error = await _reason(store, record)
         return gone(record, report, options, report.error, clock.now())
@@ -69,14 +70,13 @@ async def fate(
     return None
 
 
-async def _removed(store: Store, record: JobRecord, clock: Clock) -> Verdict:
+async def _removed(store: Store, record: JobRecord) -> Verdict:
     if record.holds_key and record.unique_for is not None:
         # A job that holds its key outlives its retention.
         where = Where(queue=record.queue, ids=frozenset({record.id}), unique_key=record.unique_key)
         await store.update(where, Change(release_key=True))
     return Verdict(
         outcome=Outcome.cancelled(record, record.report, retention=REMOVED),
-        events=(JobRemoved(queue_name=record.queue, job_id=record.id, at=clock.now()),),
         parent=record.parent,
         has_children=True,
     )
@@ -174,7 +174,7 @@ class Consequences:
         Raises what concerns the store; what is done by then is not done again.
         """
         refused = await _each(self.cancelled, lambda key: cancel_descendants(store, key, clock, tell))
-        refused += await _each(self.over, lambda key: _sweep(store, key))
+        refused += await _each(self.over, lambda key: _sweep(store, key, clock, tell))
         refused += await self._write(store, clock, tell)
         for queue, ids in by_queue(list(self.undecided)[:PAGE]).items():
             refused += await self._decide(store, queue, ids, clock, lease)
@@ -255,11 +255,11 @@ async def _each(noted: dict[JobKey, None], do: Callable[[JobKey], Awaitable[None
     return refused
 
 
-async def _sweep(store: Store, parent: JobKey) -> None:
+async def _sweep(store: Store, parent: JobKey, clock: Clock, tell: Tell) -> None:
     """Remove the children that were kept for a parent."""
     kept = Where(parent=parent, expired=True)
-    while len((await store.delete(kept, limit=PAGE)).removed) == PAGE:
-        pass
+    while (deleted := await store.delete(kept, limit=PAGE)).removed:
+        await tell(await removing.events_of(store, deleted, clock))
 
 
 async def _decided(store: Store, record: JobRecord, clock: Clock) -> Verdict:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
+from conveyor.core import removing
 from conveyor.core._engine.family import FAILED
 from conveyor.core.jobs import JobState
 from conveyor.core.store import Change, Feature, Retention, Where
@@ -35,7 +36,7 @@ async def sweep(store: Store, queue: str, clock: Clock, stopped: Callable[[], bo
     """Remove what is over in a queue, in bounded steps, until done or `stopped`."""
     expired = Where(queue=queue, expired=True)
     if Feature.FLOWS not in store.features:
-        while not stopped() and len((await store.delete(expired, limit=_SWEEP)).removed) == _SWEEP:
+        while not stopped() and await removing.remove_all(store, expired, clock, limit=_SWEEP) == _SWEEP:
             pass
         return
     page: Sequence[JobRecord] = ()
@@ -45,7 +46,7 @@ async def sweep(store: Store, queue: str, clock: Clock, stopped: Callable[[], bo
         # A job without a parent gets none any more: so what was read may be removed by its ids.
         over = frozenset(r.id for r in page if r.parent is None or parents[r.parent] in _OVER)
         if over:
-            await store.delete(replace(expired, ids=over), limit=len(over))
+            await removing.remove_all(store, replace(expired, ids=over), clock, limit=len(over))
         await _put_off(store, queue, [r for r in page if r.parent and parents[r.parent] in FAILED], clock)
         if len(page) < _LOOK:
             return

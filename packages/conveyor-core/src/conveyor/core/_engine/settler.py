@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from conveyor.core._engine.refusals import concerns_store, reason, write_in_parts
 from conveyor.core.errors import StoreError
-from conveyor.core.events import JobDelayed, JobWaiting, JobWaitingChildren
+from conveyor.core.events import JobDelayed, JobRemoved, JobWaiting, JobWaitingChildren
 from conveyor.core.jobs import JobState
 
 if TYPE_CHECKING:
@@ -163,6 +163,7 @@ class Settler:
 def events_of(batch: Sequence[Verdict], settled: Settled, at: datetime) -> list[Event]:
     """What to tell of verdicts that were written."""
     events = [e for v in batch if v.outcome.lease in settled.applied for e in v.events]
+    events.extend(JobRemoved(queue_name=key.queue, job_id=key.id, at=at) for key in settled.removed)
     events.extend(JobWaiting(queue_name=key.queue, job_id=key.id, at=at) for key in settled.released)
     events.extend(told(found, at) for found in settled.spawned if found.created)
     created = {found.key for found in settled.spawned if found.created}
