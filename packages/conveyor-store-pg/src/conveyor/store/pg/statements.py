@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property, lru_cache
 from importlib.resources import files
 from typing import Any, Final, Protocol
 
 from psycopg import AsyncConnection, Connection
+from psycopg.errors import UniqueViolation
 from psycopg.sql import SQL, Identifier
 
 #: A row as it is fetched.
@@ -42,6 +44,15 @@ _INCLUDED: Final = re.compile(r"\{include (\w+)\}")
 
 class Again(Exception):  # noqa: N818 - not an error: nothing is wrong
     """Somebody else was faster: what this step had read is not true any more. Roll back, and repeat it."""
+
+
+@contextmanager
+def _race() -> Iterator[None]:
+    """Have a step repeated that meets, in a unique index, what another call has written since it looked."""
+    try:
+        yield
+    except UniqueViolation as error:
+        raise Again from error
 
 
 class Statements:
@@ -135,11 +146,13 @@ class AsyncSession:
         return await self.query(self.statements[name], values)
 
     async def run(self, name: str, /, **values: Any) -> int:
-        return (await self.connection.execute(self.statements[name], _adapted(values))).rowcount
+        with _race():
+            return (await self.connection.execute(self.statements[name], _adapted(values))).rowcount
 
     async def query(self, statement: bytes, values: Mapping[str, Any]) -> list[Row]:
-        cursor = await self.connection.execute(statement, _adapted(values))
-        return await cursor.fetchall()
+        with _race():
+            cursor = await self.connection.execute(statement, _adapted(values))
+            return await cursor.fetchall()
 
 
 class SyncSession:
@@ -153,11 +166,13 @@ class SyncSession:
         return await self.query(self.statements[name], values)
 
     async def run(self, name: str, /, **values: Any) -> int:
-        cursor = await asyncio.to_thread(self.connection.execute, self.statements[name], _adapted(values))
-        return cursor.rowcount
+        with _race():
+            cursor = await asyncio.to_thread(self.connection.execute, self.statements[name], _adapted(values))
+            return cursor.rowcount
 
     async def query(self, statement: bytes, values: Mapping[str, Any]) -> list[Row]:
         def fetched() -> list[Row]:
             return self.connection.execute(statement, _adapted(values)).fetchall()
 
-        return await asyncio.to_thread(fetched)
+        with _race():
+            return await asyncio.to_thread(fetched)
