@@ -7,6 +7,7 @@ somebody was faster: the step is rolled back and made again.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -22,6 +23,10 @@ from conveyor.store.pg.statements import Again, Session
 
 #: A job that was created, and the state that it began in.
 Created = tuple[JobRecord, JobState]
+log: Final = logging.getLogger("conveyor.store.pg")
+
+#: The first of two keys by which those who mend the sequence of jobs stand in line; the other is its own.
+_MENDING: Final = 0x6D656E64
 #: A number that no job has reached.
 _LATER: Final = (1 << 63) - 1
 
@@ -90,36 +95,41 @@ async def _insert_apart(
     session: Session, now: datetime | None, jobs: Sequence[JobRecord]
 ) -> tuple[list[Created], list[Inserted]]:
     """Write all of them; the unique indexes decide which are created: the first of each id and key."""
-    written = await _write(session, now, jobs, repeat(0), repeat(None))
     created: list[Created] = []
-    answers: list[Inserted] = []
-    left: list[int] = []
-    for n, (job, (_, there, state, at)) in enumerate(zip(jobs, written, strict=True)):
-        if there:
-            created.append((job, known_state(state)))
-        else:
-            left.append(n)
-        answers.append(
-            Inserted(
-                key=JobKey(job.queue, job.id),
-                created=there,
-                state=known_state(state),
-                created_at=known_instant(at),
-            )
+    answers: dict[int, Inserted] = {}
+    left = list(range(len(jobs)))
+    while left:
+        written = await _write(session, now, [jobs[n] for n in left], repeat(0), repeat(None))
+        own: list[int] = []
+        met: list[tuple[int, int]] = []
+        for n, (seq, there, state, at) in zip(left, written, strict=True):
+            if there:
+                own.append(seq)
+                created.append((jobs[n], known_state(state)))
+                answers[n] = Inserted(
+                    key=JobKey(jobs[n].queue, jobs[n].id),
+                    created=True,
+                    state=known_state(state),
+                    created_at=known_instant(at),
+                )
+            else:
+                met.append((n, seq))
+        if not met:
+            break
+        standing = await _standing(session, [jobs[n] for n, _ in met], [seq for _, seq in met], own)
+        answers |= {met[place][0]: found for place, found in standing.items()}
+        freed = [(n, seq) for place, (n, seq) in enumerate(met) if place not in standing]
+        await _mend_sequence(session, [seq for _, seq in freed])
+        left = [n for n, _ in freed]  # whoever was in the way is gone by now
+    return created, [answers[n] for n in range(len(jobs))]
+
+
+async def _mend_sequence(session: Session, numbers: Sequence[int]) -> None:
+    """Have numbers given that no job has, if one of these new ones was taken: rows came from elsewhere."""
+    if numbers and await session.ask("mend_sequence", numbers=list(numbers), family=_MENDING):
+        log.warning(
+            "the sequence conveyor_jobs_seq was behind the rows of conveyor_jobs, and goes on behind them now"
         )
-    if left:
-        own = [seq for seq, there, _, _ in written if there]
-        before = [written[n][0] for n in left]
-        standing = await _standing(session, [jobs[n] for n in left], before, own)
-        for n, found in standing.items():
-            answers[left[n]] = found
-        freed = [n for place, n in enumerate(left) if place not in standing]
-        if freed:  # whoever was in the way is gone by now
-            more, told = await _insert_apart(session, now, [jobs[n] for n in freed])
-            created += more
-            for n, answer in zip(freed, told, strict=True):
-                answers[n] = answer
-    return created, answers
 
 
 async def _write(
@@ -189,7 +199,9 @@ async def _write_planned(session: Session, now: datetime, plan: Plan) -> None:
     over = plan.parents - waiting
     released = [job.parent in over for job in jobs]
     written = await _write(session, now, jobs, [begins.pending for _, begins in plan.created], released)
-    if not all(there for _, there, _, _ in written):
+    missing = [seq for seq, there, _, _ in written if not there]
+    if missing:
+        await _mend_sequence(session, missing)
         raise Again
     adopted = Counter(job.parent for job in jobs if job.parent is not None and job.parent in waiting)
     if adopted:
