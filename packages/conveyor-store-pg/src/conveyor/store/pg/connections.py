@@ -26,6 +26,7 @@ from conveyor.store.pg.errors import (
     cause,
     code_of,
     crowded_error,
+    encoding_error,
     fate,
     misprepared,
     silent_error,
@@ -50,7 +51,10 @@ _SOON: Final = 0.002
 _OLD: Final = 3_600.0
 _READ_ONLY: Final = "25006"
 #: Told by every server. A pooler makes up the process id that it tells its clients.
-_FACTS: Final = "select pg_backend_pid(), current_setting('default_transaction_isolation')"
+_FACTS: Final = """select pg_backend_pid(), current_setting('default_transaction_isolation'),
+  current_setting('server_encoding')"""
+#: Those that can hold any text. Without an encoding the server keeps the UTF-8 that it is sent.
+_ENCODINGS: Final = frozenset({"UTF8", "SQL_ASCII"})
 #: A process that is frozen in the middle of a step, or whose host is gone without a word, keeps its locks no
 #: longer than that: all claims of a queue with limits or groups wait for one row of it. Pinned by
 #: test_pg_frozen.py.
@@ -129,7 +133,9 @@ class Connections:
         cursor = await line.execute(_FACTS)
         facts = await cursor.fetchone()
         assert facts is not None  # noqa: S101 - it is one row by nature
-        pid, isolation = facts
+        pid, isolation, encoding = facts
+        if encoding not in _ENCODINGS:
+            raise encoding_error(self.options.target, encoding)
         self.pooled = pid != line.info.backend_pid
         if self.pooled and self.options.prepare is None:
             self._stop_preparing()

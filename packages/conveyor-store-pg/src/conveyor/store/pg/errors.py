@@ -24,6 +24,10 @@ from conveyor.store.pg.options import Target
 _GONE: Final = "08006"
 
 
+class StoreEncodingError(StoreError):
+    """The database was created with an encoding that does not hold every text."""
+
+
 class Fate(Enum):
     """What an error says about the statement that it answers, and about another try."""
 
@@ -96,6 +100,14 @@ def crowded_error(target: Target, size: int) -> StoreBusyError:
     return StoreBusyError(
         f"all of the {size} connections to {target.place} were in use for longer than operation_timeout; "
         "allow more with pool_size"
+    )
+
+
+def encoding_error(target: Target, encoding: str) -> StoreEncodingError:
+    """The database cannot hold every text."""
+    return StoreEncodingError(
+        f"the database of {target.place} has the encoding {encoding}, which does not hold every text: a job "
+        "could be added whose result cannot be written. Use one that was created with encoding 'UTF8'"
     )
 
 
