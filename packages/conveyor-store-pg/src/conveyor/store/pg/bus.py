@@ -171,7 +171,9 @@ class PgBus:
             self._listener.start()
         listener = self._listener
         with suppress(TimeoutError):
-            await asyncio.wait_for(listener.known.wait(), _PATIENCE)
+            # Not `wait_for`: in Python 3.11 it loses a cancellation that comes with the answer.
+            async with asyncio.timeout(_PATIENCE):
+                await listener.known.wait()
         if listener.known.is_set() and not listener.deaf:
             await self._announce()
 

@@ -174,6 +174,8 @@ class Connections:
         """
         self._usable()
         loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        cancelled = task.cancelling() if task is not None else 0
         until = loop.time() + self._patience
         trying = _Trying(until=until, unhurried=unhurried, writes=not reads, repeatable=repeatable)
         trying.one_plan = one_plan
@@ -182,13 +184,17 @@ class Connections:
             while True:
                 try:
                     async with self._slots.taken(urgent=urgent, until=trying.until):
-                        return await self._try(step, trying, single=single)
+                        result = await self._try(step, trying, single=single)
+                    break
                 except Again:
                     await self._pause(_SOON, trying)
                 except TimeoutError:
                     self._give_up(trying)
                 except psycopg.Error as error:
                     await self._pause(self._judge(error, trying), trying)
+            if task is not None and task.cancelling() > cancelled:
+                raise asyncio.CancelledError  # some psycopg waits by `wait_for`, which may lose it
+            return result
         finally:
             self._calls -= 1
             if not self._calls:
