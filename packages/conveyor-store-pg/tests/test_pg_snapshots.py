@@ -93,6 +93,10 @@ class Stopped:
                 return
             await asyncio.sleep(0)
 
+    async def _others_are_done(self) -> None:
+        if self.others is not None:
+            await self.others
+
     async def before_each(
         self,
         begin: Callable[[str], Awaitable[Any]],
@@ -111,8 +115,7 @@ class Stopped:
                 result = await call(queue)
             finally:
                 self._undo()
-            if self.others is not None:
-                await self.others
+            await self._others_are_done()
             await check(queue, result)
             if self.left > 0:  # it has made fewer statements than that
                 assert n > 1

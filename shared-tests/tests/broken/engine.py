@@ -261,3 +261,19 @@ def removals_are_told_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
         return []
 
     monkeypatch.setattr(removing, "events_of", events_of)
+
+
+@caught_by("queue behaviour", "test_a_job_that_has_no_handler_here_goes_back_as_if_never_claimed")
+def runs_what_it_gets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a claim brings is run, and fails where there is no handler of its name."""
+    opened = Poller._opened
+
+    def open_any(poller: Poller, record: JobRecord) -> Run | None:
+        rules = poller._rules
+        poller._rules = replace(rules, claim=replace(rules.claim, names=None))
+        try:
+            return opened(poller, record)
+        finally:
+            poller._rules = rules
+
+    monkeypatch.setattr(Poller, "_opened", open_any)

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
-from broken.store import Broken, Now, caught_by
+from broken.store import MANY, Broken, Now, caught_by
+from conveyor.core.errors import StoreError
 from conveyor.core.store import (
     Beat,
     Change,
     Claim,
     Claimed,
     Inserted,
+    JobKey,
     JobRecord,
     JobState,
     Limit,
@@ -101,3 +103,58 @@ class CountsBeforeTheLock(Broken):
         return await super().claim(
             replace(request, limit=limit, count=max(0, min(room, request.count))), now=now
         )
+
+
+@caught_by("races", "test_one_of_a_retry_and_others_of_its_key_gets_the_key")
+class FailsWhoWasSlower(Broken):
+    """A retry that loses a race for its key is an error of the database."""
+
+    async def update(self, where: Where, change: Change, *, now: Now = None) -> frozenset[JobKey]:
+        before = await self._holders(now)
+        await asyncio.sleep(0)
+        if change.retry and await self._holders(now) != before:
+            raise StoreError("23505: duplicate key value violates unique constraint")
+        return await super().update(where, change, now=now)
+
+    async def _holders(self, now: Now) -> set[JobKey]:
+        return {one.key for one in await self.find(Where(queue="q"), limit=MANY, now=now) if one.holds_key}
+
+
+@caught_by("races", "test_jobs_of_a_paused_name_stay_while_claims_look_for_others")
+class LooksNamesUpFirst(Broken):
+    """Where no waiting job is of a paused name, a claim takes whatever it then finds."""
+
+    async def claim(self, request: Claim, *, now: Now = None) -> Claimed:
+        waiting = Where(queue=request.queue, states=frozenset({JobState.WAITING}))
+        paused = [what for what in await self.paused(request.queue, now=now) if what.name is not None]
+        there = {one.name for one in await self.find(waiting, limit=MANY, now=now)}
+        await asyncio.sleep(0)
+        if request.ids is not None or any(what.name in there for what in paused):
+            return await super().claim(request, now=now)
+        paused = [what for what in await self.paused(request.queue, now=now) if what.name is not None]
+        for what in paused:
+            await self.resume(request.queue, what)
+        claimed = await super().claim(request, now=now)
+        for what in paused:
+            await self.pause(request.queue, what, now=now)
+        return claimed
+
+
+@caught_by("races", "test_the_next_job_of_a_group_is_found_while_the_last_one_ends")
+class LooksGroupsUpFirst(Broken):
+    """Groups are chosen by how many of their jobs are active, and passed over if that is no longer so."""
+
+    async def claim(self, request: Claim, *, now: Now = None) -> Claimed:
+        active = await self._active(request.queue, now)
+        await asyncio.sleep(0)
+        moved = set(active) ^ set(await self._active(request.queue, now))
+        if not moved or request.ids is not None:
+            return await super().claim(request, now=now)
+        waiting = Where(queue=request.queue, states=frozenset({JobState.WAITING}))
+        found = await self.find(waiting, limit=MANY, order=Order.CLAIM, now=now)
+        left = [one.id for one in found if one.group not in moved]
+        return await super().claim(replace(request, ids=frozenset(left)), now=now)
+
+    async def _active(self, queue: str, now: Now) -> list[str | None]:
+        active = Where(queue=queue, states=frozenset({JobState.ACTIVE}))
+        return [one.group for one in await self.find(active, limit=MANY, now=now)]

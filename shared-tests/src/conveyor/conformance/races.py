@@ -295,6 +295,62 @@ class Races:
 
             assert sum(map(len, changed)) == 1
 
+    @needs(Feature.UNIQUE_KEYS)
+    async def test_one_of_a_retry_and_others_of_its_key_gets_the_key(self, handles: Handles) -> None:
+        for n in range(2 * ROUNDS):
+            key = f"key-{n}"
+            for name in (f"a{n}", f"b{n}"):
+                await in_state(handles[0], JobState.FAILED, job(name, unique_key=key))
+            new = job(f"new{n}", unique_key=key)
+
+            a, b, [inserted] = await asyncio.gather(
+                handles[0].update(replace(Q, ids=frozenset({f"a{n}"})), Change(retry=True), now=at(1)),
+                handles[1].update(replace(Q, ids=frozenset({f"b{n}"})), Change(retry=True), now=at(1)),
+                handles[0].insert([new], now=at(1)),
+            )
+
+            assert len(a) + len(b) + inserted.created == 1
+            holders = [
+                one
+                for one in await everything(handles[1], now=at(1))
+                if one.unique_key == key and one.holds_key
+            ]
+            assert [one.state for one in holders] == [JobState.WAITING]
+
+    async def test_jobs_of_a_paused_name_stay_while_claims_look_for_others(self, handles: Handles) -> None:
+        over = asyncio.Event()
+        taken: list[str] = []
+
+        async def claimer(store: Store) -> None:
+            while not over.is_set():
+                taken.extend(ids(await store.claim(claim(5))))
+                await asyncio.sleep(0)
+
+        claimers = [asyncio.ensure_future(claimer(store)) for store in handles]
+        for n in range(4 * ROUNDS):
+            await handles[0].pause("q", Pause(name=f"name-{n}"))
+            await handles[0].insert([job(str(n), name=f"name-{n}")])
+            await asyncio.sleep(0.001)
+            await handles[0].delete(replace(Q, ids=frozenset({str(n)})), limit=1)
+            await asyncio.sleep(0.001)
+        over.set()
+        await asyncio.gather(*claimers)
+
+        assert taken == []
+
+    @needs(Feature.GROUPS)
+    async def test_the_next_job_of_a_group_is_found_while_the_last_one_ends(self, handles: Handles) -> None:
+        wanted = [str(n) for n in range(4 * ROUNDS)]
+        await add(handles[0], *jobs(wanted, group="g"), *(job(f"late-{n}", priority=5) for n in range(9)))
+        found = await take(handles[0])
+        for _ in wanted[1:]:
+            [last] = found[-1:]
+
+            following, _ = await asyncio.gather(take(handles[0]), settle(handles[1], completed(last)))
+
+            found += following
+        assert ids(found) == wanted
+
     async def test_a_pause_holds_for_every_handle_from_its_return_on(self, handles: Handles) -> None:
         await add(handles[0], *jobs("abc"))
         for store, other in (handles, reversed(handles)):

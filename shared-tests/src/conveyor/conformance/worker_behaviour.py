@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -32,8 +34,18 @@ from conveyor.core import (
     Unrecoverable,
     Worker,
 )
-from conveyor.core.store import Beat
-from conveyor.core.testing import FaultyStore
+from conveyor.core.store import Beat, Claim, Claimed
+from conveyor.core.testing import FaultyStore, WrappedStore
+
+
+class _ClaimsAnyName(WrappedStore):
+    """A store whose first claim does not look at names."""
+
+    _first = True
+
+    async def claim(self, request: Claim, *, now: datetime | None = None) -> Claimed:
+        names, self._first = None if self._first else request.names, False
+        return await super().claim(replace(request, names=names), now=now)
 
 
 async def cancels_its_own_task(_: Job[Any]) -> None:
@@ -205,6 +217,17 @@ class RunningJobs:
         await never.refresh()
         assert (again.state, again.attempts_made, again.delay_until) == (JobState.DELAYED, 1, at(7))
         assert (never.state, never.attempts_made, never.failed_reason) == (JobState.FAILED, 1, "no such user")
+
+    async def test_a_job_that_has_no_handler_here_goes_back_as_if_never_claimed(self, store: Store) -> None:
+        bench = Bench(_ClaimsAnyName(store))
+        theirs = await bench.queue.add("theirs")
+        mine = await bench.queue.add("mine")
+
+        await bench.run({"mine": nothing})
+
+        await theirs.refresh()
+        assert (theirs.state, theirs.attempts_made, theirs.failed_reason) == (JobState.WAITING, 0, None)
+        assert await bench.state(mine) is JobState.COMPLETED
 
     async def test_what_a_handler_decides_is_not_overwritten_when_it_returns(self, bench: Bench) -> None:
         """B5: upstream completed the job all the same."""

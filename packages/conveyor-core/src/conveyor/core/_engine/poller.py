@@ -321,6 +321,13 @@ class Poller:
     def _opened(self, record: JobRecord) -> Run | None:
         """The run of a claimed job; None if it is settled without one."""
         now = self._clock.now()
+        names = self._rules.claim.names
+        if names is not None and record.name not in names:
+            # Not one that was asked for: another worker has a handler for it.
+            self._claim_at = self._clock.monotonic() + _BREATH
+            event = JobWaiting(queue_name=record.queue, job_id=record.id, at=now)
+            self._settler.put(Verdict(outcome=Outcome.given_back(record), events=(event,)))
+            return None
         try:
             report = Report.for_run(record)
             options = JobOptions.decode(record.options)
