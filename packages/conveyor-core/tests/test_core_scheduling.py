@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import given
@@ -24,7 +24,7 @@ from conveyor.core import (
 from conveyor.core.durations import duration
 from conveyor.core.jobs import JobRecord
 from conveyor.core.options import Deduplication
-from conveyor.core.schedule import Cron
+from conveyor.core.schedule import Cron, Every
 from conveyor.core.testing import ClockedStore, FaultyStore, ManualClock, WrappedStore
 from conveyor.store.memory import MemoryStore
 
@@ -33,6 +33,23 @@ AWARE = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 async def nothing(_: Any) -> None: ...
+
+
+async def test_a_schedule_that_cannot_be_computed_is_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> NoReturn:
+        raise ArithmeticError("no time can be computed")
+
+    async with FaultyStore(MemoryStore()) as store:
+        queue: Queue[Any] = Queue("q", store)
+        store.calls.clear()
+        for kind in (Every, Cron):
+            monkeypatch.setattr(kind, "next_after", broken)
+
+        for made in (queue.every("1 hour", "a", key="k"), queue.cron("0 9 * * *", "a", key="k")):
+            with pytest.raises(ArithmeticError):
+                await made
+
+        assert store.calls == []
 
 
 @pytest.mark.parametrize(

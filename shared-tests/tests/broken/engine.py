@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from conveyor.core import acting, codec, removing, typed
+from conveyor.core import acting, codec, durations, removing, typed
 from conveyor.core._engine.executor import Executor
 from conveyor.core._engine.handlers import Payloads, Results
 from conveyor.core._engine.parents import Consequences
@@ -277,3 +277,11 @@ def runs_what_it_gets(monkeypatch: pytest.MonkeyPatch) -> None:
             poller._rules = rules
 
     monkeypatch.setattr(Poller, "_opened", open_any)
+
+
+@caught_by("queue behaviour", "test_instants_and_durations_of_any_subclass_are_taken_as_plain_ones")
+@caught_by("queue behaviour", "test_a_schedule_takes_instants_and_durations_of_any_subclass")
+def durations_and_instants_are_kept_as_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is a `timedelta` or a `datetime` is taken for one that behaves like it."""
+    monkeypatch.setattr(durations, "_plain_span", lambda value: value)
+    monkeypatch.setattr(durations, "_plain_instant", lambda at: at)

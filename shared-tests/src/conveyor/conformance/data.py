@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
 import pytest
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, computed_field
 
 from conveyor.conformance.area import area
 from conveyor.conformance.bench import Bench, Recorder
-from conveyor.core import Job, JobState, NewJob, PayloadError, Queue
+from conveyor.core import Backoff, Job, JobState, Keep, NewJob, PayloadError, Queue
 
 
 class Colour(Enum):
@@ -66,6 +66,27 @@ class Holding(BaseModel):
     """Data that may hold a subclass of what it is to hold."""
 
     letter: Letter
+
+
+class Span(timedelta):
+    """A duration with an arithmetic of its own, as some libraries have: not all of Python's."""
+
+    def _refused(self, *_: object) -> NoReturn:
+        raise TypeError("not in the arithmetic of this class")
+
+    __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __mul__ = __rmul__ = _refused
+    __add__ = __radd__ = __sub__ = __rsub__ = total_seconds = _refused
+
+
+class Moment(datetime):
+    """An instant that is not written as Python's are."""
+
+    def isoformat(self, *_: str) -> str:
+        """In its own way."""
+        return "the second of March"
+
+    def __sub__(self, _: object) -> NoReturn:
+        raise TypeError("not in the arithmetic of this class")
 
 
 #: What a payload without a type is taken as · what comes back.
@@ -203,3 +224,34 @@ class Data:
 
         assert seen == {"letter": Letter(2), "parcel": Parcel(2.0), "untyped": {"weight": 2}}
         assert [type(seen[name]) for name in seen] == [Letter, Parcel, dict]
+
+    async def test_instants_and_durations_of_any_subclass_are_taken_as_plain_ones(self, bench: Bench) -> None:
+        hour, ten = Span(hours=1), Moment(2026, 3, 2, 12, tzinfo=timezone(timedelta(hours=2)))
+        backoff = Backoff([hour, hour])
+        jobs = [
+            await bench.queue.add("work", delay=hour, timeout=hour, backoff=backoff, attempts=2),
+            await bench.queue.schedule(hour, "work", remove_on_complete=Keep(age=hour)),
+            await bench.queue.add("work", run_at=ten, remove_on_fail=hour),
+        ]
+        assert [job.delay_until for job in jobs] == [datetime(2026, 3, 2, 10, tzinfo=UTC)] * 3
+        assert jobs[0].options.timeout == timedelta(hours=1)
+        assert [await bench.queue.clean("delayed", grace=hour), await bench.state(jobs[0])] == [0, "delayed"]
+
+        await bench.later(timedelta(hours=1))
+        await bench.run()
+
+        assert [await bench.state(job) for job in jobs] == [JobState.COMPLETED] * 3
+
+    async def test_a_schedule_takes_instants_and_durations_of_any_subclass(self, bench: Bench) -> None:
+        hour, zone = Span(hours=1), timezone(timedelta(hours=2))
+        start, end = Moment(2026, 3, 2, 11, tzinfo=zone), Moment(2026, 3, 2, 13, 30, tzinfo=zone)
+
+        made = await bench.queue.every(hour, "work", key="k", start=start, end=end)
+        assert await bench.queue.get_schedule("k") == made
+        assert (made.every, made.next_run_at) == (timedelta(hours=1), datetime(2026, 3, 2, 10, tzinfo=UTC))
+        recorder = Recorder()
+        for _ in range(4):
+            await bench.later(timedelta(hours=1))
+            await bench.run(recorder)
+
+        assert len(recorder.ids) == 2

@@ -46,7 +46,7 @@ def duration(value: object, option: str, *, zero: bool = True) -> timedelta:
     """
     match value:
         case timedelta():
-            found = value
+            found = _plain_span(value)
         case bool():
             raise InvalidOptionError(option, value, _ALLOWED)
         case int() | float():
@@ -84,7 +84,24 @@ def instant(value: object, option: str) -> datetime:
         )
     if not _FIRST <= value <= _LAST:
         raise InvalidOptionError(option, value, "give an instant in the years 1970 to 2200")
-    return value.astimezone(UTC)
+    return _plain_instant(value.astimezone(UTC))
+
+
+# Subclasses, as pendulum's, have an arithmetic of their own, and make others of themselves wherever they go:
+# a schedule that is every `pendulum.duration(hours=1)` could be stored, and never computed.
+
+
+def _plain_span(value: timedelta) -> timedelta:
+    if type(value) is timedelta:
+        return value
+    # The subclass may count days and seconds in its own way, but not this.
+    return timedelta(microseconds=timedelta.__floordiv__(value, timedelta.resolution))
+
+
+def _plain_instant(at: datetime) -> datetime:
+    if type(at) is datetime:
+        return at
+    return datetime(at.year, at.month, at.day, at.hour, at.minute, at.second, at.microsecond, UTC)
 
 
 _FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)

@@ -83,6 +83,9 @@ class Schedules:
         Raises UnsupportedFeatureError if the store does not offer what its jobs need.
         """
         _check_offered(self._store, plan)
+        # What cannot be computed must not be stored: a worker would meet it for ever, and its user never.
+        # Pinned by test_core_scheduling.py::test_a_schedule_that_cannot_be_computed_is_not_stored.
+        firing.begin(plan, self._clock.now())
         return await _to_the_end(self._put(plan))
 
     async def get(self, key: str) -> Schedule | None:
