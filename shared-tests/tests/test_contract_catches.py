@@ -35,6 +35,7 @@ from conveyor.conformance import (
     schedules,
     sets,
     settling,
+    stalls,
     unique_keys,
     workers_seen,
 )
@@ -65,6 +66,7 @@ AREAS: dict[str, type] = {
     "races": races.AllRaces,
     "crashes": crashes.Crashes,
     "interleavings": interleavings.Interleavings,
+    "stalls": stalls.AllStalls,
     "model": model.Model,
     "queue behaviour": queue_behaviour.QueueBehaviour,
     "flow behaviour": flow_behaviour.AllFlowBehaviour,

@@ -39,6 +39,7 @@ from conveyor.conformance.round_trips import RoundTrips
 from conveyor.conformance.schedules import Schedules
 from conveyor.conformance.sets import Sets
 from conveyor.conformance.settling import Settling
+from conveyor.conformance.stalls import AllStalls
 from conveyor.conformance.unique_keys import UniqueKeys
 from conveyor.conformance.workers_seen import WorkersSeen
 from conveyor.core.discovery import open_store
@@ -128,6 +129,7 @@ class StoreContract(
     AllRaces,
     Crashes,
     Interleavings,
+    AllStalls,
     Model,
     QueueBehaviour,
     AllFlowBehaviour,

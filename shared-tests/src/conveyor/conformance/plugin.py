@@ -43,6 +43,7 @@ AREAS: Final = (
     "races",
     "crashes",
     "interleavings",
+    "stalls",
     "model",
     "queue_behaviour",
     "flow_behaviour",

@@ -9,6 +9,7 @@ begin at once, plays its role, and prints what it got as JSON.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import os
 import sys
@@ -20,8 +21,8 @@ from typing import Any
 from conveyor.conformance.make import LEASE, at, claim, completed, job
 from conveyor.core import Deduplication, GroupLimit, Job, NewJob, Queue, RateLimit, RunAll, Worker
 from conveyor.core.discovery import open_store
-from conveyor.core.store import JobState, Limit, Store, Where
-from conveyor.core.testing import ClockedStore, ManualClock
+from conveyor.core.store import Claim, Claimed, JobState, Limit, Store, Where
+from conveyor.core.testing import ClockedStore, ManualClock, WrappedStore
 
 
 async def claim_all(store: Store, _: str) -> list[str]:
@@ -124,6 +125,38 @@ async def run_worker(store: Store, options: str) -> list[tuple[str, str, float, 
     return runs
 
 
+class ToldClaims(WrappedStore):
+    """A store that says of each job that it was claimed, before anybody can die of it."""
+
+    async def claim(self, request: Claim, **how: Any) -> Claimed:
+        """As the contract has it."""
+        claimed = await super().claim(request, **how)
+        if request.queue == "q":
+            print(*(f"claimed {held.id}\n" for held in claimed.jobs), sep="", end="", flush=True)  # noqa: T201
+        return claimed
+
+
+async def survive(store: Store, options: str) -> list[str]:
+    """Run a worker until every job has finished, or until one that is deadly ends the process."""
+    how = json.loads(options)
+
+    async def handler(job: Job[Any]) -> None:
+        if job.name != "deadly":
+            await asyncio.sleep(how["takes"])
+            return
+        await asyncio.sleep(how["after"])
+        if how["way"] == "segfault":
+            ctypes.string_at(0)
+        os._exit(9)
+
+    async with Worker[Any](
+        "q", handler, ToldClaims(store), concurrency=4, lock_duration="1s", stalled_interval="200ms"
+    ):
+        while any(not state.terminal for _, state in await store.count(Where(queue="q"))):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    return []
+
+
 async def fire_schedules(store: Store, _: str) -> list[str]:
     """Fire a schedule for thirty seconds, each process by its own clock, and a redeploy at each."""
     clock = ManualClock(at(0))
@@ -157,6 +190,7 @@ ROLES: dict[str, Callable[[Store, str], Awaitable[Sequence[Any]]]] = {
     "storm": storm,
     "long_storm": long_storm,
     "run_worker": run_worker,
+    "survive": survive,
     "fire_schedules": fire_schedules,
     "fire_and_die": fire_and_die,
 }

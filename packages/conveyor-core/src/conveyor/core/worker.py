@@ -152,6 +152,10 @@ class Worker(Generic[T]):
         limited = limit is not None or group_limit is not None
         if limited and prefetch:
             raise InvalidOptionError("prefetch", prefetch, "with a limit it is 0: a claim is a start")
+        if prefetch and max_stalled == 0:
+            raise InvalidOptionError(
+                "prefetch", prefetch, "with max_stalled=0 it is 0: no job may stall unrun"
+            )
         self._payloads = payloads_of(self._handler, payload)
         self._max_bytes = whole(max_payload_bytes, "max_payload_bytes", least=1)
         self._results = results_of(
@@ -172,11 +176,12 @@ class Worker(Generic[T]):
                 names=None if callable(self._handler) else frozenset(self._handler),
                 limit=limit,
                 group_limit=group_limit,
+                started=max_stalled > 0,
             ),
             max_stalled=whole(max_stalled, "max_stalled", least=0),
             stalled_interval=duration(stalled_interval, "stalled_interval", zero=False).total_seconds(),
             poll_interval=duration(poll_interval, "poll_interval", zero=False).total_seconds(),
-            prefetch=0 if limited or batch is not None else prefetch,
+            prefetch=0 if limited or batch is not None or max_stalled == 0 else prefetch,
             batch=batch,
         )
         self._maintenance_interval = duration(
@@ -521,6 +526,7 @@ class Worker(Generic[T]):
     def _applied(self, _: Verdict) -> None:
         self._settled += 1
         self._stopping.notice()
+        self._poller.written()
         if self._limited:
             self._poller.wake()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from itertools import islice
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ class Gatherer:
             ready.remove(stopped)
             return [stopped]
         for batch in self._batches(ready):
-            if self._due(batch, now) <= 0:
+            # Behind a job that runs alone nothing is claimed: no company will come.
+            if ready[-1].record.stalled or self._due(batch, now) <= 0:
                 chosen = batch[: self.size]
                 if self.by is None:
                     for _ in chosen:
@@ -66,9 +67,7 @@ class Gatherer:
         if not self.leads:
             return []
         return [
-            (batch[0], self.size - len(batch))
-            for batch in self._batches(ready)
-            if len(batch) < self.size and not batch[0].record.stalled
+            (batch[0], self.size - len(batch)) for batch in self._batches(ready) if len(batch) < self.size
         ]
 
     def _due(self, batch: list[Run], now: float) -> float:
@@ -77,10 +76,12 @@ class Gatherer:
         return batch[0].claimed_at + self._linger - now
 
     def _batches(self, ready: Iterable[Run]) -> list[list[Run]]:
+        # One that has stalled before is in none: it runs alone, and is the last of those that are ready.
+        others = takewhile(lambda run: not run.record.stalled, ready)
         if self.by is None:
-            first = list(islice(ready, self.size))
+            first = list(islice(others, self.size))
             return [first] if first else []
         found: dict[str | None, list[Run]] = {}
-        for run in ready:
+        for run in others:
             found.setdefault(run.record.name if self.by == "name" else run.record.group, []).append(run)
         return list(found.values())

@@ -45,6 +45,10 @@ _MOST_AHEAD: Final = 500
 _BREATH: Final = 0.05
 #: With this many outcomes not written yet, nothing more is claimed.
 _MOST_UNWRITTEN: Final = 2_000
+#: Seconds that a job which has stalled before waits here for the others to end; another worker may be idle.
+_SOON: Final = 2.0
+#: More than any claim asks for.
+_ANY_NUMBER: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +95,12 @@ class Poller:
         limited = rules.claim.limit is not None or rules.claim.group_limit is not None
         self._gatherer = Gatherer(rules.batch, limited_by_group=limited)
         self._company_at = 0.0
-        #: Of those claimed last, the ones that have stalled before.
-        self._suspects: list[Run] = []
+        #: The latest job here that had stalled before: it waits for its turn alone, has it, or has ended.
+        self._isolated: Run | None = None
+        #: The most jobs that one claim asks for.
+        self._most = _ANY_NUMBER
+        #: No claim is made before, whatever is heard.
+        self._not_before = 0.0
         self._news = asyncio.Event()
         self._claim_at = 0.0
         self._advance_at = 0.0
@@ -129,6 +137,11 @@ class Poller:
         """A slot came back, or an outcome was written."""
         self._news.set()
 
+    def written(self) -> None:
+        """Start the job that waits until nothing else is held, if this was the last of it."""
+        if self._alone:
+            self._news.set()
+
     def stop(self) -> None:
         """Claim no more; `loop` ends."""
         self._stopping = True
@@ -159,6 +172,7 @@ class Poller:
             await self._advance()
         self._start()
         self._return_hoarded()
+        self._return_isolated()
         wanted = self._wanted()
         if wanted > 0 and self._clock.monotonic() >= self._claim_at:
             await self._claim(wanted)
@@ -206,12 +220,14 @@ class Poller:
         """How many jobs to claim now."""
         if self.paused or self._stopping or self._alone or self._settler.backlog >= _MOST_UNWRITTEN:
             return 0
+        if self._clock.monotonic() < self._not_before:
+            return 0
         ahead = self._ahead()
         free = self._executor.free
         # Refilled when half is used up, so that claims come in batches.
         if ahead and free - len(self._ready) <= 0 and len(self._ready) > ahead // 2:
             return 0
-        return max(0, self._gatherer.room(free, self._ready) + ahead)
+        return max(0, min(self._gatherer.room(free, self._ready) + ahead, self._most))
 
     def _ahead(self) -> int:
         if self._rules.prefetch is not None:
@@ -250,7 +266,7 @@ class Poller:
         if lacking:  # said before it is done: what wakes this meanwhile is not forgotten
             self._company_at = self._clock.monotonic() + self._rules.poll_interval
         for lead, count in lacking:
-            if lead.ended or self.paused or self._stopping:
+            if lead.ended or self.paused or self._stopping or self._alone:
                 continue
             self._paused_since = set()
             claimed = await find(self._store, claim, lead.record, count)
@@ -279,14 +295,25 @@ class Poller:
             self.give_back()
             return
         self.give_back(run for run in runs if any(_covers(what, run) for what in self._paused_since))
-        suspects = [run for run in self._ready if run.record.stalled]
-        if suspects:
-            # A job that has cost a worker its life runs by itself, so that its neighbours are not charged.
-            # After a crash many are suspect, of whom most had only been claimed: so they are kept, within
-            # reason, and run one after another.
-            self._suspects = suspects[: max(1, self._ahead())]
-            kept = set(self._suspects)
-            self.give_back([run for run in self._ready if run not in kept])
+        if runs:
+            self._isolate()
+
+    def _isolate(self) -> None:
+        """Keep of the ready jobs those up to the first that has stalled before; what is behind it goes back.
+
+        A job that has cost a worker its life runs when nothing else is held, so that no other is charged for
+        it. Where one is, there are more, left by the same crash: so claims ask for one job, and then for
+        twice as many each time, or each of these jobs would be claimed again and again behind the others.
+        Pinned by stalls.py.
+        """
+        ready = list(self._ready)
+        at = next((n for n, run in enumerate(ready) if run.record.stalled), None)
+        if at is None:
+            self._most = min(self._most * 2, _ANY_NUMBER)
+            return
+        self._most = 1
+        self._isolated = ready[at]
+        self.give_back(ready[at + 1 :])
 
     async def _end_unfit(self, runs: list[Run]) -> None:
         """Settle the parents whose children decide that they do not run."""
@@ -317,6 +344,21 @@ class Poller:
         keep = self._executor.free + self._ahead()
         if len(self._ready) > 2 * keep:
             self.give_back(list(self._ready)[keep:])
+
+    def _return_isolated(self) -> None:
+        """Give back a job that has waited for its turn alone for too long: another worker may be idle.
+
+        Not where claims are counted as starts: each try would use one up.
+        """
+        run, now = self._isolated, self._clock.monotonic()
+        counted = any(
+            limit and limit.rate for limit in (self._rules.claim.limit, self._rules.claim.group_limit)
+        )
+        if run is None or run not in self._ready or counted or self._gatherer.hasty:
+            return
+        if now - run.claimed_at > _SOON:
+            self.give_back([run])
+            self._not_before = now + self._rules.poll_interval
 
     def _opened(self, record: JobRecord) -> Run | None:
         """The run of a claimed job; None if it is settled without one."""
@@ -356,19 +398,27 @@ class Poller:
     @property
     def _alone(self) -> bool:
         """Whether a job that has stalled before waits for its turn alone, or has it."""
-        return any(not run.ended for run in self._suspects)
+        return self._isolated is not None and not self._isolated.ended
 
     def _start(self) -> None:
         while self._ready and self._executor.free > 0 and not self._stopping:
-            if self._ready[0].record.stalled and self._executor.running:
+            if self._must_wait(self._ready[0]):
                 return
             together = self._gatherer.take(self._ready, self._clock.monotonic())
             if not together:
                 return
             lost = [run for run in together if run.stop is Stop.LEASE_LOST]
             self._heartbeat.drop(run.record.lease for run in lost)
+            for run in lost:
+                run.ended = True
             if len(lost) < len(together):
                 self._executor.start([run for run in together if run.stop is not Stop.LEASE_LOST])
+
+    def _must_wait(self, run: Run) -> bool:
+        """Whether it has stalled before, and anything else is held, or given back and not written."""
+        if not run.record.stalled or run.stop is not None:
+            return False
+        return self._settler.backlog > 0 or self._heartbeat.held != [run]
 
     # ---------------------------------------------------------- time passing
 
