@@ -12,7 +12,7 @@ end $$;
 -- n is the seq: plain's are odd, grouped's even; the last 200,000 are live.
 insert into conveyor_jobs (
   seq, queue, id, name, priority, lifo, run_at, grp, unique_key, parent_queue, parent_id, state, rank, place,
-  holds_key, pending, released, token, lease_until, locked_by, attempt, created_at, finished_at, expires_at,
+  holds_key, pending, released, token, lease_until, locked_by, attempt, started, created_at, finished_at, expires_at,
   keep_count, settled_token, settled_state, settled_at, payload, options, report
 )
 select
@@ -37,6 +37,7 @@ select
   case when state = 'active' then '2030-01-01 01:00+00'::timestamptz + k * interval '1 s' end,
   case when state = 'active' then 'w' end,
   0,
+  state = 'active',
   '2030-01-01 00:00+00',
   case when not live then '2029-12-01 00:00+00'::timestamptz + n * interval '1 s' end,
   case when not live and k % 2 = 0 then '2030-02-01 00:00+00'::timestamptz + n * interval '1 s' end,

@@ -7,29 +7,25 @@ explained, by the generic plan that a prepared statement comes to and by the one
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
 import pytest
-from psycopg import ClientCursor, Connection
-from psycopg._queries import PostgresQuery
-from psycopg.adapt import Transformer
 
 from conveyor.core.jobs import JobKey, JobRecord, JobState, Lease
 from conveyor.core.store import Beat, Change, Claim, Limit, Order, Outcome, Pause, Rate, Retention, Where
 from conveyor.store.pg import PgStore, advancing, claiming, inserting, pausing, sets, settling, tidying
+from conveyor.store.pg._testing.explaining import Explaining, Seen
 from conveyor.store.pg.connections import Connections, Step
 from conveyor.store.pg.limits import rate_name
-from conveyor.store.pg.statements import Row, Session, Statements
+from conveyor.store.pg.statements import Session
 from conveyor.store.pg.testing import get_server
 
 T = TypeVar("T")
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
-LARGE = {"conveyor_jobs", "conveyor_groups", "conveyor_lanes", "conveyor_starts", "conveyor_tombstones"}
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pg_plans")]
 
@@ -61,86 +57,6 @@ def session(filled: str) -> Iterator[Explaining]:
         connection.rollback()
 
 
-# ------------------------------------------------------------------ plans
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What one statement did by one plan."""
-
-    statement: str
-    generic: bool
-    buffers: int
-    #: Of each large table: the rows that were looked at.
-    rows: Mapping[str, float]
-    scanned: frozenset[str]
-    indexes: frozenset[str]
-
-    def __str__(self) -> str:
-        rows = " ".join(f"{table}={rows:.0f}" for table, rows in self.rows.items())
-        plan = "generic" if self.generic else "custom"
-        return (
-            f"{self.statement} ({plan}): {self.buffers} buffers, {rows}; scans {sorted(self.scanned)}; "
-            f"by {sorted(self.indexes)}"
-        )
-
-
-class Explaining(Session):
-    """A session that explains every statement before it runs it."""
-
-    def __init__(self, connection: Connection[Any]) -> None:
-        self.connection = connection
-        self.statements = Statements("public")
-        self.seen: list[Seen] = []
-
-    async def ask(self, name: str, /, **values: Any) -> list[Row]:
-        self._explain(name, self.statements[name], values)
-        return self.connection.execute(self.statements[name], values).fetchall()
-
-    async def run(self, name: str, /, **values: Any) -> int:
-        self._explain(name, self.statements[name], values)
-        return self.connection.execute(self.statements[name], values).rowcount
-
-    async def query(self, statement: bytes, values: Mapping[str, Any]) -> list[Row]:
-        name = "entries_of_set" if b"for update" in statement else "set"
-        self._explain(name, statement, values)
-        return self.connection.execute(statement, values).fetchall()
-
-    def _explain(self, name: str, statement: bytes, values: Mapping[str, Any]) -> None:
-        query = PostgresQuery(Transformer(self.connection))
-        query.convert(statement, values)
-        types = [self._type(oid) for oid in query.types]
-        head = f"({', '.join(types)})" if types else ""
-        marks = ", ".join(["%s"] * len(types))
-        # the values, as often as the statement names them, in the order of its numbers
-        names = list(dict.fromkeys(query._order or ()))
-        call = f"execute explained({marks})" if types else "execute explained"
-        for generic in (True, False):
-            self.connection.execute(
-                f"set local plan_cache_mode = force_{'generic' if generic else 'custom'}_plan"
-            )
-            self.connection.execute("savepoint explaining")
-            self.connection.execute(
-                b"prepare explained" + head.encode() + b" as " + query.query, prepare=False
-            )
-            cursor = ClientCursor(self.connection)
-            cursor.execute(
-                f"explain (analyze, buffers, timing off, format json) {call}".encode(),
-                [values[each] for each in names],
-            )
-            row = cursor.fetchone()
-            assert row is not None
-            self.seen.append(_seen(name, row[0][0]["Plan"], generic=generic))
-            self.connection.execute("rollback to savepoint explaining")
-            self.connection.execute("deallocate explained")
-
-    def _type(self, oid: int) -> str:
-        info = self.connection.adapters.types.get(oid)
-        if info is None:
-            return "unknown"
-        return f"{info.regtype}[]" if info.array_oid == oid else info.regtype
-
-
 class OneSession(Connections):
     """Runs every step in the same session."""
 
@@ -149,28 +65,6 @@ class OneSession(Connections):
 
     async def call(self, step: Step[T], **_: Any) -> T:
         return await step(self.session)
-
-
-def _seen(name: str, plan: Mapping[str, Any], *, generic: bool) -> Seen:
-    rows: dict[str, float] = {}
-    scanned: set[str] = set()
-    indexes: set[str] = set()
-    nodes = [plan]
-    while nodes:
-        node = nodes.pop()
-        nodes += node.get("Plans", ())
-        if "Index Name" in node:
-            indexes.add(node["Index Name"])
-        table = node.get("Relation Name")
-        if table not in LARGE or "Scan" not in node["Node Type"]:
-            continue
-        read = node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
-        read += node.get("Rows Removed by Index Recheck", 0)
-        rows[table] = rows.get(table, 0) + read * node["Actual Loops"]
-        if node["Node Type"] == "Seq Scan":
-            scanned.add(table)
-    buffers = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
-    return Seen(name, generic, buffers, rows, frozenset(scanned), frozenset(indexes))
 
 
 # ------------------------------------------------------------------ what is done
@@ -321,6 +215,9 @@ ACTIONS: dict[str, Callable[[Session], Awaitable[None]]] = {
         for state in JobState
         if order is not Order.CLAIM or state is JobState.WAITING
     },
+    "found waiting claim in groups": found(
+        Where(queue="grouped", states=frozenset({JobState.WAITING})), Order.CLAIM
+    ),
     "found by name": found(
         Where(queue="plain", names=NAMES, states=frozenset({JobState.WAITING})), Order.CLAIM
     ),
@@ -336,6 +233,10 @@ ACTIONS: dict[str, Callable[[Session], Awaitable[None]]] = {
 #: How many rows and buffers a statement for ten jobs may look at; some say themselves how many they want.
 MOST = (600, 1_200)
 MORE = {
+    # some hundreds have expired, and are read to choose ten; a set is chosen and read by one statement
+    "set": (800, 1_200),
+    # a hundred lanes are written
+    "follow_groups": (600, 2_000),
     # as many as the limit allows to be active
     "active": (5_000, 1_200),
     # what need not be remembered any more, ten thousand at a time of each queue and kind
@@ -349,6 +250,7 @@ INDEXES = {
     "conveyor_jobs_waiting": "claim at once",
     "conveyor_jobs_waiting_name": "claim by names",
     "conveyor_jobs_waiting_lane": "claim by turns",
+    "conveyor_jobs_waiting_grouped": "found waiting claim in groups",
     "conveyor_jobs_run_at": "advance",
     "conveyor_jobs_lease_until": "advance",
     "conveyor_jobs_parent": "found by parent",

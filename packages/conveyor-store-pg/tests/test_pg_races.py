@@ -8,7 +8,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,13 @@ import psycopg
 import pytest
 
 from conveyor.core.jobs import JobRecord, JobState
-from conveyor.core.store import Change, Claim, Limit, Outcome, Pause, Rate, Retention, Where
+from conveyor.core.store import Beat, Change, Claim, Limit, Outcome, Pause, Rate, Retention, Where
 from conveyor.store.pg import PgStore
+from conveyor.store.pg.settling import renew
+from conveyor.store.pg.statements import Statements, SyncSession
 from conveyor.store.pg.testing import get_server
 
+LEASE = timedelta(seconds=30)
 GROUPS = ["a", "b", "c", "d"]
 NAMES = ["x", "y"]
 GROUP_ACTIVE = 3
@@ -316,3 +319,55 @@ async def test_claims_by_ids_and_changes_of_the_same_jobs_do_not_wait_for_each_o
         await asyncio.gather(claim(), claim(), change(), change())
 
     assert deadlocks(url) == 0
+
+
+async def waits_for_a_lock(connection: psycopg.Connection[Any]) -> None:
+    """Return when somebody waits for a lock of this connection's transaction."""
+    blocked = (
+        "select count(*) from pg_locks where not granted and pg_backend_pid() = any(pg_blocking_pids(pid))"
+    )
+    while connection.execute(blocked).fetchone() == (0,):  # noqa: ASYNC110 - it is told by nobody
+        await asyncio.sleep(0.01)
+
+
+def end(record: JobRecord) -> Outcome:
+    return Outcome.completed(record, "{}")
+
+
+def gone(record: JobRecord) -> Outcome:
+    return Outcome.completed(record, "{}", retention=Retention(age=timedelta(0)))
+
+
+#: A job with a unique key is settled with care, others at once.
+SETTLED: dict[str, tuple[dict[str, Any], Callable[[JobRecord], Outcome]]] = {
+    "at once": ({}, end),
+    "at once, removed": ({}, gone),
+    "with care": ({"unique_key": "key"}, end),
+    "with care, removed": ({"unique_key": "key"}, gone),
+    "given back": ({}, Outcome.given_back),
+}
+
+
+@pytest.mark.parametrize("how", SETTLED)
+async def test_a_renewal_that_commits_while_a_settle_waits_for_it_does_not_hide_the_job(
+    url: str, how: str
+) -> None:
+    """Looked for where it had been when the settle began, it was told as applied, and stayed active."""
+    fields, outcome = SETTLED[how]
+    async with PgStore(url) as store:
+        await store.insert([JobRecord(queue="q", id="a", name="work", **fields)])
+        await store.insert([JobRecord(queue="q", id="b", name="work")])
+        taken = (await store.claim(Claim(queue="q", count=2, token="t", lease=LEASE, worker="w"))).jobs
+        assert len(taken) == 2
+        with psycopg.connect(url) as connection:
+            session = SyncSession(Statements("public"), connection)
+            renewed = await renew(session, None, [Beat(lease=taken[0].lease, report="{}")], LEASE)
+            assert renewed.held == {taken[0].lease}
+
+            settling = asyncio.create_task(store.settle([outcome(record) for record in taken]))
+            await waits_for_a_lock(connection)
+            connection.commit()
+
+            settled = await settling
+        assert settled.applied == {record.lease for record in taken}
+        assert await store.count(Where(queue="q", states=frozenset({JobState.ACTIVE}))) == {}

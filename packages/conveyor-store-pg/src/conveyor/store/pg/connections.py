@@ -1,9 +1,10 @@
 """The connections of a store: a few, shared by all its calls, each call in one transaction.
 
-There is no state on a connection between two calls: no settings, no session locks, no `listen`. So it may
-lead to a pooler in transaction mode, such as PgBouncer. `psycopg_pool` was not used: calls would have to
-stand in line in front of it all the same (`slots.py`), its worker tasks turn a refused login into a timeout,
-and a cancellation that meets one of its own waits can get lost (18 of 333).
+There is no state on a connection between two calls: no session locks, no `listen`, no settings (but for that
+of a direct line, how it plans). So it may lead to a pooler in transaction mode, such as PgBouncer.
+`psycopg_pool` was not used: calls would have to stand in line in front of it all the same (`slots.py`), its
+worker tasks turn a refused login into a timeout, and a cancellation that meets one of its own waits can get
+lost (18 of 333).
 """
 
 from __future__ import annotations
@@ -59,6 +60,10 @@ _ENCODINGS: Final = frozenset({"UTF8", "SQL_ASCII"})
 #: longer than that: all claims of a queue with limits or groups wait for one row of it. Pinned by
 #: test_pg_frozen.py.
 _PATIENCE_WITH_US: Final = "set local idle_in_transaction_session_timeout = '5s'"
+#: A prepared statement keeps its plan. One made while a table is small reads all of it, also when it has
+#: grown, until it is analysed. Pinned by test_pg_costs.py. Without `jit = off` the few plans that cannot but
+#: read a whole table would be compiled, because they are taken for very dear.
+_PLAN_FOR_MORE: Final = "set enable_seqscan = off; set jit = off"
 _BEGIN: Final = f"begin isolation level read committed; {_PATIENCE_WITH_US}"
 #: For look_by_turns.sql, which takes longer to plan than to run, and still longer to compile: a limit whose
 #: value is not known is taken for a tenth of the table, and so it seems to be worth it.
@@ -86,6 +91,7 @@ class Connections:
         self._abandoned: weakref.finalize[Any, Connections] | None = None
         #: Whether there is a pooler between here and the server.
         self.pooled = False
+        self._direct = False
 
     # ---------------------------------------------------------------- open and close
 
@@ -95,6 +101,7 @@ class Connections:
         self._slots = Slots(self.options.pool_size)
         self._quiet = asyncio.Event()
         self._prepare, self._bare = self.options.prepare is not False, False
+        self._direct = False
         self._abandoned = weakref.finalize(self, _abandon, self._held, self._pid)
         try:
             await self.call(self._look, reads=True)
@@ -140,8 +147,15 @@ class Connections:
         if self.pooled and self.options.prepare is None:
             self._stop_preparing()
             line.prepare_threshold = None
+        self._direct = not self.pooled
+        await self._plan_for_more(line)
         # A single statement runs under the server's own setting unless it is told otherwise.
         self._bare = isolation == "read committed"
+
+    async def _plan_for_more(self, line: Line) -> None:
+        """Have what is prepared on a connection planned for larger tables than there are."""
+        if self._direct and self._prepare:
+            await line.execute(_PLAN_FOR_MORE, prepare=False)
 
     def _stop_preparing(self) -> None:
         self._prepare = False
@@ -275,6 +289,11 @@ class Connections:
             self._drop(line)
         line = await connect(self.options.target, prepare=self._prepare)
         self._held.add(line)
+        try:
+            await self._plan_for_more(line)
+        except BaseException:
+            self._drop(line)
+            raise
         return line, now
 
     def _put(self, line: Line, since: float) -> None:

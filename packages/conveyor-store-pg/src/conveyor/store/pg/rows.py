@@ -7,7 +7,6 @@ microseconds.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import fields, make_dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -68,16 +67,6 @@ async def moment(session: Session, now: datetime | None) -> datetime:
         return now
     [(found,)] = await session.ask("moment")
     return known_instant(found)
-
-
-async def records(
-    session: Session, seqs: Sequence[int], now: datetime
-) -> list[tuple[Row, JobRecord | Exception]]:
-    """The rows with these numbers, in that order, each with its record, or why there is none."""
-    rows = await session.ask("rows", seqs=list(seqs)) if seqs else []
-    order = {seq: place for place, seq in enumerate(seqs)}
-    rows.sort(key=lambda row: order[row[SEQ]])
-    return [(row, record_or_reason(row, now)) for row in rows]
 
 
 def record_or_reason(row: Row, now: datetime) -> JobRecord | Exception:

@@ -12,9 +12,9 @@ from conveyor.core.jobs import TERMINAL, JobKey, JobRecord, JobState
 from conveyor.core.store import Change, Deleted, Order, Where
 from conveyor.store.pg.groups import follow
 from conveyor.store.pg.ledger import ACTIVE, DELAYED, ENDED, WAITING, Entry, Ledger
-from conveyor.store.pg.rows import ID, jsonb, moment, records
+from conveyor.store.pg.rows import ID, jsonb, moment, record_or_reason
 from conveyor.store.pg.statements import Session
-from conveyor.store.pg.where import EVERY, counts, locked, seqs
+from conveyor.store.pg.where import EVERY, counts, locked, rows, seqs
 
 log: Final = logging.getLogger("conveyor.store.pg")
 
@@ -30,9 +30,9 @@ async def find(
 ) -> list[JobRecord]:
     """The jobs of a set, in order, without those that cannot be read."""
     now = await moment(session, now)
-    wanted = await seqs(session, where, now, limit=limit, order=order, after=after)
     found: list[JobRecord] = []
-    for row, record in await records(session, wanted, now):
+    for row in await rows(session, where, now, limit=limit, order=order, after=after):
+        record = record_or_reason(row, now)
         if isinstance(record, JobRecord):
             found.append(record)
         else:

@@ -26,7 +26,7 @@ _LANES: Final = {
         "%(count)s",
     ),
     "named": (
-        "j.queue = %(queue)s and j.name = n.name and j.state = 'waiting' and j.grp is null",
+        "j.queue = %(queue)s collate \"POSIX\" and j.name = n.name and j.state = 'waiting' and j.grp is null",
         "%(count)s",
     ),
     "grouped": (

@@ -31,10 +31,11 @@ class Branch:
 
 _FINISHED: Final = " and finished_at is not null"
 _UNGROUPED: Final = " and grp is null"
+_GROUPED: Final = Branch(JobState.WAITING, "state = 'waiting' and grp is not null")
 #: Every state as its indexes know it.
 _BRANCHES: Final = (
     Branch(JobState.WAITING, "state = 'waiting'" + _UNGROUPED),
-    Branch(JobState.WAITING, "state = 'waiting' and grp is not null"),
+    _GROUPED,
     Branch(JobState.WAITING_CHILDREN, "state = 'waiting-children'"),
     Branch(JobState.DELAYED, "state = 'delayed'"),
     Branch(JobState.ACTIVE, "state = 'active'"),
@@ -43,6 +44,8 @@ _BRANCHES: Final = (
     Branch(JobState.CANCELLED, "state = 'cancelled'" + _FINISHED),
 )
 _ALL_WAITING: Final = Branch(JobState.WAITING, "state = 'waiting'")
+#: How a statement asks for conveyor_jobs_added or conveyor_jobs_waiting_grouped, which no other comes by.
+_APART: Final = ' collate "POSIX"'
 
 _KEPT_BY_COUNT: Final = """select seq
     from (
@@ -78,7 +81,7 @@ _QUEUES_OF_CHILDREN: Final = """queue = any(array(
      and parent_id = %(parent_id)s
 ))"""
 #: What is looked at again of that when a job has been locked.
-_STILL_EXPIRED: Final = "finished_at is not null and (expires_at <= %(now)s or keep_count is not null)"
+_STILL_EXPIRED: Final = "(expires_at <= %(now)s or keep_count is not null)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,20 +92,44 @@ class _Condition:
     terms: tuple[str, ...]
     parameters: dict[str, Any]
 
+    def of(self, branch: Branch, *, apart: bool) -> tuple[str, ...]:
+        """What is true of the rows of a branch, to be found by an index that stands apart or by any other."""
+        if not apart:
+            return (branch.sql, *self.terms)
+        state = branch.sql if branch is _GROUPED else f"state = '{branch.state}'{_APART}"
+        return (state, *(term + _APART if term == _IN_QUEUE else term for term in self.terms))
 
-async def seqs(
+
+async def seqs(session: Session, where: Where, now: datetime, *, limit: int = EVERY) -> list[int]:
+    """The numbers of the jobs of a set, in the order they were added."""
+    found = _chosen(where, now, limit=limit, order=Order.ADDED, after=None)
+    return [row[0] for row in await _asked(session, *found)] if found else []
+
+
+async def rows(
     session: Session,
     where: Where,
     now: datetime,
     *,
-    limit: int = EVERY,
-    order: Order = Order.ADDED,
-    after: JobRecord | None = None,
-) -> list[int]:
-    """The numbers of the jobs of a set, in order, behind a job."""
+    limit: int,
+    order: Order,
+    after: JobRecord | None,
+) -> list[Row]:
+    """The rows of `sql/rows.sql` of the jobs of a set, in order, behind a job; by one statement."""
+    found = _chosen(where, now, limit=limit, order=order, after=after)
+    if found is None:
+        return []
+    chosen, parameters = found
+    return await _asked(session, _text("rows").replace("{seqs}", chosen), parameters)
+
+
+def _chosen(
+    where: Where, now: datetime, *, limit: int, order: Order, after: JobRecord | None
+) -> tuple[str, dict[str, Any]] | None:
+    """What selects the numbers of the jobs of a set, with its parameters; None: there can be none."""
     condition = _condition(where, now)
-    # In one queue and state, the order in which jobs were added is that of conveyor_jobs_added.
-    added = "seq" if where.queue is None or _is_found_otherwise(where) else "seq + 0"
+    # Of all queues, that is the primary key; else no plan may take it, for it reads all others on its way.
+    added = "seq" if where.queue is None and not _is_found_otherwise(where) else "seq + 0"
     parameters = condition.parameters | {"limit": limit}
     if after is not None:
         parameters |= {
@@ -113,11 +140,14 @@ async def seqs(
         }
     branches = _merged(condition.branches, order)
     if not branches:
-        return []
+        return None
     orders = [_ordered(order, branch, added, after) for branch in branches]
     selects = [
         _select(
-            _all(branch.sql, *condition.terms, *((behind,) if after is not None else ())),
+            _all(
+                *condition.of(branch, apart=_is_apart(where, branch, order)),
+                *((behind,) if after is not None else ()),
+            ),
             key,
             backwards=backwards,
         )
@@ -128,7 +158,7 @@ async def seqs(
         selects="\n  union all\n".join(selects),
         order=_order([f"key_{n}" for n in range(len(key))], backwards=backwards),
     )
-    return [row[0] for row in await _asked(session, merged, parameters)]
+    return merged, parameters
 
 
 async def locked(session: Session, where: Where, now: datetime, found: Sequence[int]) -> list[Row]:
@@ -136,13 +166,13 @@ async def locked(session: Session, where: Where, now: datetime, found: Sequence[
     if not found:
         return []
     condition = _condition(where, now)
-    terms = [term for term in condition.terms if not term.startswith(_SUBQUERY)]
-    if where.states is not None and not _is_found_otherwise(where):
+    terms = [term for term in condition.terms if term in _MAY_CEASE]
+    if where.states is not None:
         terms.append(_IN_STATES)
         condition.parameters["states"] = sorted(where.states)
     if where.expired:
         terms.append(_STILL_EXPIRED)
-    sql = _locking().replace("{terms}", _all("true", *terms))
+    sql = _text("entries_of_set").replace("{terms}", _all("true", *terms))
     return await _asked(session, sql, condition.parameters | {"seqs": list(found)})
 
 
@@ -151,14 +181,17 @@ async def counts(
 ) -> dict[tuple[str | None, JobState], int]:
     """How many jobs the set has, by queue (or group) and state; no number is over `most`."""
     condition = _condition(where, now)
-    template = _COUNT if most is None or not _is_of_a_queue(where) or by_group else _COUNT_SOME
+    some = most is not None and _is_of_a_queue(where) and not by_group
+    template = _COUNT_SOME if some else _COUNT
     selects = [
         template.format(
             of=("null" if _UNGROUPED in branch.sql else "grp") if by_group else "queue",
             state="state" if branch.state is None else f"'{branch.state}'",
-            conditions=_all(branch.sql, *condition.terms),
+            conditions=_all(
+                *condition.of(branch, apart=some or branch.state not in {None, JobState.WAITING}),
+            ),
         )
-        for branch in condition.branches
+        for branch in (_merged(condition.branches, Order.ADDED) if some else condition.branches)
     ]
     found: dict[tuple[str | None, JobState], int] = {}
     if selects:
@@ -175,8 +208,8 @@ async def _asked(session: Session, sql: str, parameters: Mapping[str, Any]) -> l
 
 
 @cache
-def _locking() -> str:
-    return (files("conveyor.store.pg") / "sql" / "entries_of_set.sql").read_text(encoding="utf-8")
+def _text(statement: str) -> str:
+    return (files("conveyor.store.pg") / "sql" / f"{statement}.sql").read_text(encoding="utf-8")
 
 
 _SELECT: Final = """  (
@@ -202,6 +235,7 @@ _COUNT_SOME: Final = """select {of}::text as key, {state} as state, count(*) as 
     select queue
       from {{schema}}.conveyor_jobs
      where {conditions}
+     order by seq + 0
      limit %(most)s
   ) looked_at
  group by 1, 2"""
@@ -260,6 +294,15 @@ def _ordered(
     return tuple(part.replace(_ADDED, added) for part in key), backwards, behind.replace(_ADDED, added)
 
 
+def _is_apart(where: Where, branch: Branch, order: Order) -> bool:
+    """Whether the jobs of a branch are found in that order by an index that stands apart."""
+    if branch.state is None or (branch.state is JobState.WAITING and where.group is not None):
+        return False
+    if order is Order.FINISHED:
+        return _FINISHED not in branch.sql
+    return order is not Order.CLAIM or branch is _GROUPED or branch.state is not JobState.WAITING
+
+
 def _select(conditions: str, key: tuple[str, ...], *, backwards: bool) -> str:
     columns = ", ".join((*(f"{column} as key_{n}" for n, column in enumerate(key)), "seq"))
     return _SELECT.format(columns=columns, conditions=conditions, order=_order(key, backwards=backwards))
@@ -273,14 +316,18 @@ def _condition(where: Where, now: datetime) -> _Condition:
         if asked is not None:
             terms.append(term)
             parameters |= value(asked)
+    if where.queue is not None and where.ids is not None:
+        terms = [_BY_IDS, *(term for term in terms if term not in {_IN_QUEUE, _HAS_ID})]
     if where.states is not None and _is_found_otherwise(where):
         terms.append(_IN_STATES)
         parameters["states"] = sorted(where.states)
     if where.older_than is not None:
-        terms.append("coalesce(finished_at, created_at) <= %(born)s")
+        terms.append(_IS_OLD)
         parameters["born"] = now - where.older_than
     if where.expired:
         few = where.ids is not None or where.parent is not None or where.unique_key is not None
+        if not few and where.queue is not None:
+            terms.remove(_IN_QUEUE)  # it says so itself, and the jobs are found by their numbers alone
         expired = _EXPIRED_HERE if few else _EXPIRED
         terms.append(expired.replace("{queue}", _queues(where)))
     return _Condition(_branches(where), tuple(terms), parameters)
@@ -289,14 +336,32 @@ def _condition(where: Where, now: datetime) -> _Condition:
 def _queues(where: Where) -> str:
     """Of which queues the jobs of a set may be."""
     if where.queue is not None:
-        return "queue = %(queue)s"
+        return _IN_QUEUE
     return "true" if where.parent is None else _QUEUES_OF_CHILDREN
 
 
+_HOLDS_KEY: Final = (
+    "unique_key = %(unique_key)s and holds_key and (unique_until is null or unique_until > %(now)s)"
+)
+_IS_OLD: Final = "coalesce(finished_at, created_at) <= %(born)s"
+_HAS_ID: Final = "id = any(%(ids)s::text[])"
+#: Both of these, one by one: a plan that takes the queue for small reads all of it for a few hundred ids.
+_BY_IDS: Final = """seq = any(array(
+  select j.seq
+    from unnest(%(ids)s::text[]) e (id)
+   cross join lateral (
+     select seq
+       from {schema}.conveyor_jobs
+      where queue = %(queue)s
+        and id = e.id
+     offset 0
+   ) j
+))"""
+_IN_QUEUE: Final = "queue = %(queue)s"
 #: What each field of a `Where` says of a row, and how its value is passed.
 _TERMS: Final[dict[str, tuple[str, Callable[[Any], dict[str, Any]]]]] = {
-    "queue": ("queue = %(queue)s", lambda queue: {"queue": queue}),
-    "ids": ("id = any(%(ids)s::text[])", lambda ids: {"ids": sorted(ids)}),
+    "queue": (_IN_QUEUE, lambda queue: {"queue": queue}),
+    "ids": (_HAS_ID, lambda ids: {"ids": sorted(ids)}),
     "names": ("name = any(%(names)s::text[])", lambda names: {"names": sorted(names)}),
     "group": ("grp = %(group)s", lambda group: {"group": group}),
     "parent": (
@@ -304,14 +369,15 @@ _TERMS: Final[dict[str, tuple[str, Callable[[Any], dict[str, Any]]]]] = {
         lambda parent: {"parent_queue": parent.queue, "parent_id": parent.id},
     ),
     "unique_key": (
-        "unique_key = %(unique_key)s and holds_key and (unique_until is null or unique_until > %(now)s)",
+        _HOLDS_KEY,
         lambda key: {"unique_key": key},
     ),
     "report": ("report::text = %(report)s", lambda report: {"report": report}),
 }
-_IN_STATES: Final = "state = any(%(states)s::text[])"
-#: How a term begins that locking a row does not look at again: what it says of others may have changed.
-_SUBQUERY: Final = ("seq = any(array(", "(expires_at <= ")
+#: Of rows that are found by something else: as no index knows it, so that none of a state is preferred.
+_IN_STATES: Final = "state || '' = any(%(states)s::text[])"
+#: What may cease to be true of a row, and is looked at again when that is locked.
+_MAY_CEASE: Final = frozenset({_HOLDS_KEY, _IS_OLD})
 
 
 def _branches(where: Where) -> tuple[Branch, ...]:

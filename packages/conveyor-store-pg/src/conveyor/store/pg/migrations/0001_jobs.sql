@@ -71,14 +71,19 @@ create index conveyor_jobs_waiting
   on {schema}.conveyor_jobs (queue, rank, place)
   where state = 'waiting' and grp is null;
 
--- The same for one name, when not all may be claimed: look.sql, choice.sql.
+-- The same for one name, when not all may be claimed: look.sql, choice.sql. Its collation is as in conveyor_jobs_added.
 create index conveyor_jobs_waiting_name
-  on {schema}.conveyor_jobs (queue, name, rank, place)
+  on {schema}.conveyor_jobs (queue collate "POSIX", name, rank, place)
   where state = 'waiting' and grp is null;
 
 -- A claim within one lane of a group: look_by_turns.sql, and the heads of lanes: refresh_lanes.sql.
 create index conveyor_jobs_waiting_lane
   on {schema}.conveyor_jobs (queue, grp, name, rank, place)
+  where state = 'waiting' and grp is not null;
+
+-- The waiting jobs of all groups in the order of claims: Order.CLAIM. Its collation is as in conveyor_jobs_added.
+create index conveyor_jobs_waiting_grouped
+  on {schema}.conveyor_jobs (queue collate "POSIX", rank, place)
   where state = 'waiting' and grp is not null;
 
 -- Jobs that come due: due.sql, wait.sql, next.sql.
@@ -91,15 +96,17 @@ create index conveyor_jobs_lease_until
   on {schema}.conveyor_jobs (queue, lease_until)
   where state = 'active';
 
--- The children of a parent, in the order they were added: Where.parent, unreleased.sql.
+-- The children of a parent, in the order they were added: Where.parent, unreleased.sql. Of an expression, because
+-- a plan that has the order from the primary key reads all other jobs on its way.
 create index conveyor_jobs_parent
-  on {schema}.conveyor_jobs (parent_queue, parent_id, seq)
+  on {schema}.conveyor_jobs (parent_queue, parent_id, (seq + 0))
   where parent_id is not null;
 
--- Jobs of one state in the order they were added: sets of them, Order.ADDED, Order.NEWEST. Of an expression,
--- because a plan that has the order from the primary key reads all other jobs on its way.
+-- Jobs of one state in the order they were added: sets of them, Order.ADDED, Order.NEWEST, and counts. The collation
+-- is C by another name, so that only a statement that asks for it by that name comes by this index: where
+-- nothing is known of the table, it looks better than any made for one state, and so claims read all that waits.
 create index conveyor_jobs_added
-  on {schema}.conveyor_jobs (queue, state, (seq + 0));
+  on {schema}.conveyor_jobs (queue collate "POSIX", state collate "POSIX", (seq + 0));
 
 -- Finished jobs: sets and counts of them, Order.FINISHED.
 create index conveyor_jobs_finished

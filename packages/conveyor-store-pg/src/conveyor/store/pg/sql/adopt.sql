@@ -2,6 +2,6 @@
 update {schema}.conveyor_jobs j
    set pending = j.pending + e.children
   from unnest(%(queues)s::text[], %(ids)s::text[], %(children)s::int[]) e (queue, id, children)
- where j.queue = e.queue
-   and j.id = e.id
+ where j.queue = any(array[e.queue])
+   and j.id = any(array[e.id])
    and j.state = 'waiting-children'

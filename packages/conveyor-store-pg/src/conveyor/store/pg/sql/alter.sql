@@ -12,4 +12,4 @@ update {schema}.conveyor_jobs j
     %(payload)s::text[],
     %(anew)s::boolean[]
   ) v (seq, priority, rank, payload, anew)
- where j.seq = v.seq
+ where j.seq = any(array[v.seq])

@@ -7,7 +7,7 @@ there (name) as (
   (
     select j.name
       from {schema}.conveyor_jobs j
-     where j.queue = %(queue)s
+     where j.queue = %(queue)s collate "POSIX"
        and j.state = 'waiting'
        and j.grp is null
        and (select not paused and (%(names)s::text[] is not null or cardinality(paused_names) > 0) from gate)
@@ -18,7 +18,7 @@ there (name) as (
   select (
     select j.name
       from {schema}.conveyor_jobs j
-     where j.queue = %(queue)s
+     where j.queue = %(queue)s collate "POSIX"
        and j.state = 'waiting'
        and j.grp is null
        and j.name > t.name

@@ -2,7 +2,9 @@
 -- queue is not like that, for how many jobs there is room, and then the jobs. Claims of a queue that knows
 -- limits must stand in line before this (lock_queue.sql), so that it counts what is true until it commits. The
 -- first lane, and the first group, are asked for in the order of an index: for a mere `exists` a plan may read
--- those of all queues, because it expects to meet one soon.
+-- those of all queues, because it expects to meet one soon. The jobs are looked up by an array of their numbers, not
+-- joined: a plan takes a limit that it does not know for a tenth of the table. Nor by ctid: one that another call
+-- has changed since this began is locked where it is now, and this would not see it there.
 with gate as materialized (
   select
     m.now,
@@ -66,14 +68,12 @@ leased as (
   update {schema}.conveyor_jobs j
      set state = 'active',
          token = %(token)s,
-         lease_until = g.now + %(lease)s * interval '1 microsecond',
+         lease_until = (select now from gate) + %(lease)s * interval '1 microsecond',
          locked_by = %(worker)s,
          attempt = j.attempt + 1,
          started = %(started)s::boolean and j.stalled = 0,
-         processed_at = g.now
-    from picked p, gate g
-   where j.seq = p.seq
-     and j.state = 'waiting'
+         processed_at = (select now from gate)
+   where j.seq = any(array(select seq from picked))
   returning
     j.queue,
     j.id,

@@ -11,10 +11,9 @@ with idle as materialized (
      for update skip locked
 ),
 groups as (
-  delete from {schema}.conveyor_groups g
-   using idle i
-   where g.queue = %(queue)s
-     and g.grp = i.grp
+  delete from {schema}.conveyor_groups
+   where queue = %(queue)s
+     and grp = any(array(select grp from idle))
 ),
 queues as (delete from {schema}.conveyor_queues where queue = %(queue)s),
 starts as (delete from {schema}.conveyor_starts where queue = %(queue)s),

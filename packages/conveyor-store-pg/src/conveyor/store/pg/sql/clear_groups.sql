@@ -7,10 +7,9 @@ with locked as materialized (
    order by grp
      for update
 )
-update {schema}.conveyor_groups g
+update {schema}.conveyor_groups
    set paused = false,
        served = 0
-  from locked l
- where g.queue = %(queue)s
-   and g.grp = l.grp
-returning g.grp
+ where queue = %(queue)s
+   and grp = any(array(select grp from locked))
+returning grp

@@ -19,8 +19,7 @@ moved as (
   update {schema}.conveyor_jobs j
      set state = 'waiting',
          run_at = null
-    from due d
-   where j.seq = d.seq
+   where j.seq = any(array(select seq from due))
   returning j.queue, j.id, j.name, j.grp
 )
 select * from moved

@@ -8,17 +8,15 @@ with ended as (
   returning target
 ),
 locked as materialized (
-  select g.grp
-    from {schema}.conveyor_groups g
-    join ended e
-      on e.target = g.grp
-   where g.queue = %(queue)s
-   order by g.grp
-     for update of g
+  select grp
+    from {schema}.conveyor_groups
+   where queue = %(queue)s
+     and grp = any(array(select target from ended))
+   order by grp
+     for update
 )
-update {schema}.conveyor_groups g
+update {schema}.conveyor_groups
    set paused = false
-  from locked l
- where g.queue = %(queue)s
-   and g.grp = l.grp
-returning g.grp
+ where queue = %(queue)s
+   and grp = any(array(select grp from locked))
+returning grp

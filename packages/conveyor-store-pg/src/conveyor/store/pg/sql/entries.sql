@@ -1,4 +1,16 @@
 -- What a step has to know of jobs to move them, in the order of ledger.Entry; nobody else moves them meanwhile.
+with found as materialized (
+  select j.seq
+    from unnest(%(queues)s::text[], %(ids)s::text[]) e (queue, id)
+   cross join lateral (
+     select seq
+       from {schema}.conveyor_jobs
+      where queue = e.queue
+        and id = e.id
+     offset 0
+   ) j
+   order by j.seq
+)
 select
   j.seq,
   j.queue,
@@ -27,9 +39,11 @@ select
   j.settled_token,
   j.settled_state,
   j.settled_at at time zone 'UTC'
-  from unnest(%(queues)s::text[], %(ids)s::text[]) e (queue, id)
-  join {schema}.conveyor_jobs j
-    on j.queue = e.queue
-   and j.id = e.id
- order by j.seq
-   for update of j
+  from found f
+ cross join lateral (
+   select *
+     from {schema}.conveyor_jobs
+    where seq = f.seq
+   offset 0
+      for update
+ ) j

@@ -27,8 +27,16 @@ select
   j.settled_token,
   j.settled_state,
   j.settled_at at time zone 'UTC'
-  from {schema}.conveyor_jobs j
- where j.seq = any(%(seqs)s::bigint[])
-   and {terms}
- order by j.seq
-   for update
+  from (
+    select seq
+      from unnest(%(seqs)s::bigint[]) s (seq)
+     order by seq
+  ) s
+ cross join lateral (
+   select *
+     from {schema}.conveyor_jobs
+    where seq = s.seq
+      and {terms}
+   offset 0
+      for update
+ ) j

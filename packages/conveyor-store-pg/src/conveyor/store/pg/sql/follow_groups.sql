@@ -5,9 +5,13 @@ update {schema}.conveyor_lanes l
        paused = g.paused,
        parked_for = g.parked_for
   from unnest(%(queues)s::text[], %(groups)s::text[]) m (queue, grp)
-  join {schema}.conveyor_groups g
-    on g.queue = m.queue
-   and g.grp = m.grp
- where l.queue = m.queue
-   and l.grp = m.grp
+ cross join lateral (
+   select served, active, paused, parked_for
+     from {schema}.conveyor_groups
+    where queue = m.queue
+      and grp = m.grp
+   offset 0
+ ) g
+ where l.queue = any(array[m.queue])
+   and l.grp = any(array[m.grp])
    and (l.served, l.active, l.paused, l.parked_for) is distinct from (g.served, g.active, g.paused, g.parked_for)

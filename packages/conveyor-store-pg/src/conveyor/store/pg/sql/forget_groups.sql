@@ -39,17 +39,13 @@ with idle as materialized (
      for update skip locked
 ),
 kept as (
-  update {schema}.conveyor_groups g
+  update {schema}.conveyor_groups
      set known = false,
          served = 0
-    from idle i
-   where g.queue = %(queue)s
-     and g.grp = i.grp
-     and i.paused
-     and (g.known or g.served > 0)
+   where queue = %(queue)s
+     and grp = any(array(select grp from idle where paused))
+     and (known or served > 0)
 )
-delete from {schema}.conveyor_groups g
- using idle i
- where g.queue = %(queue)s
-   and g.grp = i.grp
-   and not i.paused
+delete from {schema}.conveyor_groups
+ where queue = %(queue)s
+   and grp = any(array(select grp from idle where not paused))

@@ -1,5 +1,9 @@
-select g.queue, g.grp, g.waiting + g.delayed
+select m.queue, m.grp, g.waiting + g.delayed
   from unnest(%(queues)s::text[], %(groups)s::text[]) m (queue, grp)
-  join {schema}.conveyor_groups g
-    on g.queue = m.queue
-   and g.grp = m.grp
+ cross join lateral (
+   select waiting, delayed
+     from {schema}.conveyor_groups
+    where queue = m.queue
+      and grp = m.grp
+   offset 0
+ ) g

@@ -1,6 +1,6 @@
 -- Lease these jobs, those of them that are waiting and that nobody else is at; each with the state it was in.
 with picked as materialized (
-  select seq, state as was
+  select seq
     from {schema}.conveyor_jobs
    where seq = any(%(seqs)s::bigint[])
      and state = 'waiting'
@@ -16,10 +16,9 @@ leased as (
          attempt = j.attempt + 1,
          started = %(started)s::boolean and j.stalled = 0,
          processed_at = %(now)s
-    from picked p
-   where j.seq = p.seq
+   where j.seq = any(array(select seq from picked))
   returning
-    p.was,
+    'waiting' as was,
     j.queue,
     j.id,
     j.name,

@@ -1,22 +1,31 @@
 -- Lease jobs by their ids, whatever they wait for; each with the state it was in. The most urgent are chosen, and
 -- then locked in the order in which all others lock jobs.
-with chosen as (
+with found as materialized (
+  select j.seq
+    from unnest(%(ids)s::text[]) e (id)
+   cross join lateral (
+     select seq
+       from {schema}.conveyor_jobs
+      where queue = %(queue)s
+        and id = e.id
+     offset 0
+   ) j
+),
+chosen as materialized (
   select seq
     from {schema}.conveyor_jobs
-   where queue = %(queue)s
-     and id = any(%(ids)s::text[])
+   where seq = any(array(select seq from found))
      and state in ('waiting', 'delayed', 'waiting-children')
    order by rank, place
    limit %(count)s
 ),
 picked as materialized (
-  select j.seq, j.state as was
-    from {schema}.conveyor_jobs j
-    join chosen c
-      on c.seq = j.seq
-   where j.state in ('waiting', 'delayed', 'waiting-children')
-   order by j.seq
-     for update of j
+  select seq, state as was
+    from {schema}.conveyor_jobs
+   where seq = any(array(select seq from chosen))
+     and state in ('waiting', 'delayed', 'waiting-children')
+   order by seq
+     for update
 ),
 leased as (
   update {schema}.conveyor_jobs j
@@ -28,7 +37,7 @@ leased as (
          started = %(started)s::boolean and j.stalled = 0,
          processed_at = %(now)s
     from picked p
-   where j.seq = p.seq
+   where j.seq = any(array[p.seq])
   returning
     p.was,
     j.queue,

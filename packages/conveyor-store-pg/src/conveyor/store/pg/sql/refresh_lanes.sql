@@ -38,17 +38,21 @@ emptied as (
   delete from {schema}.conveyor_lanes l
    using heads h
    where h.place is null
-     and l.queue = h.queue
-     and l.grp = h.grp
-     and l.name = h.name
+     and l.queue = any(array[h.queue])
+     and l.grp = any(array[h.grp])
+     and l.name = any(array[h.name])
 )
 insert into {schema}.conveyor_lanes as l
   (queue, grp, name, rank, place, newest, served, active, paused, parked_for)
 select h.queue, h.grp, h.name, h.rank, h.place, -h.newest, g.served, g.active, g.paused, g.parked_for
   from heads h
-  join {schema}.conveyor_groups g
-    on g.queue = h.queue
-   and g.grp = h.grp
+ cross join lateral (
+   select served, active, paused, parked_for
+     from {schema}.conveyor_groups
+    where queue = h.queue
+      and grp = h.grp
+   offset 0
+ ) g
  where h.place is not null
 on conflict (queue, grp, name) do update
   set rank = excluded.rank,

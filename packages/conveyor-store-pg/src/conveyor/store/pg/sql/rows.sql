@@ -1,4 +1,5 @@
--- Whole rows, in the order of rows.py.
+-- Whole rows of a set, in its order; the columns in that of rows.py. The set is chosen in the same statement: by
+-- another one, jobs that had left it since were returned.
 select
   j.queue,
   j.id,
@@ -36,5 +37,13 @@ select
   j.finished_at at time zone 'UTC',
   j.expires_at at time zone 'UTC',
   j.keep_count
-  from {schema}.conveyor_jobs j
- where j.seq = any(%(seqs)s::bigint[])
+  from unnest(array(
+{seqs}
+  )) with ordinality s (seq, n)
+ cross join lateral (
+   select *
+     from {schema}.conveyor_jobs
+    where seq = s.seq
+   offset 0
+ ) j
+ order by s.n

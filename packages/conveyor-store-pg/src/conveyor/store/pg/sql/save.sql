@@ -42,4 +42,4 @@ update {schema}.conveyor_jobs j
     seq, state, attempt, cancel_requested, run_at, delay, pending, released, holds_key, finished_at,
     expires_at, keep_count, settled_token, settled_state, settled_at, report, stalls
   )
- where j.seq = v.seq
+ where j.seq = any(array[v.seq])

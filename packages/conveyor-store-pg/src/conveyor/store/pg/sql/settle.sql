@@ -3,42 +3,54 @@
 with m as materialized (
   select coalesce(%(now)s::timestamptz, clock_timestamp()) as now
 ),
+found as materialized (
+  select j.seq, g.*
+    from unnest(
+      %(queues)s::text[],
+      %(ids)s::text[],
+      %(tokens)s::text[],
+      %(states)s::text[],
+      %(ended)s::boolean[],
+      %(attempts)s::int[],
+      %(stalls)s::int[],
+      %(reports)s::text[],
+      %(delays)s::bigint[],
+      %(run_at)s::timestamptz[],
+      %(ages)s::bigint[],
+      %(counts)s::int[],
+      %(removed)s::boolean[]
+    ) g (queue, id, token, state, ended, attempt, stalls, report, delay, run_at, age, keep_count, removed)
+   cross join lateral (
+     select seq
+       from {schema}.conveyor_jobs
+      where queue = g.queue
+        and id = g.id
+     offset 0
+   ) j
+   order by j.seq
+),
 held as materialized (
   select
-    j.seq,
-    g.*,
-    m.now,
+    f.*,
+    (select now from m) as now,
     case
-      when g.delay is not null then m.now + g.delay * interval '1 microsecond'
-      else coalesce(g.run_at, j.run_at)
+      when f.delay is not null then (select now from m) + f.delay * interval '1 microsecond'
+      else coalesce(f.run_at, j.run_at)
     end as due
-    from m,
-         unnest(
-           %(queues)s::text[],
-           %(ids)s::text[],
-           %(tokens)s::text[],
-           %(states)s::text[],
-           %(ended)s::boolean[],
-           %(attempts)s::int[],
-           %(stalls)s::int[],
-           %(reports)s::text[],
-           %(delays)s::bigint[],
-           %(run_at)s::timestamptz[],
-           %(ages)s::bigint[],
-           %(counts)s::int[],
-           %(removed)s::boolean[]
-         ) g (queue, id, token, state, ended, attempt, stalls, report, delay, run_at, age, keep_count, removed)
-    join {schema}.conveyor_jobs j
-      on j.queue = g.queue
-     and j.id = g.id
-   where j.state = 'active'
-     and j.token = g.token
-     and j.parent_id is null
-     and j.unique_key is null
-     and j.grp is null
-     and j.pending = 0
-   order by j.seq
-     for update of j
+    from found f
+   cross join lateral (
+     select run_at
+       from {schema}.conveyor_jobs
+      where seq = f.seq
+        and state || '' = 'active'
+        and token = f.token
+        and parent_id is null
+        and unique_key is null
+        and grp is null
+        and pending = 0
+     offset 0
+        for update
+   ) j
 ),
 complete as materialized (
   select count(*) = cardinality(%(ids)s::text[]) as yes
@@ -46,10 +58,8 @@ complete as materialized (
 ),
 gone as (
   delete from {schema}.conveyor_jobs j
-   using held h, complete c
-   where j.seq = h.seq
-     and h.removed
-     and c.yes
+   where j.seq = any(array(select seq from held where removed))
+     and (select yes from complete)
 ),
 buried as (
   insert into {schema}.conveyor_tombstones (queue, id, token, state, at)
@@ -80,10 +90,10 @@ kept as (
          settled_state = h.state,
          settled_at = h.now,
          report = coalesce(h.report::json, j.report)
-    from held h, complete c
-   where j.seq = h.seq
+    from held h
+   where j.seq = any(array[h.seq])
      and not h.removed
-     and c.yes
+     and (select yes from complete)
 )
 select yes
   from complete

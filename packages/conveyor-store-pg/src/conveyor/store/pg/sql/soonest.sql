@@ -19,12 +19,15 @@ least(
   (
     select p.until
       from {schema}.conveyor_pauses p
-      join {schema}.conveyor_groups g
-        on g.queue = p.queue
-       and g.grp = p.target
      where p.queue = %(queue)s
        and p.kind = 'group'
-       and g.waiting > 0
+       and p.until is not null
+       and (
+         select g.waiting > 0
+           from {schema}.conveyor_groups g
+          where g.queue = p.queue
+            and g.grp = p.target
+       )
      order by p.until
      limit 1
   ),

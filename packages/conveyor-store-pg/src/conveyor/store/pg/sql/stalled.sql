@@ -29,7 +29,7 @@ moved as (
          lease_until = null,
          locked_by = null
     from lost l
-   where j.seq = l.seq
+   where j.seq = any(array[l.seq])
   returning j.queue, j.id, j.name, j.grp, j.state, l.started
 )
 select * from moved

@@ -4,5 +4,5 @@ update {schema}.conveyor_starts s
   from unnest(%(targets)s::text[], %(starts)s::bigint[]) t (target, starts)
  where s.queue = %(queue)s
    and s.kind = %(kind)s
-   and s.target = t.target
+   and s.target = any(array[t.target])
    and s.at > %(now)s

@@ -16,20 +16,18 @@ with over as (
      and parked_until > %(latest)s
 ),
 locked as materialized (
-  select g.grp
-    from over o
-    join {schema}.conveyor_groups g
-      on g.grp = o.grp
-   where g.queue = %(queue)s
-     and g.parked_for = %(rate)s
-     and (g.parked_until <= %(now)s or g.parked_until > %(latest)s)
-   order by g.grp
-     for update of g
+  select grp
+    from {schema}.conveyor_groups
+   where queue = %(queue)s
+     and grp = any(array(select grp from over))
+     and parked_for = %(rate)s
+     and (parked_until <= %(now)s or parked_until > %(latest)s)
+   order by grp
+     for update
 )
-update {schema}.conveyor_groups g
+update {schema}.conveyor_groups
    set parked_for = '',
        parked_until = null
-  from locked l
- where g.queue = %(queue)s
-   and g.grp = l.grp
-returning g.grp
+ where queue = %(queue)s
+   and grp = any(array(select grp from locked))
+returning grp

@@ -1,9 +1,18 @@
 -- Which of these wait for their children; they stay so until this step is over.
-select j.queue, j.id
-  from unnest(%(queues)s::text[], %(ids)s::text[]) e (queue, id)
-  join {schema}.conveyor_jobs j
-    on j.queue = e.queue
-   and j.id = e.id
- where j.state = 'waiting-children'
- order by j.seq
-   for update of j
+with found as materialized (
+  select j.seq
+    from unnest(%(queues)s::text[], %(ids)s::text[]) e (queue, id)
+   cross join lateral (
+     select seq
+       from {schema}.conveyor_jobs
+      where queue = e.queue
+        and id = e.id
+     offset 0
+   ) j
+)
+select queue, id
+  from {schema}.conveyor_jobs
+ where seq = any(array(select seq from found))
+   and state = 'waiting-children'
+ order by seq
+   for update
