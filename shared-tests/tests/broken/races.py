@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -14,6 +14,7 @@ from conveyor.core.store import (
     Change,
     Claim,
     Claimed,
+    Deleted,
     Inserted,
     JobKey,
     JobRecord,
@@ -38,6 +39,60 @@ class ClaimsTwice(Broken):
         ids = frozenset(one.id for one in chosen)
         claimed = await super().claim(replace(request, ids=ids), now=now)
         return replace(claimed, jobs=[replace(one, token=request.token) for one in chosen])
+
+
+@caught_by("races", "test_what_is_found_is_in_the_set")
+class ReadsWhatHasLeft(Broken):
+    """Chooses the jobs of a set, waits for the database, and reads what it chose."""
+
+    async def find(
+        self,
+        where: Where,
+        *,
+        limit: int,
+        after: JobRecord | None = None,
+        order: Order = Order.ADDED,
+        now: Now = None,
+    ) -> Sequence[JobRecord]:
+        chosen = await super().find(where, limit=limit, after=after, order=order, now=now)
+        await asyncio.sleep(0)
+        read = [await self.look(JobKey(one.queue, one.id), now) for one in chosen]
+        return [one for one in read if one is not None]
+
+
+@caught_by("races", "test_a_job_on_its_way_is_counted_once")
+class CountsStateByState(Broken):
+    """Counts the jobs of one state after those of another."""
+
+    async def count(
+        self, where: Where, *, by_group: bool = False, most: int | None = None, now: Now = None
+    ) -> Mapping[tuple[str | None, JobState], int]:
+        found: dict[tuple[str | None, JobState], int] = {}
+        for state in JobState if where.states is None else where.states:
+            one = replace(where, states=frozenset({state}))
+            found |= await super().count(one, by_group=by_group, most=most, now=now)
+            await asyncio.sleep(0)
+        return found
+
+
+@caught_by("races", "test_a_job_that_has_left_the_set_is_not_changed")
+class ChangesWhatHasLeft(Broken):
+    """Chooses the jobs of a set, waits for the database, and changes what it chose."""
+
+    async def update(self, where: Where, change: Change, *, now: Now = None) -> frozenset[JobKey]:
+        chosen = frozenset(one.id for one in await self.find(where, limit=MANY, now=now))
+        await asyncio.sleep(0)
+        return await super().update(Where(queue=where.queue, ids=chosen), change, now=now)
+
+
+@caught_by("races", "test_a_job_that_has_left_the_set_is_not_removed")
+class RemovesWhatHasLeft(Broken):
+    """Chooses the jobs of a set, waits for the database, and removes what it chose."""
+
+    async def delete(self, where: Where, *, limit: int, now: Now = None) -> Deleted:
+        chosen = frozenset(one.id for one in await self.find(where, limit=limit, now=now))
+        await asyncio.sleep(0)
+        return await super().delete(Where(queue=where.queue, ids=chosen), limit=limit, now=now)
 
 
 @caught_by("races", "test_one_of_two_outcomes_for_one_lease_is_applied")

@@ -60,6 +60,7 @@ from conveyor.core.store import (
 T = TypeVar("T")
 Handles = Sequence[Store]
 Q = Where(queue="q")
+WAITING = Where(queue="q", states=frozenset({JobState.WAITING}))
 ROUNDS = 10
 
 
@@ -71,6 +72,27 @@ async def at_once(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
 def turns(handles: Handles, count: int) -> list[Store]:
     """That many callers, taking turns on the handles."""
     return list(islice(cycle(handles), count))
+
+
+async def work(store: Store, mine: list[JobRecord]) -> None:
+    """Claim and complete jobs until none is waiting, and keep each as it was claimed."""
+    while await store.count(WAITING, now=at(0)):
+        taken = await take(store, 5)  # none: somebody else is at those that wait
+        mine += taken
+        await asyncio.sleep(0)
+        await store.settle([completed(record) for record in taken], now=at(0))
+
+
+async def while_at_work(handles: Handles, call: Callable[[], Coroutine[Any, Any, object]]) -> list[JobRecord]:
+    """Repeat a call while 60 jobs are claimed and completed; return them as they were claimed."""
+    await add(handles[0], *jobs(f"job-{n}" for n in range(60)))
+    claimed: list[JobRecord] = []
+    working = asyncio.gather(*(work(store, claimed) for store in turns(handles, 2)))
+    while not working.done():
+        await call()
+        await asyncio.sleep(0)
+    await working
+    return claimed
 
 
 @area("races")
@@ -183,6 +205,57 @@ class Races:
         claimed = [ids(await take(store))[0] for store in reversed(turns(handles, 20))]
 
         assert claimed == wanted
+
+    # ---------------------------------------------------------------- sets, while jobs come and go
+
+    @pytest.mark.parametrize("state", [JobState.WAITING, JobState.ACTIVE, JobState.COMPLETED])
+    async def test_what_is_found_is_in_the_set(self, handles: Handles, state: JobState) -> None:
+        found: list[JobRecord] = []
+
+        async def find() -> None:
+            where = Where(queue="q", states=frozenset({state}))
+            found.extend(await handles[1].find(where, limit=60, now=at(0)))
+
+        await while_at_work(handles, find)
+        await find()
+
+        assert found or state is not JobState.COMPLETED
+        assert [one for one in found if one.state is not state] == []
+        assert [one for one in found if (one.token is None) is (state is JobState.ACTIVE)] == []
+
+    async def test_a_job_on_its_way_is_counted_once(self, handles: Handles) -> None:
+        counted: list[int] = []
+
+        async def count() -> None:
+            counted.append(sum((await handles[1].count(Q, now=at(0))).values()))
+
+        await while_at_work(handles, count)
+
+        assert set(counted) == {60}
+
+    async def test_a_job_that_has_left_the_set_is_not_changed(self, handles: Handles) -> None:
+        payloads = iter(range(1_000_000))
+
+        async def update() -> None:
+            await handles[1].update(WAITING, Change(payload=str(next(payloads))), now=at(0))
+
+        claimed = await while_at_work(handles, update)
+
+        assert {one.id: one.payload for one in claimed} == {
+            one.id: one.payload for one in await everything(handles[0])
+        }
+
+    async def test_a_job_that_has_left_the_set_is_not_removed(self, handles: Handles) -> None:
+        removed: list[JobKey] = []
+
+        async def delete() -> None:
+            removed.extend((await handles[1].delete(WAITING, limit=1, now=at(0))).removed)
+
+        claimed = await while_at_work(handles, delete)
+
+        left = await everything(handles[0])
+        assert sorted(ids(left)) == sorted(ids(claimed))
+        assert len(left) + len(set(removed)) == len(left) + len(removed) == 60
 
     # ---------------------------------------------------------------- settling
 
