@@ -81,7 +81,7 @@ class Span(timedelta):
 class Moment(datetime):
     """An instant that is not written as Python's are."""
 
-    def isoformat(self, *_: str) -> str:
+    def isoformat(self, sep: str = "T", timespec: str = "auto") -> str:  # noqa: ARG002 - as of `datetime`
         """In its own way."""
         return "the second of March"
 

@@ -53,6 +53,7 @@ class EndedRuns:
     ) -> None:
         left = await run_once(bench)
         gate = Gate()
+        running = None
         if then != "waits":
             await bench.later("1 minute")
             running = asyncio.create_task(bench.run(gate))
@@ -64,7 +65,7 @@ class EndedRuns:
         with pytest.raises(LeaseLostError, match=left.id):
             await WRITES[write](left)
 
-        if then == "runs again":
+        if running is not None:
             gate.opened.set()
             await running
         found = await bench.queue.get_job(left.id)
