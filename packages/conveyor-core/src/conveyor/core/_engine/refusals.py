@@ -47,25 +47,28 @@ async def write_in_parts(
     items: Sequence[T],
     write: Callable[[Sequence[T]], Awaitable[object]],
     refused: Callable[[T, Exception], Awaitable[None]],
+    *,
+    again: bool = False,
 ) -> None:
     """Write items together, in order; what is refused for what it contains is written by halves.
 
-    Each item that is refused by itself is given to `refused`. Raises what concerns the store: then some of
-    the parts may have been written, and what comes after them was not.
+    Each item that is refused twice, `again` by itself, is given to `refused`. Raises what concerns the store:
+    then some of the parts may have been written, and what comes after them was not.
     """
     try:
         await write(items)
     except Exception as error:
         if concerns_store(error):
             raise
-        if len(items) == 1:
+        if again and len(items) == 1:
             await refused(items[0], error)
             return
     else:
         return
     middle = len(items) // 2
-    await write_in_parts(items[:middle], write, refused)
-    await write_in_parts(items[middle:], write, refused)
+    for part in (items[:middle], items[middle:]):
+        if part:
+            await write_in_parts(part, write, refused, again=True)
 
 
 async def settle_in_parts(
