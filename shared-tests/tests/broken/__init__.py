@@ -6,6 +6,7 @@ between two statements of a database, that is an `await` of nothing.
 
 from broken import (
     behaviour,
+    cancelling,
     deciding,
     engine,
     fencing,
@@ -31,6 +32,7 @@ __all__ = [
     "Bug",
     "EngineBug",
     "behaviour",
+    "cancelling",
     "deciding",
     "engine",
     "fencing",

@@ -13,6 +13,7 @@ from conveyor.conformance.advancing import Advancing
 from conveyor.conformance.ageing import Ageing
 from conveyor.conformance.batches import Batches
 from conveyor.conformance.bench import Bench
+from conveyor.conformance.cancellations import Cancellations
 from conveyor.conformance.claiming import Claiming
 from conveyor.conformance.crashes import Crashes
 from conveyor.conformance.dead_letters import DeadLetters
@@ -128,6 +129,7 @@ class StoreContract(
     Honesty,
     AllRaces,
     Crashes,
+    Cancellations,
     Interleavings,
     AllStalls,
     Model,

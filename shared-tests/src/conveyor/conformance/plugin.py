@@ -42,6 +42,7 @@ AREAS: Final = (
     "honesty",
     "races",
     "crashes",
+    "cancellations",
     "interleavings",
     "stalls",
     "model",

@@ -87,12 +87,14 @@ class PgBus:
         self._local.close()
         listener, self._listener = self._listener, None
         tasks = {task for task in (self._sending, *self._chores) if task is not None and not task.done()}
-        if tasks:  # what has been published on the way out is still to be heard
-            await asyncio.wait(tasks, timeout=_PATIENCE)
-        for task in tasks:
-            task.cancel()
-        if listener is not None:
-            await listener.stop()
+        try:
+            if tasks:  # what has been published on the way out is still to be heard
+                await asyncio.wait(tasks, timeout=_PATIENCE)
+        finally:
+            for task in tasks:
+                task.cancel()
+            if listener is not None:
+                await listener.stop()
         if self._announced is not None:
             self._announced = None
             with suppress(StoreError):

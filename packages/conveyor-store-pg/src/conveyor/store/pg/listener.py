@@ -68,12 +68,18 @@ class Listener:
         self._task = asyncio.create_task(self._run(), name="conveyor-listen")
 
     async def stop(self) -> None:
-        """Listen no more."""
+        """Listen no more. A cancellation goes on when that has ended."""
         task, self._task = self._task, None
         self.known.set()
+        cancelled = False
         while task is not None and not task.done():
             task.cancel()
-            await asyncio.wait({task}, timeout=1)
+            try:
+                await asyncio.wait({task}, timeout=1)
+            except asyncio.CancelledError:
+                cancelled = True
+        if cancelled:
+            raise asyncio.CancelledError
 
     async def _run(self) -> None:
         while not self.deaf and self._task is not None:

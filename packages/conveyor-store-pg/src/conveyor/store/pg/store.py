@@ -134,8 +134,10 @@ class PgStore(Store):
             if not self._opened:
                 return
             self._opened = False
-            await self._bus.close()
-            await self._connections.close()
+            try:
+                await self._bus.close()
+            finally:  # a cancelled close leaves no connections behind
+                await self._connections.close()
 
     def _one_at_a_time(self) -> asyncio.Lock:
         """What keeps opening and closing apart, on the running event loop."""
