@@ -619,7 +619,7 @@ async def test_a_thread_past_its_timeout_keeps_its_slot_and_not_its_job(
         assert (runner.stats().running, runner.stats().free_slots) == (0, 0)
         await clock.advance("1 minute")
         assert (await after.refresh()).state is JobState.WAITING
-        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR"]
         assert f"job {job.id} (crunch) goes on past its timeout of 0:00:01" in caplog.text
 
         stuck.end.set()

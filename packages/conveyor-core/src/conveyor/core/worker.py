@@ -348,6 +348,7 @@ class Worker(Generic[T]):
             raise
         tasks.claiming += [start(self._poller.loop()), start(self._scheduler.loop())]
         tasks.announcing.append(start(self._presence.loop()))
+        self._log_state("started")
 
     async def run(self, *, grace: Duration = "30s", signals: bool = True) -> None:
         """Run until SIGINT or SIGTERM, or until `close` is called, or this is cancelled; then close.
@@ -368,10 +369,9 @@ class Worker(Generic[T]):
                 _log.warning("%s: told to stop again: stopping now", self.name)
                 self._stopping.hurry()
             else:
-                _log.info("%s: told to stop: running handlers may finish", self.name)
                 signalled = True
                 self._poller.stop()
-                self._stop_requested.set()
+                self._request_stop()
 
         with told_by_signals(stop) if flag(signals, "signals") else nullcontext():
             await self.start()
@@ -417,7 +417,7 @@ class Worker(Generic[T]):
         the call itself is cancelled, everything stops at once, in order, before the cancellation goes on.
         """
         limit = duration(timeout, "timeout").total_seconds()
-        self._stop_requested.set()
+        self._request_stop()
         if self._state == "new":
             self._state = "closed"
             self._executor.close()
@@ -426,7 +426,7 @@ class Worker(Generic[T]):
             if self._state == "closed":
                 return
             self._state = "closed"
-            self._closing = asyncio.create_task(self._stopping.close(limit, self._tasks))
+            self._closing = asyncio.create_task(self._stop(limit))
         elif limit == 0:
             self._stopping.hurry()
         cancelled = False
@@ -439,6 +439,17 @@ class Worker(Generic[T]):
         self._closing.result()
         if cancelled:
             raise asyncio.CancelledError
+
+    def _request_stop(self) -> None:
+        if self._state == "running" and not self._stop_requested.is_set():
+            self._log_state("told to stop: running handlers may finish")
+        self._stop_requested.set()
+
+    async def _stop(self, limit: float) -> None:
+        try:
+            await self._stopping.close(limit, self._tasks)
+        finally:
+            self._log_state("stopped")
 
     async def pause(self) -> None:
         """Let this worker claim no more; what it runs goes on, what it has not started is given back."""
@@ -503,6 +514,10 @@ class Worker(Generic[T]):
                 for run in islice(running, seen.MOST_RUNNING)
             ),
         )
+
+    def _log_state(self, what: str) -> None:
+        text, fields = "worker %s of queue %r: %s", {"worker": self.name, "queue": self.queue_name}
+        _log.info(text, self.name, self.queue_name, what, extra=fields)
 
     def _is_ending(self) -> bool:
         """Whether the worker is closing or being cancelled, so that cancellations may come from outside."""

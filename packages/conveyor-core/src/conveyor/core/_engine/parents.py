@@ -17,6 +17,7 @@ from conveyor.core import removing
 from conveyor.core._engine.descendants import PAGE, by_queue, cancel_descendants
 from conveyor.core._engine.family import FAILED, UNFINISHED
 from conveyor.core._engine.refusals import concerns_store, settle_in_parts, write_in_parts
+from conveyor.core._engine.run_log import log_runs
 from conveyor.core._engine.settler import Verdict, events_of
 from conveyor.core._engine.verdict import NOBODY, gone
 from conveyor.core.events import JobDelayed, JobWaiting
@@ -233,6 +234,7 @@ class Consequences:
         # The hold of the others lapsed meanwhile: who has them now decides, or nobody does yet.
         self.undecided |= dict.fromkeys(lease.key for lease in leases - settled.applied - refused.keys())
         self.note(verdicts, settled)
+        log_runs((v for v in verdicts if v.outcome.lease in settled.applied), None)
         await tell(events_of(verdicts, settled, clock.now()))
         return list(refused.values())
 

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from conveyor.core._engine.refusals import concerns_store, reason, write_in_parts
+from conveyor.core._engine.run_log import log_runs
 from conveyor.core.errors import StoreError
 from conveyor.core.events import JobDelayed, JobRemoved, JobWaiting, JobWaitingChildren
 from conveyor.core.jobs import JobState
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from conveyor.core._engine.announcer import Announcer
     from conveyor.core._engine.heartbeat import Heartbeat
     from conveyor.core._engine.outage import Outage
+    from conveyor.core._engine.run_log import RunLog
     from conveyor.core._engine.verdict import Judge
     from conveyor.core.clock import Clock
     from conveyor.core.events import Event
@@ -44,6 +46,8 @@ class Verdict:
     #: The job's parent, and whether it is one itself: for what follows from a job's end in its family.
     parent: JobKey | None = None
     has_children: bool = False
+    #: What to log once it is applied.
+    run_log: RunLog | None = None
 
 
 class Settler:
@@ -154,6 +158,7 @@ class Settler:
                 len(late),
                 shown(f"{outcome.lease.id} ({outcome.state})" for outcome in late),
             )
+        log_runs((v for v in batch if v.outcome.lease in settled.applied), self._judge.worker)
         for verdict in batch:
             self._applied(verdict)
         self._announcer.tell(events_of(batch, settled, self._clock.now()))

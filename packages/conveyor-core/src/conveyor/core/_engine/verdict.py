@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from conveyor.core._engine.family import is_parent, kept, release
 from conveyor.core._engine.refusals import reason
 from conveyor.core._engine.run import Stop
+from conveyor.core._engine.run_log import RunLog
 from conveyor.core._engine.settler import Verdict
 from conveyor.core.codec import decode, encode
 from conveyor.core.dead_letters import letters_of
@@ -95,7 +96,7 @@ class Judge:
             case Stop.TIMED_OUT, _:
                 so = "goes on in its thread, which nothing can stop" if run.in_thread else "was cancelled"
                 error = JobTimeoutError(f"the handler ran longer than its timeout of {run.limit} and {so}")
-                return self._failed(run, Failure.of(error), now, outcome="timed-out")
+                return self._failed(run, Failure.of(error), now, error, outcome="timed-out")
             case (Stop.SHUTDOWN, Raised(asyncio.CancelledError())) | (None, Raised(outside=True)):
                 return self._unfinished(run, now)
             case Stop.SHUTDOWN, Returned() if run.noticed and run.decision is None:
@@ -107,7 +108,7 @@ class Judge:
             case _, Raised(Signal() as signal):
                 return self._signalled(run, signal, now)
             case _, Raised() as raised:
-                return self._failed(run, raised.failure, now)
+                return self._failed(run, raised.failure, now, raised.error)
             case _:  # pragma: no cover - the cases above are all there are
                 raise AssertionError(ending)
 
@@ -116,6 +117,7 @@ class Judge:
         return Verdict(
             outcome=Outcome.snoozed(run.record, run.report.encode()),
             events=(_event(JobWaiting, run.record, now),),
+            run_log=_run_log(run, now),
         )
 
     def stalled(self, record: JobRecord, report: Report, options: JobOptions, now: datetime) -> Verdict:
@@ -137,7 +139,11 @@ class Judge:
         """The job's row cannot be read: fail it."""
         report = Report(error=Failure(type="undecodable", message=f"its row cannot be read: {row.reason}"))
         event = JobFailed(queue_name=row.lease.queue, job_id=row.lease.id, at=now, reason=row.reason)
-        return Verdict(outcome=Outcome.unreadable(row, report.encode(final=True)), events=(event,))
+        return Verdict(
+            outcome=Outcome.unreadable(row, report.encode(final=True)),
+            events=(event,),
+            run_log=RunLog(None, now, failure=report.error),
+        )
 
     def refused(self, verdict: Verdict, record: JobRecord | None, error: Exception, now: datetime) -> Verdict:
         """The store refuses what the job's outcome contains: fail it, with what it has accepted before.
@@ -157,7 +163,8 @@ class Judge:
             spawn=(),
         )
         event = JobFailed(queue_name=lease.queue, job_id=lease.id, at=now, reason=failure.message)
-        return replace(verdict, outcome=outcome, events=(event,), pause=None)
+        run_log = RunLog(None, now, failure=failure)
+        return replace(verdict, outcome=outcome, events=(event,), pause=None, run_log=run_log)
 
     def cancelled_unrun(self, record: JobRecord, report: Report, now: datetime) -> Verdict:
         """Somebody asked the job's last run to stop, and it stalled: it ends here."""
@@ -166,6 +173,7 @@ class Judge:
             events=(_event(JobCancelled, record, now),),
             parent=record.parent,
             has_children=is_parent(record),
+            run_log=RunLog(record.name, now, report.failures + 1),
         )
 
     def _completed(self, run: Run, value: Any, now: datetime) -> Verdict:
@@ -179,7 +187,7 @@ class Judge:
             failure = Failure.of(UnserialisableResultError(text))
             self._note(run, "failed", now, failure)
             report.error = failure
-            return gone(record, report, run.settings, failure, now)
+            return gone(record, report, run.settings, failure, now, run_log=_run_log(run, now, failure))
         report.result = result
         report.error = None
         self._note(run, "completed", now)
@@ -190,6 +198,7 @@ class Judge:
             events=(_event(JobCompleted, record, now),),
             parent=record.parent,
             has_children=bool(run.settings.children or report.children),
+            run_log=_run_log(run, now),
         )
 
     def _awaiting(self, run: Run, now: datetime) -> Verdict:
@@ -204,6 +213,7 @@ class Judge:
         return Verdict(
             outcome=Outcome.awaiting(record, report.encode(), children=tuple(run.children)),
             events=(_event(JobWaitingChildren, record, now),),
+            run_log=_run_log(run, now),
         )
 
     def _signalled(self, run: Run, signal: Signal | None, now: datetime) -> Verdict:
@@ -214,6 +224,7 @@ class Judge:
                 return Verdict(
                     outcome=Outcome.snoozed(record, report.encode(), delay=delay),
                     events=(_event(JobDelayed if delay else JobWaiting, record, now),),
+                    run_log=_run_log(run, now),
                 )
             case RateLimited(delay=delay):
                 self._note(run, "snoozed", now)
@@ -224,13 +235,15 @@ class Judge:
                         QueuePaused(queue_name=record.queue, at=now, group=record.group),
                     ),
                     pause=(Pause(group=record.group), delay),
+                    run_log=_run_log(run, now),
                 )
             case Retry(delay=delay):
-                return self._failed(run, Failure.of(signal), now, delay=delay)
+                return self._failed(run, Failure.of(signal), now, signal, delay=delay)
             case Unrecoverable():
-                return self._failed(run, Failure.of(signal), now, final=True)
+                return self._failed(run, Failure.of(signal), now, signal, final=True)
             case _:
-                return self._failed(run, Failure.of(signal or RuntimeError()), now)
+                error = signal or RuntimeError()
+                return self._failed(run, Failure.of(error), now, error)
 
     def _cancelled(self, run: Run, now: datetime) -> Verdict:
         self._note(run, "cancelled", now)
@@ -241,6 +254,7 @@ class Judge:
             events=(_event(JobCancelled, run.record, now),),
             parent=run.record.parent,
             has_children=bool(run.settings.children or run.report.children),
+            run_log=_run_log(run, now),
         )
 
     def _failed(
@@ -248,6 +262,7 @@ class Judge:
         run: Run,
         failure: Failure,
         now: datetime,
+        error: BaseException,
         *,
         outcome: str = "failed",
         delay: timedelta | None = None,
@@ -258,13 +273,15 @@ class Judge:
         report.error = failure
         self._note(run, outcome, now, failure)
         if final or report.discarded or report.failures >= run.settings.attempts:
-            return gone(record, report, run.settings, failure, now)
+            run_log = _run_log(run, now, failure, error)
+            return gone(record, report, run.settings, failure, now, run_log=run_log)
         if delay is None:
             delay = self._backoff(run, report.failures)
         event = _event(JobRetrying, record, now, reason=failure.message, attempts_made=report.failures)
         return Verdict(
             outcome=Outcome.retry(record, report.encode(), delay=delay),
             events=(event, _event(JobDelayed if delay else JobWaiting, record, now)),
+            run_log=_run_log(run, now, failure, error),
         )
 
     def _backoff(self, run: Run, failures: int) -> timedelta:
@@ -297,9 +314,15 @@ def _readable(record: JobRecord) -> tuple[Report, JobOptions | None]:
 
 
 def gone(
-    record: JobRecord, report: Report, options: JobOptions | None, failure: Failure, now: datetime
+    record: JobRecord,
+    report: Report,
+    options: JobOptions | None,
+    failure: Failure,
+    now: datetime,
+    *,
+    run_log: RunLog | None = None,
 ) -> Verdict:
-    """The job has failed for good; `options` None: they cannot be read."""
+    """The job has failed for good; `options` None: they cannot be read; `run_log` None: it did not run."""
     settings = options or JobOptions()
     return Verdict(
         outcome=Outcome.failed(
@@ -312,7 +335,16 @@ def gone(
         events=(_event(JobFailed, record, now, reason=failure.message),),
         parent=record.parent,
         has_children=is_parent(record) if options is None else bool(options.children or report.children),
+        run_log=run_log or RunLog(record.name, now, failure=failure),
     )
+
+
+def _run_log(
+    run: Run, now: datetime, failure: Failure | None = None, error: BaseException | None = None
+) -> RunLog:
+    # A failure that the handler raised is counted in the report already.
+    attempt = run.report.failures + (error is None)
+    return RunLog(run.record.name, now, attempt, run.settings.attempts, run.started_at, failure, error)
 
 
 def _event(kind: type[Event], record: JobRecord, at: datetime, **details: Any) -> Event:

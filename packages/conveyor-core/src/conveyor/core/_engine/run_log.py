@@ -1,0 +1,136 @@
+"""The line that each run of a job leaves in the log, once the store has accepted its outcome.
+
+A failure for good is an error, with the traceback of what the handler raised; a failure after which the job
+runs again is a warning; every other ending is for those who debug. A job's data and result are in no line.
+What core says of data that it cannot read or write may quote them: of that the log has the type only, and
+the job has the text. What a handler raises is logged as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from conveyor.core.jobs import JobState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from conveyor.core._engine.settler import Verdict
+    from conveyor.core.report import Failure
+
+_log: Final = logging.getLogger("conveyor.worker")
+#: The most of an error's text in one line; its traceback has all of it.
+_LONGEST: Final = 300
+
+
+class RunLog(NamedTuple):
+    """What the log says of a run, beside its outcome."""
+
+    name: str | None
+    at: datetime
+    attempt: int | None = None
+    attempts: int | None = None
+    started_at: datetime | None = None
+    failure: Failure | None = None
+    #: What the handler raised; None if it is core that fails the job.
+    error: BaseException | None = None
+
+    @property
+    def duration(self) -> float | None:
+        """How long the handler ran, in seconds; None if it did not."""
+        return None if self.started_at is None else max(0.0, (self.at - self.started_at).total_seconds())
+
+
+def log_runs(applied: Iterable[Verdict], worker: str | None) -> None:
+    """Log what became of jobs; an exception that several of them share has its traceback once.
+
+    What a filter of the program's raises goes to its event loop's exception handler: the outcomes are
+    written, and nothing may have them written again.
+    """
+    try:
+        _log_runs(applied, worker)
+    except Exception as error:  # noqa: BLE001 - a filter of logging's is the user's code: it may raise anything
+        message = "the outcomes of jobs could not be logged"
+        asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})
+
+
+def _log_runs(applied: Iterable[Verdict], worker: str | None) -> None:
+    debugs = _log.isEnabledFor(logging.DEBUG)
+    shown: list[BaseException] = []
+    for verdict in applied:
+        run = verdict.run_log
+        if run is None or not (debugs or run.failure is not None):
+            continue
+        fields = _fields(verdict, run, worker)
+        if run.failure is None:
+            text = "job %s (%s) of queue %r: %s%s"
+            _log.debug(text, *_job(verdict), fields["outcome"], _after(run), extra=fields)
+        elif verdict.outcome.state is not JobState.FAILED:
+            text = "job %s (%s) of queue %r failed%s%s, and runs again at %s: %s"
+            _log.warning(
+                text,
+                *_job(verdict),
+                _tried(run),
+                _after(run),
+                fields["next_run_at"],
+                _reason(run, run.failure),
+                extra=fields,
+            )
+        else:
+            error = None if any(run.error is one for one in shown) else run.error
+            text = "job %s (%s) of queue %r failed for good%s%s: %s"
+            _log.error(
+                text,
+                *_job(verdict),
+                _tried(run),
+                _after(run),
+                _reason(run, run.failure),
+                exc_info=error,
+                extra=fields,
+            )
+            if error is not None:
+                shown.append(error)
+
+
+def _fields(verdict: Verdict, run: RunLog, worker: str | None) -> dict[str, object]:
+    """The `extra` of a line. Its names are public: the table is in docs/logging.md."""
+    outcome = verdict.outcome
+    word: str = outcome.state
+    if outcome.state in (JobState.WAITING, JobState.DELAYED):
+        word = "snoozed" if run.failure is None else "retrying"
+    fields: dict[str, object] = {
+        "job_id": outcome.lease.id,
+        "job_name": run.name,
+        "queue": outcome.lease.queue,
+        "attempt": run.attempt,
+        "attempts": run.attempts,
+        "worker": worker,
+        "outcome": word,
+        "duration": run.duration,
+        "error_type": None if run.failure is None else run.failure.type,
+        "next_run_at": None if outcome.delay is None else (run.at + outcome.delay).isoformat(),
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _job(verdict: Verdict) -> tuple[str, str, str]:
+    lease, run = verdict.outcome.lease, verdict.run_log
+    return lease.id, "?" if run is None or run.name is None else run.name, lease.queue
+
+
+def _tried(run: RunLog) -> str:
+    return "" if run.attempts is None else f" on attempt {run.attempt} of {run.attempts}"
+
+
+def _after(run: RunLog) -> str:
+    return "" if run.duration is None else f" after {run.duration:.3f} s"
+
+
+def _reason(run: RunLog, failure: Failure) -> str:
+    if run.error is None:
+        return f"{failure.type} (its failed_reason says why)"
+    text = " ".join(failure.message.split())
+    return f"{failure.type}: {text if len(text) <= _LONGEST else text[:_LONGEST] + '…'}"
