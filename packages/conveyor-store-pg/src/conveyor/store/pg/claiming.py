@@ -168,7 +168,9 @@ async def _claim_by_id(session: Session, now: datetime | None, request: Claim) -
 async def _claim_side_by_side(session: Session, request: Claim, now: datetime) -> Claimed:
     """Lease jobs that others may be about to lease as well; what they take is looked for elsewhere."""
     taken = _Taken(now)
-    for _ in range(_LOOKS):
+    looks = 0
+    while True:
+        looks += 1
         wanted = request.count - taken.count
         view = await look(session, request, now, wanted)
         if view.gate.turns is not None or view.gate.in_line:
@@ -178,9 +180,8 @@ async def _claim_side_by_side(session: Session, request: Claim, now: datetime) -
             taken.take(row[1:], request.token)
         if taken.count >= request.count:
             return taken.claimed()
-        if len(seqs) < wanted:
-            break
-    return taken.claimed(await _wait(session, request, view, cut_short=False))
+        if len(seqs) < wanted or looks == _LOOKS:
+            return taken.claimed(await _wait(session, request, view, cut_short=False))
 
 
 async def _claim_in_line(session: Session, request: Claim, state: Gate) -> Claimed:

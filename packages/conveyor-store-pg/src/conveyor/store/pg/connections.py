@@ -16,7 +16,7 @@ import random
 import weakref
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, LiteralString, NoReturn, TypeVar
 
 import psycopg
 
@@ -356,7 +356,7 @@ class _Trying:
     one_plan: bool = False
 
     @property
-    def begin(self) -> str:
+    def begin(self) -> LiteralString:
         """What begins a transaction for it."""
         begin = _BEGIN if self.writes else _BEGIN_TO_READ
         return f"{begin}; {_ONE_PLAN}" if self.one_plan else begin
