@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broken.engine import caught_by
-from conveyor.core._engine import refusals, settler
+from conveyor.core._engine import parents, refusals, settler
 from conveyor.core.errors import StoreError
 
 
@@ -15,7 +15,8 @@ from conveyor.core.errors import StoreError
 @caught_by("queue behaviour", "test_a_parent_whose_end_the_store_refuses_holds_up_no_other")
 def repeats_what_is_refused_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every error of a store is its own trouble, and passes."""
-    monkeypatch.setattr(refusals, "concerns_store", lambda error: isinstance(error, StoreError))
+    for part in (refusals, settler, parents):
+        monkeypatch.setattr(part, "concerns_store", lambda error: isinstance(error, StoreError))
 
 
 @caught_by("queue behaviour", "test_what_is_wrong_with_the_store_costs_no_outcome")

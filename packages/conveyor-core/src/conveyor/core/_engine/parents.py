@@ -331,6 +331,7 @@ class Parents:
                     await self._outage.wait(error)
                     continue
                 _log.exception("parents were not looked at; who claims them will")
+                self._consequences.unwritten = []  # their holds lapse; what is kept would fail again at once
             else:
                 self._outage.over()
                 for one in refused:
