@@ -646,7 +646,7 @@ async def test_a_retry_may_run_beside_a_thread_past_its_timeout(
     await job.refresh()
     assert (job.state, job.return_value, job.progress) == (JobState.COMPLETED, "late", 99)
     assert [run.outcome for run in job.attempt_history] == ["timed-out", "completed"]
-    assert stuck.raised == [job.id]
+    await until(lambda: stuck.raised == [job.id])  # its thread ends when it likes
 
 
 async def test_a_batch_in_a_thread_past_its_timeout_is_settled_as_one(
