@@ -10,7 +10,9 @@ from typing import Any
 import psycopg
 import pytest
 
+from conveyor.core import open_store
 from conveyor.core.errors import InvalidOptionError
+from conveyor.store.pg import PgStore
 from conveyor.store.pg.errors import Fate, cause, fate, store_error
 from conveyor.store.pg.options import Options, Target, parsed
 
@@ -125,19 +127,59 @@ def test_an_unknown_option_is_refused_without_its_value() -> None:
         "postgresql://u:s3cret@h:99999999/db",
         "host=h password=s3cret with spaces",
         "s3cret",
+        "postgresql://u:pa@s3cret@h/db",
+        "postgresql://u:1/@s3cret@h/db",
+        "postgresql://u:1/2@s3cret",
+        "postgresql://u:1/2?s3cret=@h/db",
+        "postgresql://u:p?x@s3cret@h/db?schema=a",
+        "postgresql://u:s3cret%00@h/db",
+        "host=u:s3cret@h dbname=app",
+        "host=h dbname=postgresql://u:s3cret@h/db",
+        "host=h password=s3cret colour=s3cret",
+        b"postgresql://u:s3cret@h/db",
         "postgresql://u:s3cret\ud800@h/db",
         "mysql://u:s3cret@h/db",
     ],
 )
-def test_a_malformed_dsn_is_refused_and_its_password_shown_nowhere(dsn: str) -> None:
+def test_a_malformed_dsn_is_refused_and_its_password_shown_nowhere(dsn: Any) -> None:
     with pytest.raises(InvalidOptionError) as caught:
-        Options.checked(parsed(dsn, {})[0] if "://" in dsn else dsn)
+        Options.checked(dsn)
+    with pytest.raises(InvalidOptionError) as listening:
+        Options.checked(URL, listen_dsn=dsn)
+    with pytest.raises(InvalidOptionError) as opening:
+        PgStore.from_url(dsn)
 
-    error = caught.value
+    for error in (caught.value, listening.value, opening.value):
+        check_hidden(error)
+
+
+def check_hidden(error: InvalidOptionError) -> None:
     shown = "".join(traceback.format_exception(error)) + repr(error) + str(error) + str(error.value)
     assert "s3cret" not in shown
     assert error.__cause__ is None
     assert error.__context__ is None
+
+
+@pytest.mark.parametrize("name", ["password", "passwd", "colour"])
+def test_a_keyword_that_is_not_known_is_refused_without_its_value(name: str) -> None:
+    given: dict[str, Any] = {name: "s3cret"}
+    with pytest.raises(InvalidOptionError, match=f"{name}=.*the options of postgresql are") as caught:
+        open_store("postgresql://ada@h/db", **given)
+
+    check_hidden(caught.value)
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgresql://u:pa%40ss@h/db",
+        "postgresql://h/db?user=me@tenant&application_name=a@b",
+        "postgresql://h/a%40b",
+        "host=@abstract dbname=app password=a@b",
+    ],
+)
+def test_an_at_sign_may_stand_where_it_can_be_nothing_else(dsn: str) -> None:
+    assert "@" in str(Options.checked(dsn).target.parameters)
 
 
 def test_the_password_is_in_no_repr() -> None:

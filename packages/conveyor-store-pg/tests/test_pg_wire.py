@@ -262,13 +262,16 @@ async def test_a_restart_is_outlived() -> None:
                 assert await connections.call(running("select 1")) == [(1,)]
 
 
-async def test_a_server_that_is_away_is_told_as_that() -> None:
+async def test_a_server_that_is_away_is_told_as_that(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
     gone = "postgresql://u:s3cret@127.0.0.1:1/x"
+    store = PgStore(gone, operation_timeout="100ms", listen_dsn=gone)
 
     with pytest.raises(StoreUnavailableError) as caught:
-        await Connections(Options.checked(gone, operation_timeout="100ms"), Statements("public")).open()
+        await store.open()
 
-    shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value)
+    shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value) + repr(store)
+    shown += caplog.text + repr([record.args for record in caplog.records])
     assert "s3cret" not in shown
     assert "127.0.0.1:1/x" in str(caught.value)
 

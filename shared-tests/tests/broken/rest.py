@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from typing import Any
+from typing import Any, Self
 
 from broken.store import Broken, caught_by
+from conveyor.core.errors import InvalidOptionError
 from conveyor.core.events import Event
 from conveyor.core.store import (
     Feature,
@@ -21,6 +22,18 @@ class AcceptsInSilence(Broken):
     @property
     def features(self) -> frozenset[Feature]:
         return super().features - {Feature.GROUPS}
+
+
+@caught_by("lifecycle", "test_no_error_about_a_url_or_an_option_shows_what_may_be_a_password")
+class ShowsPasswords(Broken):
+    """The error about a URL that cannot be used quotes it."""
+
+    @classmethod
+    def from_url(cls, url: str, **options: object) -> Self:
+        try:
+            return super().from_url(url, **options)
+        except InvalidOptionError as error:
+            raise InvalidOptionError("url", url, error.allowed) from None
 
 
 @caught_by("events", "test_an_event_arrives_as_it_was_published")

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from conveyor.core.errors import (
+    HIDDEN,
     InvalidOptionError,
     StoreClosedError,
     StoreForkedError,
     UnsupportedFeatureError,
+    showable,
 )
 from conveyor.core.events import Bus, LocalBus
 from conveyor.core.jobs import JobKey, JobRecord, JobState
@@ -53,11 +55,11 @@ class JsonFileStore(Store):
     @classmethod
     def from_url(cls, url: str, **options: object) -> Self:
         """The store of a URL such as `jsonfile:///var/lib/app/jobs.json`."""
-        for option, value in options.items():
-            raise InvalidOptionError(option, value, "this store has no options")
+        for option in options:
+            raise InvalidOptionError(option, HIDDEN, "this store has no options")
         path = url.removeprefix("jsonfile://")
         if path in {url, ""}:
-            raise InvalidOptionError("url", url, "write jsonfile://PATH")
+            raise InvalidOptionError("url", showable(url), "write jsonfile://PATH")
         return cls(Path(path))
 
     @property

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -30,6 +32,21 @@ from conveyor.core.errors import InvalidOptionError, StoreClosedError
 from conveyor.core.store import Beat, Change, Feature, JobState, Lease, Pause, Store, Where
 
 Q = Where(queue="q")
+CANARY = "c4n4ry"
+#: What stands behind the scheme of URLs that hold a password, as such or by mistake.
+HOSTILE = (
+    f"://ada:{CANARY}@host/db",
+    f"://ada:{CANARY}@host:port/db",
+    f"://ada:{CANARY}@[::1/db",
+    f"://ada:{CANARY}%zz@host/db",
+    f"://ada:{CANARY}\N{ACCOUNT OF}@host/db",
+    f"://ada:1@{CANARY}@host/db",
+    f"://ada:1/@{CANARY}@host/db",
+    f"://ada:1/2?{CANARY}=@host/db",
+    f"://host/db?password={CANARY}&no_such_option={CANARY}",
+    f":///path?password={CANARY}",
+    f":ada:{CANARY}@host",
+)
 
 CALLS: dict[str, Callable[[Store], Awaitable[Any]]] = {
     "insert": lambda store: store.insert([job("a")], now=at(0)),
@@ -54,6 +71,14 @@ def by_url(store_url: str | None) -> Store:
     if store_url is None:
         pytest.skip("needs the store's URL: give the class a `store_url` fixture or a `store_scheme`")
     return open_store(store_url)
+
+
+def _said_of(make: Callable[[], object]) -> str:
+    """All that is told of an attempt to make a store."""
+    try:
+        return repr(make())
+    except InvalidOptionError as error:
+        return "".join(traceback.format_exception(error)) + repr(error) + repr(error.value)
 
 
 @area("lifecycle")
@@ -159,6 +184,17 @@ class Lifecycle:
             type(store).from_url(url, no_such_option=1)  # type: ignore[attr-defined]
 
         assert "no_such_option" in str(caught.value) or store_url is None
+
+    async def test_no_error_about_a_url_or_an_option_shows_what_may_be_a_password(
+        self, store: Store, store_url: str | None
+    ) -> None:
+        url = "" if store_url is None else store_url
+        scheme = url.partition(":")[0] or "memory"
+        make = type(store).from_url  # type: ignore[attr-defined]
+        said = [_said_of(lambda: make(url, password=CANARY))]
+        said += [_said_of(partial(make, scheme + rest)) for rest in HOSTILE]
+
+        assert not [text for text in said if CANARY in text], said
 
     # -------------------------------------------------------------- durability
 

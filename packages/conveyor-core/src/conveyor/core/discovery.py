@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from conveyor.core.errors import InvalidOptionError, StoreConflictError, UnknownStoreError
+from conveyor.core.errors import InvalidOptionError, StoreConflictError, UnknownStoreError, showable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -54,10 +54,9 @@ def open_store(url: str, **options: Any) -> Store:
     """
     match = _SCHEME.match(url) if isinstance(url, str) else None
     if match is None:
-        shown = _redacted(url) if isinstance(url, str) else url
         raise InvalidOptionError(
             "url",
-            shown,
+            showable(url),
             'a store URL begins with a scheme, as "memory:", "sqlite:///jobs.db" or "postgresql://…"',
         )
     scheme = match[1].lower()
@@ -118,8 +117,3 @@ def _hidden() -> str:
         f". Another package hides part of the conveyor namespace with {file}: find it with "
         "'pip list' (conveyor-py and conveyor-streaming do so) and uninstall it"
     )
-
-
-def _redacted(url: str) -> str:
-    """The URL, unless it may hold a password."""
-    return "***" if "@" in url or "=" in url else url

@@ -30,10 +30,26 @@ ConveyorError
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import Final
 
+#: Stands in an error for what was given, and may hold a password.
+HIDDEN: Final = "..."
+#: What a URL or a DSN with a password has.
+_SECRETIVE: Final = re.compile(r"[@=]|//[^/]*:")
 #: More of a value than this does not help to find it.
 _LONGEST_SHOWN = 120
+
+
+def showable(url: object) -> object:
+    """What an error may show of a URL or a DSN: nothing if there may be a password in it.
+
+    Of what is no text it is the type: the objects that other libraries make of URLs show their passwords.
+    """
+    if isinstance(url, str):
+        return HIDDEN if _SECRETIVE.search(url) else url
+    return type(url)
 
 
 class ConveyorError(Exception):

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Final, Self
 from weakref import WeakKeyDictionary
 
-from conveyor.core.errors import InvalidOptionError, StoreClosedError
+from conveyor.core.errors import HIDDEN, InvalidOptionError, StoreClosedError, showable
 from conveyor.core.events import Bus, Event, LocalBus
 from conveyor.core.jobs import JobKey, JobRecord, JobState, Lease
 from conveyor.core.store import (
@@ -59,11 +59,11 @@ class MemoryStore(Store):
     @classmethod
     def from_url(cls, url: str, **options: object) -> Self:
         """A store for `memory:` (private) or `memory://NAME` (shared by those who give that name)."""
-        for option, value in options.items():
-            raise InvalidOptionError(option, value, "the memory store has no options")
+        for option in options:
+            raise InvalidOptionError(option, HIDDEN, "the memory store has no options")
         found = re.fullmatch(r"memory:(?://([^/?#]*))?", url)
         if found is None:
-            raise InvalidOptionError("url", url, "write memory: or memory://NAME")
+            raise InvalidOptionError("url", showable(url), "write memory: or memory://NAME")
         return cls(found[1] or None)
 
     @property

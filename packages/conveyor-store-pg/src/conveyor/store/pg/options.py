@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -13,7 +13,7 @@ from psycopg import ProgrammingError, pq
 from psycopg.conninfo import conninfo_to_dict
 
 from conveyor.core.durations import duration
-from conveyor.core.errors import InvalidOptionError
+from conveyor.core.errors import HIDDEN, InvalidOptionError
 
 #: The options of the store, as they may stand in a URL; everything else there is libpq's.
 NAMES: Final = (
@@ -27,8 +27,7 @@ NAMES: Final = (
 )
 _URL: Final = re.compile(r"postgres(?:ql)?://", re.IGNORECASE)
 _DSN: Final = 'write postgresql://user@host:5432/database, or "host=... dbname=..."'
-#: What stands for a value that may hold a password.
-_HIDDEN: Final = "..."
+_QUOTE: Final = "an @ in a user name or a password is written %40 in a URL"
 _PORT: Final = re.compile(r"[1-9][0-9]{0,4}")
 _SCHEMA: Final = re.compile(r"[\w$ .-]+")
 _LONGEST_SCHEMA: Final = 63
@@ -60,19 +59,18 @@ class Target:
     def parsed(cls, dsn: object, option: str) -> Target:
         """The target of a DSN; raises InvalidOptionError, which shows nothing of it, if there is none."""
         if not isinstance(dsn, str) or not dsn.strip():
-            raise InvalidOptionError(option, dsn if not isinstance(dsn, str) else _HIDDEN, _DSN)
+            raise InvalidOptionError(option, type(dsn) if not isinstance(dsn, str) else HIDDEN, _DSN)
         if _URL.match(dsn):
-            for name, _ in _split(dsn)[1]:
+            query = _split(dsn, option)[1]
+            for name, _ in query:
                 if name in NAMES:
-                    raise InvalidOptionError(
-                        option, _HIDDEN, f"{name} is for the store: give it as a keyword"
-                    )
-                _known(name)
+                    raise InvalidOptionError(option, HIDDEN, f"{name} is for the store: give it as a keyword")
+                _known(name, query)
         found = _parsed(dsn)
         # Outside of any `except`, so that the parser's own words are in no traceback: they quote the DSN.
         if found is None:
             raise InvalidOptionError(
-                option, _HIDDEN, f"it is not a valid DSN (not shown: it may hold a password); {_DSN}"
+                option, HIDDEN, f"it is not a valid DSN (not shown: it may hold a password); {_DSN}"
             )
         return cls(found)
 
@@ -155,40 +153,49 @@ def parsed(url: object, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]
     Raises InvalidOptionError for a URL of another scheme, and for an option that does not exist.
     """
     if not isinstance(url, str) or not _URL.match(url):
-        raise InvalidOptionError("url", _HIDDEN, "write postgresql://user@host:5432/database")
-    base, query = _split(url)
+        raise InvalidOptionError("url", HIDDEN, "write postgresql://user@host:5432/database")
+    base, query = _split(url, "url")
     found = dict(options)
     for name in options:
         if name not in NAMES:
-            raise InvalidOptionError(name, options[name], f"the options of postgresql are {', '.join(NAMES)}")
+            raise InvalidOptionError(name, HIDDEN, f"the options of postgresql are {', '.join(NAMES)}")
     rest = []
     for name, value in query:
         if name in NAMES:
             found.setdefault(name, value)
         else:
-            _known(name)
+            _known(name, query)
             rest.append(f"{quote(name, safe='')}={quote(value, safe='')}")
     return base + ("?" + "&".join(rest) if rest else ""), found
 
 
-def _split(url: str) -> tuple[str, list[tuple[str, str]]]:
-    """A URL's part before the `?`, and what stands behind it."""
+def _split(url: str, option: str) -> tuple[str, list[tuple[str, str]]]:
+    """A URL's part before the `?`, and what stands behind it.
+
+    Raises InvalidOptionError for an `@` that libpq would take for something else than a password's end, so
+    that the rest of the password is in no host name.
+    """
     # As libpq reads it: user and password end with the first @ before any slash, and may contain a ?.
     start = url.index("://") + 3
     login = re.match(r"[^@/]*@", url[start:])
     mark = url.find("?", start + (login.end() if login else 0))
+    base = url if mark < 0 else url[:mark]
+    if "@" in base[start + (login.end() if login else 0) :]:
+        raise InvalidOptionError(option, HIDDEN, _QUOTE)
     if mark < 0:
-        return url, []
+        return base, []
     # A + is no space to libpq.
-    return url[:mark], parse_qsl(url[mark + 1 :].replace("+", "%2B"), keep_blank_values=True)
+    return base, parse_qsl(url[mark + 1 :].replace("+", "%2B"), keep_blank_values=True)
 
 
-def _known(name: str) -> None:
+def _known(name: str, query: Sequence[tuple[str, str]]) -> None:
     keywords = {entry.keyword.decode() for entry in pq.Conninfo.get_defaults()} | {"ssl"}
     if name not in keywords:
+        # With an @ behind the ? it may be part of a password that contains both.
+        safe = name.isidentifier() and not any("@" in part for pair in query for part in pair)
         raise InvalidOptionError(
-            name if name.isidentifier() else "url",
-            _HIDDEN,
+            name if safe else "url",
+            HIDDEN,
             f"the options of postgresql are {', '.join(NAMES)}, and the parameters of libpq",
         )
 
@@ -197,6 +204,10 @@ def _parsed(dsn: str) -> dict[str, Any] | None:
     try:
         found: dict[str, Any] = dict(conninfo_to_dict(dsn))
     except (ProgrammingError, ValueError):  # a lone surrogate is a ValueError
+        return None
+    # A URL in the wrong place: as a host, it would be shown. (An abstract socket begins with an @.)
+    hosts = str(found.get("host") or found.get("hostaddr") or "").split(",")
+    if any("@" in host[1:] for host in hosts) or "://" in str(found.get("dbname") or ""):
         return None
     # libpq looks at the port when it connects
     ports = str(found.get("port") or "").split(",")

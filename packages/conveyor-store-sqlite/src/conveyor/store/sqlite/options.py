@@ -7,10 +7,10 @@ from dataclasses import dataclass, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from conveyor.core.durations import duration
-from conveyor.core.errors import InvalidOptionError
+from conveyor.core.errors import HIDDEN, InvalidOptionError, showable
 
 _SCHEME: Final = "sqlite"
 _URL: Final = "write sqlite:///relative/jobs.db or sqlite:////absolute/jobs.db"
@@ -66,22 +66,33 @@ def parsed(url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
     Raises InvalidOptionError for a URL without a usable path, and for an option that does not exist.
     """
-    parts = urlsplit(url)
+    shown = showable(url)
+    parts = _split(url)
+    # Outside of any `except`, so that the parser's own words are in no traceback: they quote the URL.
+    if parts is None:
+        raise InvalidOptionError("url", shown, f"it is not a valid URL; {_URL}")
     if parts.scheme != _SCHEME or not url[len(_SCHEME) :].startswith("://"):
-        raise InvalidOptionError("url", url, _URL)
+        raise InvalidOptionError("url", shown, _URL)
     if parts.netloc:
         raise InvalidOptionError(
-            "url", url, f"a file has no host, so there are three slashes or four: {_URL}"
+            "url", shown, f"a file has no host, so there are three slashes or four: {_URL}"
         )
     if parts.fragment:
-        raise InvalidOptionError("url", url, "it has a fragment; write # as %23 in a path")
+        raise InvalidOptionError("url", shown, "it has a fragment; write # as %23 in a path")
     found = dict(options)
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
         found.setdefault(name, value)
-    for name, value in found.items():
+    for name in found:
         if name not in _NAMES:
-            raise InvalidOptionError(name, value, f"the options of {_SCHEME} are {', '.join(_NAMES)}")
-    return checked_path(unquote(parts.path.removeprefix("/"), errors="surrogateescape"), "url", url), found
+            raise InvalidOptionError(name, HIDDEN, f"the options of {_SCHEME} are {', '.join(_NAMES)}")
+    return checked_path(unquote(parts.path.removeprefix("/"), errors="surrogateescape"), "url", shown), found
+
+
+def _split(url: str) -> SplitResult | None:
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return None
 
 
 def checked_path(given: str | os.PathLike[str], option: str = "path", value: object = None) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import psycopg
 
-from conveyor.core.errors import InvalidOptionError
+from conveyor.core.errors import InvalidOptionError, showable
 from conveyor.store.pg._testing.binaries import Binaries, from_system, from_wheel
 from conveyor.store.pg._testing.container import find_engine
 from conveyor.store.pg._testing.errors import NotUsableError, PostgresUnavailableError
@@ -56,7 +56,7 @@ def wanted(*, ours: bool) -> tuple[str, ...]:
         names = tuple(name.strip() for name in chosen.split(","))
         if unknown := set(names) - set(ORDER):
             allowed = f"a list, separated by commas, of {', '.join(ORDER)}, not {', '.join(sorted(unknown))}"
-            raise InvalidOptionError("CONVEYOR_TEST_PG", chosen, allowed)
+            raise InvalidOptionError("CONVEYOR_TEST_PG", showable(chosen), allowed)
     else:
         names = ("url",) if os.environ.get("CONVEYOR_TEST_PG_URL") else ORDER
     if ours:
