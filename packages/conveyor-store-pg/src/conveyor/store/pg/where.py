@@ -343,6 +343,7 @@ def _queues(where: Where) -> str:
 _HOLDS_KEY: Final = (
     "unique_key = %(unique_key)s and holds_key and (unique_until is null or unique_until > %(now)s)"
 )
+_HAS_REPORT: Final = "report::text = %(report)s"
 _IS_OLD: Final = "coalesce(finished_at, created_at) <= %(born)s"
 _HAS_ID: Final = "id = any(%(ids)s::text[])"
 #: Both of these, one by one: a plan that takes the queue for small reads all of it for a few hundred ids.
@@ -372,12 +373,12 @@ _TERMS: Final[dict[str, tuple[str, Callable[[Any], dict[str, Any]]]]] = {
         _HOLDS_KEY,
         lambda key: {"unique_key": key},
     ),
-    "report": ("report::text = %(report)s", lambda report: {"report": report}),
+    "report": (_HAS_REPORT, lambda report: {"report": report}),
 }
 #: Of rows that are found by something else: as no index knows it, so that none of a state is preferred.
 _IN_STATES: Final = "state || '' = any(%(states)s::text[])"
-#: What may cease to be true of a row, and is looked at again when that is locked.
-_MAY_CEASE: Final = frozenset({_HOLDS_KEY, _IS_OLD})
+#: What may cease to be true of a row, and is looked at again when that is locked; so is its state.
+_MAY_CEASE: Final = frozenset({_HOLDS_KEY, _HAS_REPORT, _IS_OLD})
 
 
 def _branches(where: Where) -> tuple[Branch, ...]:
