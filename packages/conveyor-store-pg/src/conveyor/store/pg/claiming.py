@@ -36,6 +36,8 @@ from conveyor.store.pg.turns import Picked, numbered, take_turns
 from conveyor.store.pg.waiting import Gate, View, gate, look
 
 _NO_TIME: Final = timedelta(0)
+#: After this a claim may find the job free that it has passed over, because another call was at it.
+_A_MOMENT: Final = timedelta(milliseconds=20)
 #: How often a claim looks again when other claims were faster.
 _LOOKS: Final = 5
 
@@ -99,16 +101,22 @@ async def claim_at_once(
         in_line=in_line,
         active=None if request.limit is None else request.limit.active,
     )
-    at, guarded, left, due, *_ = rows[0]
+    at, guarded, left, due, passed_over, *_ = rows[0]
     if guarded:
         return None
     taken = _Taken(known_instant(at))
-    leased = [row[4:] for row in rows if row[4] is not None]
+    leased = [row[5:] for row in rows if row[5] is not None]
     for row in sorted(leased, key=_urgency):
         taken.take(row, request.token)
     if taken.count >= left:  # as many as were asked for; or as the limit allows, and no time brings more
         return taken.claimed()
-    return taken.claimed(None if due is None else max(known_instant(due) - taken.now, _NO_TIME))
+    wait = None if due is None else max(known_instant(due) - taken.now, _NO_TIME)
+    return taken.claimed(_soon(wait) if passed_over else wait)
+
+
+def _soon(wait: timedelta | None) -> timedelta:
+    """A wait after which a job may be free at which another call was. Nobody says when that is."""
+    return _A_MOMENT if wait is None else min(wait, _A_MOMENT)
 
 
 def _urgency(row: Row) -> tuple[float, int]:
@@ -176,12 +184,14 @@ async def _claim_side_by_side(session: Session, request: Claim, now: datetime) -
         if view.gate.turns is not None or view.gate.in_line:
             raise Again  # what this queue needs has changed since it was asked
         seqs = [seq for seq, _ in _first(view)]
-        for row in await _lease(session, request, seqs, now):
+        rows = await _lease(session, request, seqs, now)
+        for row in rows:
             taken.take(row[1:], request.token)
         if taken.count >= request.count:
             return taken.claimed()
         if len(seqs) < wanted or looks == _LOOKS:
-            return taken.claimed(await _wait(session, request, view, cut_short=False))
+            wait = await _wait(session, request, view, cut_short=False)
+            return taken.claimed(_soon(wait) if len(rows) < len(seqs) else wait)
 
 
 async def _claim_in_line(session: Session, request: Claim, state: Gate) -> Claimed:
@@ -207,8 +217,9 @@ async def _claim_in_line(session: Session, request: Claim, state: Gate) -> Claim
         await _note(session, request, view.gate, picked, rows)
     if taken.count >= request.count:
         return taken.claimed()
-    cut_short = len(picked.jobs) >= left.starts
-    return taken.claimed(await _wait(session, request, view, cut_short=cut_short))
+    missed = len(rows) < len(picked.jobs)
+    wait = await _wait(session, request, view, cut_short=len(picked.jobs) >= left.starts and not missed)
+    return taken.claimed(_soon(wait) if missed else wait)
 
 
 def _first(view: View) -> list[tuple[int, str | None]]:

@@ -126,6 +126,19 @@ select
      order by run_at
      limit 1
   ) at time zone 'UTC' as due,
+  -- Whether one was passed over because another call is at it: it may be free again in a moment.
+  (select count(*) < (select room from gate) from leased)
+  and (
+    select count(*) > (select count(*) from picked)
+      from (
+        select
+          from {schema}.conveyor_jobs
+         where queue = %(queue)s
+           and state = 'waiting'
+           and grp is null
+         limit (select count(*) + 1 from picked)
+      ) w
+  ) as passed_over,
   l.*
   from gate g
   left join leased l
