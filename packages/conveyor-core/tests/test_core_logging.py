@@ -250,7 +250,7 @@ async def test_a_refused_outcome_is_logged_as_the_jobs_failure(
     queue: Queue[Any], store: FaultyStore, worker: MakeWorker, caplog: pytest.LogCaptureFixture
 ) -> None:
     job = await queue.add("a")
-    store.fail("settle", StoreError("not in this encoding"))
+    store.fail("settle", StoreError("not in this encoding"), times=2)
 
     await worker(succeed).run_until_idle()
 
@@ -416,3 +416,23 @@ async def test_data_that_cannot_be_read_is_not_logged_either(
     assert not [text for text in said(caplog) if CANARY in text]
     found = await store.find(Where(queue="q"), limit=10)
     assert any(CANARY in record.payload for record in found)
+
+
+async def test_the_traceback_in_the_log_is_short_and_can_be_written_anywhere(
+    queue: Queue[Any], worker: MakeWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = ValueError("lone \ud800 surrogate" + "x" * 1_000_000)
+
+    def handler(_: Job[Any]) -> None:
+        raise error
+
+    await queue.add("work")
+    await worker(handler).run_until_idle()
+
+    [record] = [one for one in caplog.records if one.levelno == logging.ERROR]
+    assert record.exc_info is not None
+    assert record.exc_info[1] is error
+    text = logging.Formatter().format(record)
+    assert "lone \\ud800 surrogate" in text
+    assert text.encode().endswith(b"x")
+    assert len(text) < 20_000

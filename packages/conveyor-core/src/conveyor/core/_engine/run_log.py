@@ -82,17 +82,32 @@ def _log_runs(applied: Iterable[Verdict], worker: str | None) -> None:
         else:
             error = None if any(run.error is one for one in shown) else run.error
             text = "job %s (%s) of queue %r failed for good%s%s: %s"
-            _log.error(
-                text,
-                *_job(verdict),
-                _tried(run),
-                _after(run),
-                _reason(run, run.failure),
-                exc_info=error,
-                extra=fields,
-            )
+            args = (*_job(verdict), _tried(run), _after(run), _reason(run, run.failure))
+            _log_error(text, args, error, run.failure.traceback, fields)
             if error is not None:
                 shown.append(error)
+
+
+def _log_error(
+    text: str,
+    args: tuple[object, ...],
+    error: BaseException | None,
+    traceback: str,
+    fields: dict[str, object],
+) -> None:
+    """Log an error with the traceback that is kept of it: it may be of 10 MB, or no text that UTF-8 has.
+
+    The exception itself is there for those who look at `exc_info`.
+    """
+    if not _log.isEnabledFor(logging.ERROR):
+        return
+    info = None if error is None else (type(error), error, error.__traceback__)
+    record = _log.makeRecord(
+        _log.name, logging.ERROR, __file__, 0, text, args, info, "log_runs", extra=fields
+    )
+    if error is not None:
+        record.exc_text = traceback
+    _log.handle(record)
 
 
 def _fields(verdict: Verdict, run: RunLog, worker: str | None) -> dict[str, object]:
