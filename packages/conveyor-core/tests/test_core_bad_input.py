@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+import types
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,13 @@ import pytest
 
 from conveyor.core import (
     Backoff,
+    Batch,
     ConveyorError,
     Deduplication,
     Group,
     GroupLimit,
     InvalidOptionError,
+    Job,
     Keep,
     NewJob,
     PayloadError,
@@ -433,3 +437,66 @@ async def test_what_cannot_be_a_deduplication_key_is_refused_before_the_store_is
         await queue.remove_deduplication_key(key)
 
     assert store.calls == []
+
+
+def yields(_: Job[Any]) -> Iterator[int]:
+    yield 1
+
+
+async def yields_async(_: Job[Any]) -> AsyncIterator[int]:
+    yield 1
+
+
+@types.coroutine
+def awaitable(_: Job[Any]) -> Iterator[None]:
+    """Older than `async def`, and awaited like it."""
+    yield
+
+
+class Yields:
+    def __call__(self, _: Job[Any]) -> Iterator[int]:
+        yield 1
+
+    def method(self, _: Job[Any]) -> Iterator[int]:
+        yield 1
+
+
+class YieldsAsync:
+    async def __call__(self, _: Job[Any]) -> AsyncIterator[int]:
+        yield 1
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        yields,
+        yields_async,
+        partial(yields),
+        partial(partial(yields_async)),
+        Yields(),
+        Yields().method,
+        YieldsAsync(),
+        partial(YieldsAsync()),
+        lambda _: (yield),
+    ],
+)
+def test_a_generator_is_no_handler_and_no_callback(handler: Any) -> None:
+    store = MemoryStore()
+
+    made: list[Callable[[], Any]] = [
+        lambda: Worker("q", handler, store),
+        lambda: Worker("q", {"a": print, "b": handler}, store),
+        lambda: Worker("q", handler, store, batch=Batch(2)),
+    ]
+    for make in made:
+        with pytest.raises(InvalidOptionError, match="write return, not yield") as caught:
+            make()
+        assert caught.value.option == "handler"
+    with pytest.raises(InvalidOptionError, match="write return, not yield") as caught:
+        Worker("q", print, store).on("failed", handler)
+    assert caught.value.option == "callback"
+
+
+def test_what_only_looks_like_a_generator_is_a_handler() -> None:
+    for handler in (awaitable, lambda job: [*yields(job)], partial(awaitable), list):
+        assert Worker("q", handler, MemoryStore())

@@ -25,7 +25,7 @@ from conveyor.core._engine.announcer import Announcer
 from conveyor.core._engine.checks import checked_batch, checked_limit, checked_strategies, refuse_missing
 from conveyor.core._engine.closing import Closing, Tasks
 from conveyor.core._engine.executor import Executor
-from conveyor.core._engine.handlers import checked_handler, payloads_of, results_of
+from conveyor.core._engine.handlers import checked_handler, payloads_of, refuse_generator, results_of
 from conveyor.core._engine.heartbeat import Heartbeat
 from conveyor.core._engine.listening import Listener
 from conveyor.core._engine.maintenance import Maintenance
@@ -472,6 +472,7 @@ class Worker(Generic[T]):
             raise InvalidOptionError("event", event, f"one of {', '.join(sorted(_EVENTS))}")
         if not callable(callback):
             raise InvalidOptionError("callback", callback, "it is called with the event")
+        refuse_generator(callback, "callback")
         self._announcer.on(kind, callback)
 
     def stats(self) -> WorkerStats:

@@ -74,6 +74,7 @@ def _checked_callable(handler: object) -> None:
         raise InvalidOptionError(
             "handler", handler, "it is a function that takes the job, or a mapping of such by job name"
         )
+    refuse_generator(handler, "handler")
     try:
         _signature(handler).bind(object())
     except TypeError:
@@ -81,6 +82,19 @@ def _checked_callable(handler: object) -> None:
     except ValueError:
         # Some built-in functions have no signature to look at: the first call will tell.
         return
+
+
+def refuse_generator(function: object, option: str) -> None:
+    """Raise InvalidOptionError for what would only make a generator when it is called, and do nothing."""
+    while isinstance(function, partial):
+        function = function.func
+    called = function if isinstance(function, type) else getattr(function, "__call__", None)  # noqa: B004 - not called
+    for one in (function, called):
+        # A generator that `types.coroutine` has marked can be awaited, as what an async function makes.
+        marked = getattr(getattr(one, "__code__", None), "co_flags", 0) & inspect.CO_ITERABLE_COROUTINE
+        if not marked and (inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one)):
+            allowed = "it is a generator, which runs no line when it is called: write return, not yield"
+            raise InvalidOptionError(option, function, allowed)
 
 
 def payloads_of(handler: Any, given: Any) -> Payloads:
