@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import traceback
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -184,6 +186,14 @@ class Lifecycle:
             type(store).from_url(url, no_such_option=1)  # type: ignore[attr-defined]
 
         assert "no_such_option" in str(caught.value) or store_url is None
+
+    @pytest.mark.slow
+    async def test_a_store_that_nobody_closed_ends_without_a_word(self, store_url: str | None) -> None:
+        by_url(store_url)
+        command = [sys.executable, "-W", "error", "-m", "conveyor.conformance.unclosed", str(store_url)]
+        ended = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=50)
+
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
     async def test_no_error_about_a_url_or_an_option_shows_what_may_be_a_password(
         self, store: Store, store_url: str | None

@@ -211,6 +211,13 @@ class PgBus:
         await session.run("stop_listening", handle=self._handle)
 
     def _later(self, chore: Callable[[], Awaitable[None]]) -> None:
+        # A moment later: an event loop that ends now, with its subscribers, would leave the task pending.
+        # Pinned by lifecycle.py::test_a_store_that_nobody_closed_ends_without_a_word.
+        asyncio.get_running_loop().call_later(_APART, self._start, chore)
+
+    def _start(self, chore: Callable[[], Awaitable[None]]) -> None:
+        if not self._opened:
+            return
         task = asyncio.create_task(_done(chore))
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import select
-import warnings
 from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
@@ -65,7 +64,7 @@ def sound(line: Line) -> bool:
 
 def drop(line: Line) -> None:
     """Close it at once, whatever it is doing; the server undoes what was not committed."""
-    with warnings.catch_warnings(), suppress(psycopg.Error, OSError):
+    with suppress(psycopg.Error, OSError):
         line.pgconn.finish()
 
 
