@@ -187,7 +187,6 @@ class Lifecycle:
 
         assert "no_such_option" in str(caught.value) or store_url is None
 
-    @pytest.mark.slow
     async def test_a_store_that_nobody_closed_ends_without_a_word(self, store_url: str | None) -> None:
         by_url(store_url)
         command = [sys.executable, "-W", "error", "-m", "conveyor.conformance.unclosed", str(store_url)]
