@@ -22,7 +22,7 @@ from conveyor.core import (
     Keep,
     Worker,
 )
-from conveyor.core.events import JobDelayed, JobWaiting, JobWaitingChildren, QueuePaused
+from conveyor.core.events import JobDelayed, JobRemoved, JobWaiting, JobWaitingChildren, QueuePaused
 from conveyor.core.store import Change, Claimed, Feature, Outcome, Release, Store, Where
 from conveyor.core.testing import WrappedStore
 
@@ -448,7 +448,8 @@ class Cancelling:
             await bench.queue.pause()
             told = await watcher.until(QueuePaused)
 
-        assert [type(event) for event in told] == [QueuePaused]
+        # Each of them is told as removed, and no parent as free of its children.
+        assert [type(event) for event in told] == [JobRemoved] * 4 + [QueuePaused]
 
 
 async def take_first(bench: FlowBench) -> Claimed:
