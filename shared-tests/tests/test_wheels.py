@@ -248,10 +248,14 @@ def with_a_runner(installed: Environment) -> Environment:
 
 def test_the_conformance_suite_runs_from_wheels_by_the_name_of_a_scheme(with_a_runner: Environment) -> None:
     output = _conformance(
-        with_a_runner, "--pyargs", "conveyor.conformance", "--conveyor-store", "memory", "-n", "2"
+        with_a_runner,
+        *("--pyargs", "conveyor.conformance", "--conveyor-store", "memory", "-n", "2"),
+        # The whole of it runs on the memory store elsewhere; here it is about what the wheels bring.
+        *("-k", "insert or claim or settle or worker"),
     )
 
-    assert re.search(r"^memory \(conveyor-store-memory [0-9.]+\): CONFORMS$", output, re.MULTILINE)
+    verdict = r"^memory \(conveyor-store-memory [0-9.]+\): passes the part that ran$"
+    assert re.search(verdict, output, re.MULTILINE)
 
 
 def test_the_conformance_suite_runs_from_wheels_as_a_class(

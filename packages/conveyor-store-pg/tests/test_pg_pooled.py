@@ -49,7 +49,7 @@ def suite(*arguments: str) -> str:
 
 def test_races_events_and_crashes_pass_through_a_bouncer() -> None:
     printed = suite(
-        "-k", "Processes or several or process or handles or at_once or claimers or many or cancel"
+        "-k", "Processes or several or process or claimers or events"
     )
 
     assert "postgresql" in printed

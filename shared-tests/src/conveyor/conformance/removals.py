@@ -10,8 +10,9 @@ import pytest
 
 from conveyor.conformance.area import area, needs
 from conveyor.conformance.bench import SOON, Bench, Watcher, until
+from conveyor.conformance.interleavings import HeldStore
 from conveyor.conformance.make import claim
-from conveyor.core import FlowJob, FlowProducer, Job, JobRemovedError, Keep, NewJob
+from conveyor.core import FlowJob, FlowProducer, Job, JobRemovedError, Keep, NewJob, Queue
 from conveyor.core.events import JobRemoved, JobWaiting, QueueObliterated
 from conveyor.core.store import Deleted, Feature
 from conveyor.core.testing import FaultyStore, WrappedStore
@@ -87,6 +88,28 @@ class Removals:
         async with asyncio.timeout(SOON):
             with pytest.raises(JobRemovedError, match=job.id):
                 await waiting
+            await observing
+        assert type(observed[-1]) is JobRemoved
+
+    async def test_who_reads_a_job_while_its_queue_is_obliterated_hears_of_its_end(self, bench: Bench) -> None:
+        """What was read is not true any more when the event is heard: it has to be read again."""
+        job = await bench.queue.add("work")
+        store = HeldStore(bench.store, "q", "find", 1, "end")
+        observer: Queue[Any] = Queue("q", store, clock=bench.clock)
+        observed: list[object] = []
+
+        async def observe() -> None:
+            observed.extend([event async for event in observer.observe(job.id)])
+
+        async with Watcher(bench.queue, bench.store) as watching:
+            observing = asyncio.create_task(observe())
+            await store.reached.wait()
+            await bench.queue.obliterate()
+            await watching.until(QueueObliterated)
+            await bench.clock.settle()
+        store.let_go.set()
+
+        async with asyncio.timeout(SOON):
             await observing
         assert type(observed[-1]) is JobRemoved
 

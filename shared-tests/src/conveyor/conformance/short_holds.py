@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from conveyor.conformance.area import area
+from conveyor.conformance.area import area, needs
 from conveyor.conformance.bench import Bench, fail
 from conveyor.conformance.flow_bench import Dying, FlowBench, leaf, run_and_die
 from conveyor.conformance.make import MANY, span
@@ -47,6 +47,7 @@ ACTS: dict[str, Callable[[Queue[Any], Queue[Any]], Awaitable[object]]] = {
 class ShortHolds:
     """Whoever decides and dies leaves nothing held for long."""
 
+    @needs(Feature.FLOWS)
     @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
     @pytest.mark.parametrize("act", ACTS)
     async def test_a_call_that_dies_at_any_moment_holds_no_job_for_long(
@@ -59,10 +60,7 @@ class ShortHolds:
             await bench.queue.add("bad", job_id="letter", dead_letter="dead", remove_on_fail=n % 2 == 0)
             await bench.run(fail)
             await bench.queue.every("1h", "hourly", key="key")
-            if Feature.FLOWS in store.features:
-                await bench.producer.add(leaf("root", children=[leaf("a", children=[leaf("b")]), leaf("c")]))
-            else:
-                await bench.queue.add("work", job_id="root")
+            await bench.producer.add(leaf("root", children=[leaf("a", children=[leaf("b")]), leaf("c")]))
             dying = Dying(bench.store, n, after=after)
             queue, dead = (Queue[Any](name, dying, clock=bench.clock) for name in ("q", "dead"))
             calling = asyncio.ensure_future(ACTS[act](queue, dead))

@@ -80,10 +80,16 @@ async def follow(store: Store, key: JobKey, clock: Clock, closed: asyncio.Event)
     async with store.bus.subscribe({key.queue}) as events, _Listening(events) as heard:
         while not closed.is_set():
             record = await read(store, key)
+            gone = False
             for event in heard.taken(key.id):
+                if isinstance(event, QueueObliterated):
+                    gone = True
+                    continue
                 yield event
                 if type(event) in _ENDS:
                     return
+            if gone and record is not None:
+                continue  # it was read before its queue went
             if record is None or record.state.terminal:
                 yield _end(record, key, clock)
                 return
@@ -139,11 +145,13 @@ class _Listening:
             self._news.set()
 
     def taken(self, job_id: str | None) -> list[Event]:
-        """What was heard (of one job) since it was last asked."""
+        """What was heard (of one job, and of all jobs together) since it was last asked."""
         heard = self._empty()
         if job_id is None:
             return heard
-        return [e for e in heard if isinstance(e, Gap) or (isinstance(e, JobEvent) and e.job_id == job_id)]
+        return [
+            e for e in heard if type(e) in _ABOUT_ALL or (isinstance(e, JobEvent) and e.job_id == job_id)
+        ]
 
     async def until(
         self, job_id: str, clock: Clock, seconds: float, closed: asyncio.Event | None = None
