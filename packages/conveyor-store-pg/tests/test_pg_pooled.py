@@ -48,9 +48,7 @@ def suite(*arguments: str) -> str:
 
 
 def test_races_events_and_crashes_pass_through_a_bouncer() -> None:
-    printed = suite(
-        "-k", "Processes or several or process or claimers or events"
-    )
+    printed = suite("-k", "Processes or several or process or claimers or events")
 
     assert "postgresql" in printed
     assert int((re.search(r"(\d+) passed", printed) or [0, 0])[1]) >= 50

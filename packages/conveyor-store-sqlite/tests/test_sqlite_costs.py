@@ -66,11 +66,11 @@ async def counted(store: SqliteStore, call: Callable[[], Awaitable[Any]]) -> tup
     def count(number: int) -> Callable[[Connection], None]:
         return lambda db: db.set_progress_handler(tick if number else None, number)
 
-    for number in (BY, 0):
-        await store._write(Priority.REST, count(number))
-        await store._read(count(number))
-        if number:
-            answer = await call()
+    await store._write(Priority.REST, count(BY))
+    await store._read(count(BY))
+    answer = await call()
+    await store._write(Priority.REST, count(0))
+    await store._read(count(0))
     return steps, answer
 
 

@@ -91,7 +91,9 @@ class Removals:
             await observing
         assert type(observed[-1]) is JobRemoved
 
-    async def test_who_reads_a_job_while_its_queue_is_obliterated_hears_of_its_end(self, bench: Bench) -> None:
+    async def test_who_reads_a_job_while_its_queue_is_obliterated_hears_of_its_end(
+        self, bench: Bench
+    ) -> None:
         """What was read is not true any more when the event is heard: it has to be read again."""
         job = await bench.queue.add("work")
         store = HeldStore(bench.store, "q", "find", 1, "end")

@@ -149,9 +149,7 @@ class _Listening:
         heard = self._empty()
         if job_id is None:
             return heard
-        return [
-            e for e in heard if type(e) in _ABOUT_ALL or (isinstance(e, JobEvent) and e.job_id == job_id)
-        ]
+        return [e for e in heard if type(e) in _ABOUT_ALL or (isinstance(e, JobEvent) and e.job_id == job_id)]
 
     async def until(
         self, job_id: str, clock: Clock, seconds: float, closed: asyncio.Event | None = None
