@@ -304,7 +304,11 @@ async def finished(life: Life) -> None:
 class Interleavings:
     """Every call of a worker, held at its start and at its end, and everything that may happen meanwhile."""
 
-    @pytest.mark.parametrize("batched", [False, True], ids=["one by one", "batches"])
+    # A store that rewrites a file in each call takes minutes for both: batches are for the long run.
+    @pytest.mark.parametrize(
+        "batched",
+        [pytest.param(False, id="one by one"), pytest.param(True, id="batches", marks=pytest.mark.chaos)],
+    )
     @pytest.mark.parametrize("happens", EVENTS, ids=lambda happens: happens.__name__)
     async def test_no_job_is_forgotten_whatever_happens_within_a_call(
         self, store: Store, happens: Callable[[Life], Awaitable[None]], *, batched: bool
