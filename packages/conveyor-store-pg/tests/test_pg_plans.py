@@ -221,9 +221,12 @@ ACTIONS: dict[str, Callable[[Session], Awaitable[None]]] = {
     "found by name": found(
         Where(queue="plain", names=NAMES, states=frozenset({JobState.WAITING})), Order.CLAIM
     ),
-    "found by group": found(
-        Where(queue="grouped", group="g7", states=frozenset({JobState.WAITING})), Order.CLAIM
-    ),
+    **{
+        f"found by group {order}": found(
+            Where(queue="grouped", group="g7", states=frozenset({JobState.WAITING})), order
+        )
+        for order in Order
+    },
     "found expired": found(Where(queue="plain", expired=True)),
     "found expired by parent": found(Where(parent=JobKey("plain", "parent-4001"), expired=True)),
     "found expired by id": found(Where(queue="plain", ids=frozenset({"j600001", "j600005"}), expired=True)),

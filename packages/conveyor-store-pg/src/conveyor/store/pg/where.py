@@ -142,6 +142,11 @@ def _chosen(
     if not branches:
         return None
     orders = [_ordered(order, branch, added, after) for branch in branches]
+    if where.group is not None:
+        orders = [
+            (key, backwards, _unknown(behind) if _is_by_group(where, branch) else behind)
+            for branch, (key, backwards, behind) in zip(branches, orders, strict=True)
+        ]
     selects = [
         _select(
             _all(
@@ -294,9 +299,22 @@ def _ordered(
     return tuple(part.replace(_ADDED, added) for part in key), backwards, behind.replace(_ADDED, added)
 
 
+def _is_by_group(where: Where, branch: Branch) -> bool:
+    """Whether the jobs of a branch are found by their group, and then sorted."""
+    return branch.state is JobState.WAITING and where.group is not None
+
+
+def _unknown(behind: str) -> str:
+    """What is behind a job, as no index knows it.
+
+    Else a plan takes the index of an order for it, and reads what is behind the job of all other groups.
+    """
+    return behind.replace("(rank, ", "(rank + 0, ").replace("seq + 0 ", "seq - 0 ")
+
+
 def _is_apart(where: Where, branch: Branch, order: Order) -> bool:
     """Whether the jobs of a branch are found in that order by an index that stands apart."""
-    if branch.state is None or (branch.state is JobState.WAITING and where.group is not None):
+    if branch.state is None or _is_by_group(where, branch):
         return False
     if order is Order.FINISHED:
         return _FINISHED not in branch.sql
