@@ -891,3 +891,18 @@ async def test_an_awaitable_that_a_plain_function_returns_too_late_is_not_awaite
 
     assert awaited == []
     assert (await job.refresh()).attempt_history[0].outcome == "timed-out"
+
+
+async def test_a_start_that_cannot_be_stored_is_logged_and_its_job_goes_back(
+    queue: Queue[Any], store: FaultyStore, worker: MakeWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    ran: list[str] = []
+    job = await queue.add("a")
+    store.fail("renew", RuntimeError("not foreseen"), times=2)
+
+    await worker(lambda job: ran.append(job.id), max_stalled=0).run_until_idle()
+
+    assert ran == [job.id]
+    assert (await job.refresh()).state is JobState.COMPLETED
+    assert job.attempts_made == 0
+    assert f"the start of job(s) {job.id} could not be stored" in caplog.text

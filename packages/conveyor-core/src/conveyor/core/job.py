@@ -297,9 +297,7 @@ class Job(Generic[T, R]):
         """Everything above as a plain dictionary; the data and the result as JSON has them."""
         names = (
             *("id", "name", "queue_name", "state", "priority", "group_id", "parent_id", "parent_queue_name"),
-            "children_ids",
-            "deduplication_key",
-            *("deduplication_key", "dead_letter_of"),
+            *("children_ids", "deduplication_key", "dead_letter_of"),
             *("created_at", "processed_at", "delay_until", "completed_at", "failed_at", "cancelled_at"),
             *("stalled_count", "progress", "failed_reason", "attempts_made", "logs"),
             *("stacktrace", "attempt_history", "discarded", "options", "schedule_key", "scheduled_for"),

@@ -15,7 +15,6 @@ from conveyor.core._engine.run import Stop
 from conveyor.core._engine.settler import shown
 from conveyor.core._engine.threads import Threads
 from conveyor.core._engine.verdict import Judge, Raised, Returned
-from conveyor.core.errors import StoreError
 from conveyor.core.events import JobActive
 
 if TYPE_CHECKING:
@@ -153,9 +152,9 @@ class Executor:
             return True
         try:
             await unwritten[0].heartbeat.write_starts(unwritten)
-        except StoreError as error:
-            names = ", ".join(run.record.id for run in unwritten)
-            _log.warning("the start of job(s) %s could not be stored, so they go back: %s", names, error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is logged, and the jobs go back unrun
+            names = shown(run.record.id for run in unwritten)
+            _log.warning("the start of job(s) %s could not be stored, so they go back: %r", names, error)
             return False
         return True
 
