@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from conveyor.core.errors import (
+    InvalidOptionError,
     StoreBusyError,
     StoreError,
     StoreForkedError,
@@ -75,6 +76,81 @@ async def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
     (tmp_path / "nowhere").mkdir()
     async with store:
         await store.insert([job()])
+
+
+#: What may stand in a path, below the test's folder, and cannot be opened · what the error says.
+UNREACHABLE: dict[str, tuple[str, str]] = {
+    "a name too long": ("x" * 300, "name too long"),
+    "a name too long for what is beside it": ("x" * 250, "name too long"),
+    "a folder's name too long": ("x" * 300 + "/jobs.db", "name too long"),
+    "a path too long": ("/".join(["x" * 200] * 25), "name too long"),
+    "a file for a folder": ("file/jobs.db", "there is no folder"),
+    "a link to itself": ("loop", "symbolic links"),
+    "a folder that is a link to itself": ("loop/jobs.db", "symbolic links"),
+}
+
+
+@pytest.mark.parametrize(("path", "reason"), UNREACHABLE.values(), ids=UNREACHABLE)
+def test_a_path_that_leads_nowhere(tmp_path: Path, path: str, reason: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    before = sorted(tmp_path.iterdir())
+
+    with pytest.raises(StoreUnavailableError, match=f"(?i){reason}"):
+        asyncio.run(SqliteStore(f"{tmp_path}/{path}").open())
+
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_folder_that_one_may_not_enter(tmp_path: Path) -> None:
+    inner = tmp_path / "closed" / "inner"
+    inner.mkdir(parents=True)
+    program = """
+import asyncio, os, sys
+from conveyor.core import StoreError, Worker, open_store
+from conveyor.store.sqlite import SqliteStore
+
+closed, inner = sys.argv[1:]
+os.chmod(closed, 0)
+if os.geteuid() == 0:
+    os.setresuid(65534, 65534, 65534)  # nobody: permissions do not keep root out
+for path in (f"{closed}/jobs.db", f"{inner}/jobs.db"):
+    try:
+        asyncio.run(SqliteStore(path).open())
+    except StoreError as error:
+        print(error)
+"""
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-c", program, inner.parent, inner], capture_output=True, text=True, check=True
+        )
+    finally:
+        inner.parent.chmod(0o700)
+
+    said = ended.stdout.splitlines()
+    assert ended.stderr == ""
+    assert len(said) == 2
+    assert all("cannot be reached: Permission denied; correct" in line for line in said), said
+
+
+async def test_a_name_that_is_not_unicode(tmp_path: Path) -> None:
+    name = os.fsdecode(b"jobs-\xff#?%.db")
+    async with SqliteStore(tmp_path / name) as store:
+        await store.insert([job()])
+
+    assert (tmp_path / name).exists()
+    with pytest.raises(InvalidOptionError, match="no file name can have"):
+        SqliteStore(tmp_path / "\ud800.db")
+
+
+def test_a_relative_path_in_a_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+
+    with pytest.raises(InvalidOptionError, match="the current folder is gone"):
+        SqliteStore("jobs.db")
 
 
 async def test_a_path_that_is_a_folder(tmp_path: Path) -> None:

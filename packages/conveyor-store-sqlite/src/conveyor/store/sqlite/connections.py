@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import quote
 
-from conveyor.core.errors import StoreReadOnlyError, StoreUnavailableError
-from conveyor.store.sqlite.errors import busy_error, is_busy, store_error
+from conveyor.core.errors import StoreUnavailableError
+from conveyor.store.sqlite.errors import busy_error, is_busy, store_error, store_error_of_system
 from conveyor.store.sqlite.forking import refuse_inherited
 from conveyor.store.sqlite.migrate import check, migrate
 from conveyor.store.sqlite.options import Options
@@ -42,13 +42,20 @@ _making: Final = threading.Lock()
 def create_file(path: str, *, may_create: bool) -> None:
     """Make an empty file that only its owner may read, unless there is one; SQLite opens it after this."""
     file = Path(path)
-    if not file.parent.is_dir():
+    try:
+        folder, found = _look(file.parent), _look(file)
+        _look(Path(f"{path}-journal"))  # the longest name of what SQLite keeps beside it
+        _refuse_planted_link(file)
+    except OSError as error:
+        raise StoreUnavailableError(
+            f"{path} cannot be reached: {error.strerror}; correct the path, or the rights on its folders"
+        ) from error
+    if folder is None or not stat.S_ISDIR(folder.st_mode):
         raise StoreUnavailableError(f"there is no folder {file.parent}; create it, or correct the path")
-    if file.is_dir():
+    if found is not None and stat.S_ISDIR(found.st_mode):
         raise StoreUnavailableError(f"{path} is a folder; give the path of a file in it")
-    _refuse_planted_link(file)
     with _making:
-        if file.exists():
+        if found is not None:
             return
         if not may_create:
             raise StoreUnavailableError(
@@ -59,9 +66,15 @@ def create_file(path: str, *, may_create: bool) -> None:
         except FileExistsError:
             return
         except OSError as error:
-            raise StoreReadOnlyError(
-                f"{path} cannot be created: {error.strerror}; make its folder writable"
-            ) from error
+            raise store_error_of_system(error, path) from error
+
+
+def _look(path: Path) -> os.stat_result | None:
+    """What there is at a path; None: nothing. Raises OSError where that cannot be found out."""
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def _refuse_planted_link(file: Path) -> None:
@@ -115,7 +128,7 @@ def _opened(
         # mode=rw: a file that has gone meanwhile is not quietly replaced by an empty one. The time-out comes
         # before all else: without it six processes that open a new file at once mostly fail.
         db = sqlite3.connect(
-            f"file:{quote(path)}?mode=rw",
+            f"file:{quote(os.fsencode(path))}?mode=rw",
             uri=True,
             timeout=_BUSY,
             isolation_level=None,

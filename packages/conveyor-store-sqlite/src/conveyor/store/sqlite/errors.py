@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from typing import Final
 
@@ -52,6 +53,21 @@ def store_error(error: sqlite3.Error, path: str, *, committing: bool = False) ->
     return kind(f"{path} {what} ({error})", outcome_unknown=unknown)
 
 
+def store_error_of_system(error: OSError, path: str) -> StoreError:
+    """The store error for a file that the operating system does not let be created."""
+    kind, advice = _REASONS.get(error.errno, (StoreUnavailableError, "correct the path"))
+    return kind(f"{path} cannot be created: {error.strerror}; {advice}")
+
+
+_NOT_WRITABLE: Final = (StoreReadOnlyError, "make its folder writable")
+_NO_ROOM: Final = (StoreFullError, "free some room")
+_REASONS: Final[dict[int | None, tuple[type[StoreError], str]]] = {
+    errno.EACCES: _NOT_WRITABLE,
+    errno.EPERM: _NOT_WRITABLE,
+    errno.EROFS: _NOT_WRITABLE,
+    errno.ENOSPC: _NO_ROOM,
+    errno.EDQUOT: _NO_ROOM,
+}
 #: A plain StoreError is about what the call was given: the same is refused again, and other calls are not.
 _REFUSED: Final = (StoreError, "refuses what it was given")
 _MEANINGS: Final[dict[int | None, tuple[type[StoreError], str]]] = {

@@ -98,11 +98,17 @@ def _split(url: str) -> SplitResult | None:
 def checked_path(given: str | os.PathLike[str], option: str = "path", value: object = None) -> str:
     """The absolute path of a database file; raises InvalidOptionError for what cannot be one."""
     value = given if value is None else value
+    if not isinstance(given, (str, os.PathLike)):
+        raise InvalidOptionError(option, value, "give the path of a file, as text or as a pathlib.Path")
     path = os.fspath(given)
     if not isinstance(path, str) or not path:
         raise InvalidOptionError(option, value, f"there is no path; {_URL}")
     if "\0" in path:
         raise InvalidOptionError(option, value, "a path cannot contain NUL")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise InvalidOptionError(option, value, "it has characters that no file name can have") from None
     if path == ":memory:" or path.startswith("file:"):
         raise InvalidOptionError(
             option,
@@ -111,7 +117,11 @@ def checked_path(given: str | os.PathLike[str], option: str = "path", value: obj
         )
     if path.endswith(("/", os.sep)):
         raise InvalidOptionError(option, value, "it names a folder; add the name of the file")
-    return str(Path(path).absolute())
+    try:
+        return str(Path(path).absolute())
+    except FileNotFoundError:
+        allowed = "it is relative, and the current folder is gone; give an absolute path"
+        raise InvalidOptionError(option, value, allowed) from None
 
 
 def _flag(value: object) -> bool:
