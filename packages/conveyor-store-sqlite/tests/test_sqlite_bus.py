@@ -28,6 +28,10 @@ def waiting(id: str, queue: str = "q") -> JobWaiting:
     return JobWaiting(queue_name=queue, at=NOW, job_id=id)
 
 
+def job(id: str, queue: str = "q") -> JobRecord:
+    return JobRecord(queue=queue, id=id, name="work")
+
+
 def rows(store: SqliteStore, table: str) -> list[Any]:
     with closing(sqlite3.connect(store.path)) as db:
         return db.execute(f"select * from conveyor_{table}").fetchall()  # noqa: S608 - a test's own word
@@ -340,21 +344,40 @@ def test_a_file_shared_by_processes_is_warned_of_once(
         other.execute("create table t (x)")
         watch, fixed = Sharing(path, version=(3, 40, 1)), Sharing(path, version=(3, 51, 3))
 
-        watch.look(db, alone=True)
-        watch.look(db, alone=True)
+        watch.look(db, (1, 1))
+        watch.look(db, (1, 1))
         assert caplog.text == ""
 
-        other.execute("insert into t values (1)")
-        watch.look(db, alone=False)
-        other.execute("insert into t values (1)")
-        fixed.look(db, alone=True)
-        fixed.look(db, alone=True)
+        for ours in ((2, 2), (2, 2), (1, 2), (1, 3)):
+            other.execute("insert into t values (1)")
+            watch.look(db, ours)
+            fixed.look(db, (1, 1))
         assert caplog.text == ""
 
         for _ in range(3):
             other.execute("insert into t values (1)")
-            watch.look(db, alone=True)
+            watch.look(db, (1, 3))
     assert caplog.text.count("WAL-reset") == 1
+
+
+async def test_a_process_is_not_told_of_others_after_a_second_store_of_its_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharing, "_warned", False)
+    monkeypatch.setattr(sharing, "_LOOK", 0.0)
+    monkeypatch.setattr(sharing, "may_lose_commits", lambda _: True)
+    (tmp_path / "link.db").symlink_to(tmp_path / "jobs.db")
+    async with SqliteStore(tmp_path / "jobs.db") as first:
+        await first.insert([job("a")])
+        # Between two looks of the first; across one; and by another path.
+        for second in (SqliteStore(first.path), SqliteStore(first.path), SqliteStore(tmp_path / "link.db")):
+            async with second:
+                await second.insert([job("b", queue="other")])
+                if second.path != first.path:
+                    await first.insert([job("c")])
+                    await second.insert([job("d", queue="other")])
+            await first.insert([job("e")])
+    assert caplog.text == ""
 
 
 @pytest.mark.slow

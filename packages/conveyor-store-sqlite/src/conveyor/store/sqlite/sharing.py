@@ -39,9 +39,14 @@ class Sharing:
         self._concerned = may_lose_commits(version)
         self._looked = 0.0
         self._seen: int | None = None
+        self._ours: tuple[int, int] | None = None
 
-    def look(self, db: sqlite3.Connection, *, alone: bool) -> None:
-        """Warn if somebody else has written; `alone`: this process has no other store on the file."""
+    def look(self, db: sqlite3.Connection, ours: tuple[int, int]) -> None:
+        """Warn if another process has written.
+
+        `ours` is how many stores this process has open on the file, and how many it has opened so far:
+        another one of its own may have written, too, and be closed by now.
+        """
         global _warned  # noqa: PLW0603 - once in a process
         now = time.monotonic()
         if _warned or not self._concerned or now - self._looked < _LOOK:
@@ -52,6 +57,7 @@ class Sharing:
         except sqlite3.Error:  # what is wrong with the file shows soon enough
             return
         shared, self._seen = self._seen not in {None, seen}, seen
+        alone, self._ours = ours == self._ours and ours[0] == 1, ours
         if shared and alone:
             _warned = True
             log.warning(

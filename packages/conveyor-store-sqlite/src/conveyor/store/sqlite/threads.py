@@ -14,7 +14,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -76,6 +76,8 @@ class ConnectionThread:
         """Prepare a thread whose calls wait at most `patience` seconds for locks that others hold."""
         self.path = path
         self.pid = os.getpid()
+        # The same file may have several paths.
+        self._kind = (type(self).__name__, os.path.realpath(path))
         self._patience = patience
         self._connect = connect
         self._ready = threading.Condition()
@@ -100,6 +102,7 @@ class ConnectionThread:
     async def start(self) -> None:
         """Open the connection; raises what that raises."""
         _running.add(self)
+        _started[self._kind] += 1
         self._thread.start()
         try:
             await asyncio.shield(asyncio.wrap_future(self._opened))
@@ -149,9 +152,10 @@ class ConnectionThread:
             self._ready.notify()
 
     @property
-    def alone(self) -> bool:
-        """Whether no other thread of this kind has the file open in this process."""
-        return sum(type(other) is type(self) and other.path == self.path for other in _running.copy()) == 1
+    def ours(self) -> tuple[int, int]:
+        """How many threads of this kind have the file open in this process, and how many have opened it."""
+        running = sum(other._kind == self._kind for other in _running.copy())  # noqa: SLF001 - its own kind
+        return running, _started[self._kind]
 
     @property
     def usable(self) -> bool:
@@ -358,6 +362,7 @@ def _lenient(value: bytes) -> str:
 # ------------------------------------------------------------------ the ends of a process
 
 _running: Final[set[ConnectionThread]] = set()
+_started: Final[Counter[tuple[str, str]]] = Counter()
 
 
 if hasattr(os, "register_at_fork"):

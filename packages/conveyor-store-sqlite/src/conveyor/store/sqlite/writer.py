@@ -119,7 +119,7 @@ class Writer(ConnectionThread):
             return
         if db.in_transaction:
             self._mail(db)
-            self._sharing.look(db, alone=self.alone)
+            self._sharing.look(db, self.ours)
         deliver(self._committed(db, answers))
 
     def _by_itself(self, db: sqlite3.Connection, call: Call) -> None:
