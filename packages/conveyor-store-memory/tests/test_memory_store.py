@@ -177,8 +177,9 @@ async def test_another_event_loop_is_refused(
     store: MemoryStore, call: Callable[[Store], Awaitable[object]]
 ) -> None:
     async def elsewhere() -> None:
-        with pytest.raises(StoreError, match="another event loop"):
+        with pytest.raises(StoreError, match="another event loop") as caught:
             await call(store)
+        assert "sqlite" not in str(caught.value).lower()  # it refuses, too
 
     await asyncio.to_thread(asyncio.run, elsewhere())
 

@@ -227,8 +227,8 @@ class MemoryStore(Store):
     def _refuse_other_loops(self, loop: asyncio.AbstractEventLoop) -> None:
         if loop is not self._loop:
             msg = (
-                "this MemoryStore was opened on another event loop; open one on this loop, "
-                "or use a store that several loops can share, such as sqlite"
+                "this MemoryStore was opened on another event loop, and has its jobs there; use it there, or "
+                "take a store that keeps jobs outside of the process, and open one on each loop"
             )
             raise StoreClosedError(msg)
 
