@@ -28,6 +28,7 @@ from conveyor.core import (
     StoreFullError,
     StoreUnavailableError,
     Worker,
+    WorkerClosedError,
 )
 from conveyor.core.events import LocalBus
 from conveyor.core.jobs import JobRecord
@@ -317,10 +318,51 @@ async def test_close_can_be_called_twice_and_before_the_start(worker: MakeWorker
         await clock.settle()
     await used.close()
 
-    with pytest.raises(InvalidOptionError, match="closed"):
-        await used.start()
-    with pytest.raises(InvalidOptionError, match="closed"):
-        await unused.start()
+    for closed in (used, unused):
+        for again in (closed.start, closed.run, closed.run_until_idle):
+            with pytest.raises(WorkerClosedError, match="make a new one") as caught:
+                await again()
+            assert not isinstance(caught.value, InvalidOptionError)
+            assert caught.value.worker == closed.name
+
+
+async def test_a_worker_that_is_closed_while_it_starts_claims_nothing(
+    queue: Queue[Any], store: FaultyStore, worker: MakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await queue.add("a")
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def paused(_: str) -> dict[Any, Any]:
+        asked.set()
+        await answer.wait()
+        return {}
+
+    monkeypatch.setattr(store, "paused", paused)
+    runner = worker(nothing)
+    running = asyncio.create_task(runner.run())
+    await asked.wait()
+    store.calls.clear()
+
+    closing = asyncio.create_task(runner.close())
+    await asyncio.sleep(0)
+    answer.set()
+    await asyncio.gather(running, closing)
+
+    assert "claim" not in store.calls
+    assert await queue.count("waiting") == 1
+
+
+@pytest.mark.parametrize("error", [StoreUnavailableError("away"), StoreError("odd")])
+async def test_a_worker_starts_while_its_store_is_away(
+    *, queue: Queue[Any], store: FaultyStore, worker: MakeWorker, clock: ManualClock, error: StoreError
+) -> None:
+    job = await queue.add("a")
+    store.fail("paused", error)
+
+    async with worker(nothing):
+        await clock.advance(1)
+
+    assert (await job.refresh()).state is JobState.COMPLETED
 
 
 async def test_a_cancelled_close_stops_at_once_in_order_and_is_cancelled_after_that(

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from conveyor.core import (
+    ConveyorError,
     Deduplication,
     InvalidOptionError,
     Job,
     JobCancelledError,
     JobFailedError,
+    JobNotFoundError,
     JobRemovedError,
     JobState,
     Queue,
     StoreClosedError,
+    WaitTimeoutError,
     Worker,
 )
-from conveyor.core.events import Event, Gap, JobProgress, LocalBus
+from conveyor.core.events import EVENTS, Event, Gap, JobProgress, LocalBus
 from conveyor.core.testing import ClockedStore, FaultyStore, ManualClock, WrappedStore, make_job
 from conveyor.store.memory import MemoryStore
 
@@ -150,12 +154,15 @@ async def test_a_timeout_leaves_the_job_as_it_is(queue: Queue[Any], clock: Manua
     await clock.advance(0.2)
 
     assert waiting.done()
-    with pytest.raises(TimeoutError, match=job.id):
+    with pytest.raises(WaitTimeoutError, match=job.id) as caught:
         await waiting
+    assert isinstance(caught.value, ConveyorError)
+    assert isinstance(caught.value, TimeoutError)
+    assert (caught.value.job_id, caught.value.timeout) == (job.id, timedelta(seconds=30))
     assert (await job.refresh()).state is JobState.WAITING
     with pytest.raises(InvalidOptionError):
         await job.wait_until_finished(timeout=-1)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(WaitTimeoutError):
         await job.wait_until_finished(timeout=0)
 
 
@@ -218,8 +225,6 @@ async def test_waiting_for_a_job_that_was_retried_looks_at_the_store_not_at_the_
 async def test_a_report_that_cannot_be_read_is_an_end_all_the_same(
     queue: Queue[Any], store: FaultyStore, clock: ManualClock
 ) -> None:
-    from datetime import timedelta  # noqa: PLC0415
-
     from conveyor.core.store import Claim, Outcome  # noqa: PLC0415
 
     for ending in (Outcome.completed, Outcome.failed):
@@ -335,8 +340,38 @@ async def test_observing_a_finished_job_tells_its_end(
 
     assert names(seen) == [end]
     assert seen[0].at == record.finished_at
-    seen.clear()
-    await collect(queue.observe("no-such-job"), seen)
+
+
+async def test_observing_a_job_that_is_not_there(queue: Queue[Any]) -> None:
+    seen: list[Event] = []
+    with pytest.raises(JobNotFoundError, match="nobody") as caught:
+        await collect(queue.observe("nobody"), seen)
+    assert (caught.value.queue_name, caught.value.job_id, seen) == ("q", "nobody", [])
+
+    job = await queue.add("a")
+    await job.remove()
+    await collect(job.observe(), seen)  # that it was there is known
+    assert names(seen) == ["JobRemoved"]
+    with pytest.raises(JobNotFoundError):
+        await collect(queue.observe(job.id), seen)
+
+
+async def test_a_job_that_goes_while_it_is_looked_for_is_told_of(
+    queue: Queue[Any], store: FaultyStore, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await queue.add("a")
+    find = store.find
+
+    async def removed_first(*args: Any, **options: Any) -> Any:
+        monkeypatch.undo()
+        await queue.remove(job.id)
+        await clock.settle()
+        return await find(*args, **options)
+
+    monkeypatch.setattr(store, "find", removed_first)
+    seen: list[Event] = []
+    await collect(queue.observe(job.id), seen)
+
     assert names(seen) == ["JobRemoved"]
 
 
@@ -388,8 +423,6 @@ async def test_a_follower_that_missed_the_end_reads_it(clock: ManualClock) -> No
 
 
 async def make_done(store: Any, job: Job[Any]) -> None:
-    from datetime import timedelta  # noqa: PLC0415
-
     from conveyor.core.report import Report  # noqa: PLC0415
     from conveyor.core.store import Claim, Outcome  # noqa: PLC0415
 
@@ -416,8 +449,6 @@ async def test_every_kind_of_event_is_told_by_somebody(
             running.set()
             await asyncio.Event().wait()
 
-    from datetime import timedelta  # noqa: PLC0415
-
     from conveyor.core.store import Claim  # noqa: PLC0415
 
     dead = await queue.add("dead")
@@ -436,26 +467,32 @@ async def test_every_kind_of_event_is_told_by_somebody(
         await queue.drain()
         await queue.resume()
         await clock.settle()
+        assert (await dead.refresh()).state is JobState.COMPLETED
+        await queue.obliterate()
     await queue.close()
     await listening
 
-    assert (await dead.refresh()).state is JobState.COMPLETED
-    assert set(names(events)) == {
-        "JobWaiting",
-        "JobDelayed",
-        "JobActive",
-        "JobProgress",
-        "JobCompleted",
-        "JobRetrying",
-        "JobFailed",
-        "JobStalled",
-        "JobCancelled",
-        "CancelRequested",
-        "JobRemoved",
-        "QueuePaused",
-        "QueueResumed",
-        "QueueDrained",
-    }
+    assert (
+        set(names(events))
+        == {
+            "JobWaiting",
+            "JobDelayed",
+            "JobActive",
+            "JobProgress",
+            "JobCompleted",
+            "JobRetrying",
+            "JobFailed",
+            "JobStalled",
+            "JobCancelled",
+            "CancelRequested",
+            "JobRemoved",
+            "QueuePaused",
+            "QueueResumed",
+            "QueueDrained",
+            "QueueObliterated",
+        }
+        == {*EVENTS} - {"JobWaitingChildren", "Gap"}
+    )
 
 
 async def test_an_observer_that_takes_nothing_costs_a_bounded_number_of_events(

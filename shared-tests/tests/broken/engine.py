@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from conveyor.core import acting, codec, durations, removing, typed
+from conveyor.core import acting, codec, durations, observing, removing, typed
 from conveyor.core._engine.executor import Executor
 from conveyor.core._engine.handlers import Payloads, Results
 from conveyor.core._engine.parents import Consequences
@@ -62,6 +62,15 @@ def ended_runs_write_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         return job.hold if job.hold is not None and not job.hold.over else None
 
     monkeypatch.setattr(Job, "_own_run", own_run)
+
+
+@caught_by("lifecycle", "test_a_worker_and_an_observer_of_a_store_that_is_not_open_are_refused")
+def waits_for_a_store_that_nobody_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that is not open is taken for one that is away, and tried again for ever."""
+
+    async def look(*_: object) -> None: ...
+
+    monkeypatch.setattr(observing, "refuse_closed", look)
 
 
 @caught_by("queue behaviour", "test_every_handler_of_a_mapping_gets_the_type_it_names")

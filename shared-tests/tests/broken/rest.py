@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from typing import Any, Self
@@ -34,6 +35,16 @@ class ShowsPasswords(Broken):
             return super().from_url(url, **options)
         except InvalidOptionError as error:
             raise InvalidOptionError("url", url, error.allowed) from None
+
+
+@caught_by("lifecycle", "test_another_event_loop_may_use_the_store_or_is_told_what_it_may_use")
+class BelongsToOneLoopInSilence(Broken):
+    """What happens on another event loop than the store's own is told by whatever breaks there."""
+
+    def _refuse_other_loops(self, loop: asyncio.AbstractEventLoop) -> None:
+        if loop is not self._loop:
+            msg = "is bound to a different event loop"
+            raise RuntimeError(msg)
 
 
 @caught_by("events", "test_an_event_arrives_as_it_was_published")

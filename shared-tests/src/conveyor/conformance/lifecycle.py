@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from conveyor.conformance.area import area, needs
+from conveyor.conformance.bench import SOON, nothing
 from conveyor.conformance.make import (
     LEASE,
     add,
@@ -29,6 +30,7 @@ from conveyor.conformance.make import (
     span,
     take,
 )
+from conveyor.core import Queue, Worker
 from conveyor.core.discovery import open_store
 from conveyor.core.errors import InvalidOptionError, StoreClosedError
 from conveyor.core.store import Beat, Change, Feature, JobState, Lease, Pause, Store, Where
@@ -111,6 +113,46 @@ class Lifecycle:
             await CALLS[call](unopened)
 
         assert await everything(store) == []
+
+    async def test_a_worker_and_an_observer_of_a_store_that_is_not_open_are_refused(
+        self, store: Store, store_url: str | None
+    ) -> None:
+        """They try again while a store is away, and for this one they would for ever."""
+        await store.close()
+        unopened = [] if store_url is None else [by_url(store_url)]
+
+        for closed in (store, *unopened):
+            queue: Queue[Any] = Queue("q", closed)
+            worker = Worker("q", nothing, closed)
+            waits: list[Callable[[], Awaitable[Any]]] = [
+                worker.start,
+                worker.run,
+                partial(anext, queue.events()),
+                partial(anext, queue.observe("a")),
+            ]
+            for wait in waits:
+                with pytest.raises(StoreClosedError):
+                    await wait()
+            async with closed, worker:
+                await (await queue.add("work")).wait_until_finished(SOON)
+
+    async def test_another_event_loop_may_use_the_store_or_is_told_what_it_may_use(
+        self, store: Store, store_url: str | None
+    ) -> None:
+        async def add_one() -> str | None:
+            try:
+                await store.insert([job("a")])
+            except StoreClosedError as error:
+                if store_url is not None:
+                    async with by_url(store_url) as another:
+                        await another.insert([job("b")])
+                return str(error)
+            return None
+
+        refused = await asyncio.to_thread(asyncio.run, add_one())
+
+        assert refused is None or "loop" in refused
+        await add(store, job("c"))
 
     async def test_closing_a_store_that_was_never_opened_does_nothing(
         self, store: Store, store_url: str | None

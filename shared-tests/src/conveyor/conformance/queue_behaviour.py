@@ -33,6 +33,7 @@ from conveyor.core import (
     PayloadError,
     Queue,
     Store,
+    WaitTimeoutError,
     Worker,
 )
 from conveyor.core.events import JobEvent, JobRemoved, QueuePaused
@@ -538,7 +539,7 @@ class Waiting:
         queue: Queue[Any] = Queue("q", store)
         job = await queue.add("work")
 
-        with pytest.raises(TimeoutError):
+        with pytest.raises(WaitTimeoutError):
             await job.wait_until_finished(0.02)
 
         assert not await job.is_completed()
@@ -626,6 +627,8 @@ class Waiting:
             told = [type(event).__name__ async for event in bench.queue.observe(job.id)]
 
         assert told == ["JobCompleted"]
+        with pytest.raises(JobNotFoundError, match="nobody"):
+            await anext(bench.queue.observe("nobody"))
 
 
 class QueueBehaviour(

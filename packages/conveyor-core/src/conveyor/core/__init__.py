@@ -32,6 +32,8 @@ from conveyor.core.errors import (
     UnknownStoreError,
     UnserialisableResultError,
     UnsupportedFeatureError,
+    WaitTimeoutError,
+    WorkerClosedError,
 )
 from conveyor.core.explanation import Explanation, Reason
 from conveyor.core.flow import FlowJob, FlowProducer, FlowResult
@@ -110,7 +112,9 @@ __all__ = [
     "Unrecoverable",
     "UnserialisableResultError",
     "UnsupportedFeatureError",
+    "WaitTimeoutError",
     "Worker",
+    "WorkerClosedError",
     "WorkerInfo",
     "WorkerStats",
     "installed_stores",

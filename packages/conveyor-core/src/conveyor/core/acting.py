@@ -53,7 +53,7 @@ async def edit_report(
         if record is None:
             raise JobNotFoundError(key.queue, key.id)
         if record.state not in states:
-            hint = "while it runs, only its handler may do this"
+            hint = "while it runs, only its handler may do this" if record.state is JobState.ACTIVE else ""
             raise InvalidJobStateError(key.id, record.state, tuple(sorted(states)), hint)
         report = Report.of(record)
         edit(report)

@@ -11,9 +11,11 @@ ConveyorError
 ├── JobFailedError                        a job that was waited for failed
 ├── JobCancelledError                     a job that was waited for was cancelled
 ├── JobRemovedError                       a job that was waited for was removed
+├── WaitTimeoutError (TimeoutError)       a job that was waited for had not finished in time; it goes on
 ├── JobTimeoutError (TimeoutError)        a handler ran longer than its job's timeout
 ├── BatchResultError (ValueError)         a batch's handler returned not one result for each job
 ├── LeaseLostError                        the writer no longer holds the job
+├── WorkerClosedError                     a worker was started, or used, after its close
 ├── GroupFullError                        a group has reached its max_size
 ├── UnknownStoreError (LookupError)       no installed store serves the URL's scheme
 ├── StoreConflictError                    two distributions claim one URL scheme
@@ -32,7 +34,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from conveyor.core.jobs import JobState
 
 #: Stands in an error for what was given, and may hold a password.
 HIDDEN: Final = "..."
@@ -119,9 +126,12 @@ class ScheduleNotFoundError(ConveyorError, LookupError):
 
 
 class InvalidJobStateError(ConveyorError):
-    """The job's state does not allow the call; nothing was changed."""
+    """The job's state does not allow the call; nothing was changed.
 
-    def __init__(self, job_id: str, state: str, expected: Sequence[str], hint: str = "") -> None:
+    `expected` are the states in which it would; empty where the hint alone says what to do.
+    """
+
+    def __init__(self, job_id: str, state: JobState, expected: Sequence[JobState], hint: str = "") -> None:
         wanted = f", and must be {' or '.join(expected)}" if expected else ""
         super().__init__(f"job {job_id!r} is {state}{wanted}{'; ' + hint if hint else ''}")
         self.job_id = job_id
@@ -155,6 +165,15 @@ class JobRemovedError(ConveyorError):
         self.job_id = job_id
 
 
+class WaitTimeoutError(ConveyorError, TimeoutError):
+    """The job that was waited for had not finished in time; it goes on."""
+
+    def __init__(self, job_id: str, timeout: timedelta) -> None:
+        super().__init__(f"job {job_id!r} had not finished after {timeout}; it goes on")
+        self.job_id = job_id
+        self.timeout = timeout
+
+
 class JobTimeoutError(ConveyorError, TimeoutError):
     """A handler ran longer than its job's `timeout` and was cancelled."""
 
@@ -178,6 +197,14 @@ class LeaseLostError(ConveyorError):
             "written, and it should stop"
         )
         self.job_id = job_id
+
+
+class WorkerClosedError(ConveyorError):
+    """The worker has been closed, and runs no more jobs: make a new one."""
+
+    def __init__(self, worker: str) -> None:
+        super().__init__(f"worker {worker!r} is closed; make a new one")
+        self.worker = worker
 
 
 class GroupFullError(ConveyorError):

@@ -7,7 +7,7 @@ import functools
 import os
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from conveyor.core.errors import StoreForkedError
+from conveyor.core.errors import StoreClosedError, StoreForkedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -111,6 +111,8 @@ def _elsewhere(made: Coroutine[Any, Any, R], hold: Hold) -> Future[R]:
         raise StoreForkedError("a forked process has no worker; use the job in the handler's own process")
     try:
         return asyncio.run_coroutine_threadsafe(made, hold.loop)
-    except RuntimeError:
-        made.close()  # that loop is closed: the worker is gone
-        raise
+    except RuntimeError as error:
+        made.close()
+        raise StoreClosedError(
+            "the event loop of this job's worker is closed; open a store, and get the job from a queue"
+        ) from error

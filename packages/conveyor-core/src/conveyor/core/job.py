@@ -338,7 +338,7 @@ class Job(Generic[T, R]):
         """Wait until the job has finished, and return its result, of the queue's result type if that has one.
 
         Raises JobFailedError, JobCancelledError, JobRemovedError (so a job that is to be removed when it
-        completes should be kept for a while, `remove_on_complete=Keep(age="1 minute")`), or TimeoutError;
+        completes should be kept for a while, `remove_on_complete=Keep(age="1 minute")`), or WaitTimeoutError;
         the job then goes on. Raises PayloadError if the result does not fit the type.
         """
         limit = None if timeout is None else duration(timeout, "timeout")
@@ -346,7 +346,7 @@ class Job(Generic[T, R]):
 
     def observe(self) -> AsyncIterator[Event]:
         """This job's events, until it has finished or been removed."""
-        return observing.follow(self._store, self._key, self._clock, asyncio.Event())
+        return observing.follow(self._store, self._key, self._clock, asyncio.Event(), known=True)
 
     # ----------------------------------------------------------- relatives
 
@@ -588,9 +588,7 @@ class Job(Generic[T, R]):
         run.decide(signal)
 
     def _not_running(self, method: str) -> InvalidJobStateError:
-        return InvalidJobStateError(
-            self.id, self.state, ("run by the caller",), f"{method} is for the job's own handler"
-        )
+        return InvalidJobStateError(self.id, self.state, (), f"{method} is for the job's own handler")
 
     async def _note(self, edit: Callable[[Report], object], states: frozenset[JobState] = ASIDE) -> None:
         """Edit the report: under the handler's lease, or of a job in one of these states."""
@@ -616,5 +614,5 @@ class Job(Generic[T, R]):
                     # It is in a state that would do.
                     states = ()
                     hint = f"it cannot be retried while job {holders[0].id!r} holds its deduplication key"
-            raise InvalidJobStateError(self.id, found.state, tuple(str(state) for state in states), hint)
+            raise InvalidJobStateError(self.id, found.state, states, hint)
         self._took(found)

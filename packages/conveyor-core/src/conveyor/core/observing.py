@@ -12,7 +12,16 @@ import logging
 from typing import TYPE_CHECKING, Final, Self
 
 from conveyor.core import clock as time
-from conveyor.core.errors import JobCancelledError, JobFailedError, JobRemovedError, StoreError
+from conveyor.core.errors import (
+    JobCancelledError,
+    JobFailedError,
+    JobNotFoundError,
+    JobRemovedError,
+    StoreClosedError,
+    StoreError,
+    StoreForkedError,
+    WaitTimeoutError,
+)
 from conveyor.core.events import (
     Event,
     Gap,
@@ -55,7 +64,8 @@ async def read(store: Store, key: JobKey) -> JobRecord | None:
 async def outcome(store: Store, key: JobKey, clock: Clock, timeout: timedelta | None) -> object:
     """Wait until the job has finished, and return its result.
 
-    Raises JobFailedError, JobCancelledError, JobRemovedError, or TimeoutError, which leaves the job as it is.
+    Raises JobFailedError, JobCancelledError, JobRemovedError, or WaitTimeoutError, which leaves the job as it
+    is.
     """
     deadline = None if timeout is None else clock.monotonic() + timeout.total_seconds()
     async with (
@@ -69,19 +79,27 @@ async def outcome(store: Store, key: JobKey, clock: Clock, timeout: timedelta | 
             if record.state.terminal:
                 return _result(record)
             left = None if deadline is None else deadline - clock.monotonic()
-            if left is not None and left <= 0:
-                msg = f"job {key.id!r} had not finished after {timeout}; it goes on"
-                raise TimeoutError(msg)
+            if timeout is not None and left is not None and left <= 0:
+                raise WaitTimeoutError(key.id, timeout)
             await heard.until(key.id, clock, REREAD if left is None else min(REREAD, left))
 
 
-async def follow(store: Store, key: JobKey, clock: Clock, closed: asyncio.Event) -> AsyncIterator[Event]:
-    """The events of one job, until it has finished or been removed, or `closed` is set."""
+async def follow(
+    store: Store, key: JobKey, clock: Clock, closed: asyncio.Event, *, known: bool = False
+) -> AsyncIterator[Event]:
+    """The events of one job, until it has finished or been removed, or `closed` is set.
+
+    Raises JobNotFoundError if there is no such job to begin with, unless it is `known` that there was.
+    """
     async with store.bus.subscribe({key.queue}) as events, _Listening(events) as heard:
         while not closed.is_set():
             record = await read(store, key)
             gone = False
-            for event in heard.taken(key.id):
+            told = heard.taken(key.id)
+            known = known or record is not None or any(isinstance(event, JobEvent) for event in told)
+            if not known:
+                raise JobNotFoundError(key.queue, key.id)
+            for event in told:
                 if isinstance(event, QueueObliterated):
                     gone = True
                     continue
@@ -96,9 +114,26 @@ async def follow(store: Store, key: JobKey, clock: Clock, closed: asyncio.Event)
             await heard.until(key.id, clock, REREAD, closed)
 
 
+async def refuse_closed(store: Store, queue: str) -> None:
+    """Raise StoreClosedError or StoreForkedError if the store cannot be used here, however long one waits.
+
+    Any other trouble may pass, and is nothing to give up for.
+    """
+    try:
+        await store.paused(queue)
+    except (StoreClosedError, StoreForkedError):
+        raise
+    except StoreError as error:
+        _log.debug("whether the store is open cannot be seen now: %s", error)
+
+
 async def all_of(store: Store, queue: str, closed: asyncio.Event) -> AsyncIterator[Event]:
-    """Every event of a queue, until `closed` is set or the store is closed."""
+    """Every event of a queue, until `closed` is set or the store is closed.
+
+    Raises StoreClosedError if it is not open to begin with.
+    """
     async with store.bus.subscribe({queue}) as events, _Listening(events) as heard:
+        await refuse_closed(store, queue)
         while True:
             for event in heard.taken(None):
                 yield event

@@ -357,7 +357,10 @@ class Queue(Generic[T, R]):
         return observing.all_of(self._store, self.name, self._closed)
 
     def observe(self, job_id: str) -> AsyncIterator[Event]:
-        """One job's events, until it has finished or been removed; at least its end is told."""
+        """One job's events, until it has finished or been removed; at least its end is told.
+
+        Raises JobNotFoundError, from the first step of the iteration, if there is no such job.
+        """
         return observing.follow(self._store, JobKey(self.name, job_id), self._clock, self._closed)
 
     # ------------------------------------------------------------- pausing
@@ -436,7 +439,7 @@ class Queue(Generic[T, R]):
         active = Where(queue=self.name, states=frozenset({JobState.ACTIVE}))
         for job in await self._store.find(active, limit=1):
             hint = "obliterate(force=True) removes active jobs too"
-            raise InvalidJobStateError(job.id, JobState.ACTIVE, ("finished",), hint)
+            raise InvalidJobStateError(job.id, JobState.ACTIVE, (), hint)
 
     async def retry_jobs(self, state: JobState | str = JobState.FAILED) -> int:
         """Run all failed (completed, cancelled) jobs again, with all their attempts, and return how many.

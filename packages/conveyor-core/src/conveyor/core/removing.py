@@ -34,7 +34,7 @@ async def remove(store: Store, key: JobKey, clock: Clock) -> bool:
         return True
     if await observing.read(store, key) is None:
         return False
-    raise InvalidJobStateError(key.id, JobState.ACTIVE, ("any other state",), "cancel it first")
+    raise InvalidJobStateError(key.id, JobState.ACTIVE, (), "cancel it first")
 
 
 async def remove_all(store: Store, where: Where, clock: Clock, *, limit: int | None = None) -> int:

@@ -20,7 +20,7 @@ from uuid import uuid4
 from typing_extensions import TypeVar
 
 from conveyor.core import events as told
-from conveyor.core import seen
+from conveyor.core import observing, seen
 from conveyor.core._engine.announcer import Announcer
 from conveyor.core._engine.checks import checked_batch, checked_limit, checked_strategies, refuse_missing
 from conveyor.core._engine.closing import Closing, Tasks
@@ -42,7 +42,7 @@ from conveyor.core.batches import Batch
 from conveyor.core.clock import Clock, SystemClock
 from conveyor.core.codec import MAX_BYTES
 from conveyor.core.durations import Duration, duration
-from conveyor.core.errors import InvalidOptionError
+from conveyor.core.errors import InvalidOptionError, WorkerClosedError
 from conveyor.core.flow import adopt
 from conveyor.core.ids import new_token
 from conveyor.core.job import Job
@@ -328,13 +328,21 @@ class Worker(Generic[T]):
     async def start(self) -> None:
         """Start to claim and run jobs. A second call does nothing.
 
-        Raises InvalidOptionError after `close`: make a new worker.
+        Raises WorkerClosedError after `close`: make a new worker. Raises StoreClosedError if the store is not
+        open. One that cannot be reached is no reason: jobs are claimed as soon as it can.
         """
-        if self._state == "closed":
-            raise InvalidOptionError("worker", self.name, "it is closed; make a new one")
+        self._refuse_closed()
         if self._state == "running":
             return
         self._state = "running"
+        try:
+            await observing.refuse_closed(self._store, self.queue_name)
+        except BaseException:
+            if self._closing is None:
+                self._state = "new"
+            raise
+        if self._closing is not None:
+            return  # closed meanwhile
         listening = asyncio.Event()
         tasks, start = self._tasks, asyncio.create_task
         tasks.others += [start(self._listener.loop(listening)), start(self._heartbeat.loop())]
@@ -357,8 +365,8 @@ class Worker(Generic[T]):
         handled the signals before, such as the web server around this, goes on handling them, unless it
         would only have ended the program. Without `signals` they are left alone.
 
-        Raises InvalidOptionError for an option that cannot be used, for `signals` outside the main thread,
-        and after `close`.
+        Raises InvalidOptionError for an option that cannot be used, and for `signals` outside the main
+        thread; WorkerClosedError and StoreClosedError as `start` does.
         """
         limit = duration(grace, "grace").total_seconds()
         signalled = False
@@ -385,9 +393,10 @@ class Worker(Generic[T]):
 
         For a worker that is not started: a batch run, or a test. Delayed jobs are left until they are due.
 
-        Raises what the store raises when jobs are claimed. Outcomes are written until they are accepted,
-        as long as that takes.
+        Raises what the store raises when jobs are claimed, and WorkerClosedError after `close`. Outcomes are
+        written until they are accepted, as long as that takes.
         """
+        self._refuse_closed()
         self._idler = asyncio.current_task()
         self._poller.linger_no_more()
         await self._scheduler.tick()
@@ -439,6 +448,10 @@ class Worker(Generic[T]):
         self._closing.result()
         if cancelled:
             raise asyncio.CancelledError
+
+    def _refuse_closed(self) -> None:
+        if self._state == "closed":
+            raise WorkerClosedError(self.name)
 
     def _request_stop(self) -> None:
         if self._state == "running" and not self._stop_requested.is_set():
