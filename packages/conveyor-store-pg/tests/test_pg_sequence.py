@@ -14,7 +14,7 @@ import pytest
 
 from conveyor.core.jobs import JobKey, JobRecord
 from conveyor.core.store import Claim, Outcome, Where
-from conveyor.store.pg import PgStore
+from conveyor.store.pg import PgStore, inserting
 from conveyor.store.pg.testing import get_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pg_sequence")]
@@ -106,11 +106,22 @@ async def test_many_adders_mend_it_once(store: PgStore, server_url: str) -> None
     assert last_value(server_url) < ROWS + 2_000
 
 
+async def test_a_sequence_whose_last_number_is_the_last_rows_is_not_behind(
+    store: PgStore, server_url: str
+) -> None:
+    await store.insert([job("a")])
+    [added] = await store.find(Where(queue="q"), limit=1)
+
+    await store._connections.call(lambda session: inserting._mend_sequence(session, [1]))
+
+    assert last_value(server_url) == added.seq
+
+
 #: The same from a process of its own.
 OTHER = """
 import asyncio, sys
 from conveyor.core.jobs import JobRecord
-from conveyor.store.pg import PgStore
+from conveyor.store.pg import PgStore, inserting
 
 async def main():
     async with PgStore(sys.argv[1], notify=False) as store:

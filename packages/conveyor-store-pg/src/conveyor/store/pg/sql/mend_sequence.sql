@@ -1,6 +1,7 @@
 -- Have the sequence of jobs go on behind all rows, if one of these numbers was taken when it gave them: as after a
 -- restore of the data alone. One at a time: where the sequence is does not depend on a snapshot, so who comes later
--- finds it mended. It begins somewhat behind, since others draw numbers while this is done.
+-- finds it mended, also when its last number is that of the last row by then. It begins somewhat behind, since others
+-- draw numbers while this is done.
 with taken as materialized (
   select seq
     from {schema}.conveyor_jobs
@@ -14,8 +15,9 @@ alone as materialized (
 select setval('{schema}.conveyor_jobs_seq', s.most + 1000)
   from alone a
  cross join lateral (
-   select q.last_value, (select seq from {schema}.conveyor_jobs order by seq desc limit 1) as most
+   select q.last_value, q.is_called, (select seq from {schema}.conveyor_jobs order by seq desc limit 1) as most
      from {schema}.conveyor_jobs_seq q
     where a.yes
  ) s
- where s.last_value <= s.most
+ where s.last_value < s.most
+    or s.last_value = s.most and not s.is_called
