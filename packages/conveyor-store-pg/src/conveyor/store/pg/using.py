@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import psycopg
@@ -17,9 +18,10 @@ from conveyor.core.jobs import JobRecord, JobState
 from conveyor.core.store import Feature, Inserted, Order, Store, Where
 from conveyor.store.pg import inserting, sets
 from conveyor.store.pg.bus import transactional_notify
+from conveyor.store.pg.cursors import async_cursor, cursor
 from conveyor.store.pg.errors import cause, store_error
 from conveyor.store.pg.options import Target
-from conveyor.store.pg.statements import Again, AsyncSession, Session, Statements, SyncSession
+from conveyor.store.pg.statements import Again, AsyncSession, Session, Statements, SyncSession, in_thread
 
 if TYPE_CHECKING:
     from conveyor.store.pg.store import PgStore
@@ -31,6 +33,8 @@ _OUTSIDE: Final = (
     "the connection is in autocommit and in no transaction, so nothing could be atomic; "
     "begin one first (`async with connection.transaction():`), or connect without autocommit"
 )
+#: Begins their transaction: `transaction()` would begin and commit one of its own.
+_BEGIN: Final = b"select 1"
 #: How often a step is repeated because others were faster.
 _TRIES: Final = 10
 
@@ -129,6 +133,11 @@ class _View:
                         raise StoreError("others were faster ten times in a row; repeat it") from None
                 except psycopg.Error as error:
                     raise store_error(error, self._target) from cause(error, self._target)
+                except UnicodeEncodeError as error:
+                    encoding = self._connection.info.encoding
+                    raise StoreError(
+                        f"{encoding}, the connection's client_encoding, lacks a letter"
+                    ) from error
 
     def _session(self) -> Session:
         if isinstance(self._connection, AsyncConnection):
@@ -159,22 +168,31 @@ class _TransactionBus:
 
 @asynccontextmanager
 async def _savepoint(connection: Theirs) -> AsyncIterator[None]:
+    idle = connection.info.transaction_status == pq.TransactionStatus.IDLE
     if isinstance(connection, AsyncConnection):
-        if connection.info.transaction_status == pq.TransactionStatus.IDLE:
-            await connection.execute("select 1")  # begins theirs, or `transaction()` would commit it
+        if idle:
+            await async_cursor(connection).execute(_BEGIN)
         async with connection.transaction():
             yield
         return
-    if connection.info.transaction_status == pq.TransactionStatus.IDLE:
-        await asyncio.to_thread(connection.execute, "select 1")
     savepoint = connection.transaction()
-    await asyncio.to_thread(savepoint.__enter__)
+    entered = False
+
+    def enter() -> None:
+        nonlocal entered
+        if idle:
+            cursor(connection).execute(_BEGIN)
+        savepoint.__enter__()
+        entered = True
+
     try:
+        await in_thread(enter)
         yield
     except BaseException as error:
-        await asyncio.shield(asyncio.to_thread(savepoint.__exit__, type(error), error, error.__traceback__))
+        if entered:
+            await in_thread(partial(savepoint.__exit__, type(error), error, error.__traceback__))
         raise
-    await asyncio.to_thread(savepoint.__exit__, None, None, None)
+    await in_thread(partial(savepoint.__exit__, None, None, None))
 
 
 def _refuse_autocommit(connection: Theirs) -> None:
