@@ -3,14 +3,16 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg import sql
 
+from conveyor.core import Deduplication, Group, Queue, open_store
 from conveyor.store.pg._testing.schemas import Schemas
-from conveyor.store.pg.testing import get_server
+from conveyor.store.pg.testing import Server, get_server
 
 # A run of its own, with a test of each worker: where its store is, and on which server.
 INNER = """\
@@ -65,8 +67,14 @@ def test_each_test_has_a_schema_of_its_own_and_leaves_nothing(places: list[dict[
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return get_server(tmp_path_factory.mktemp("server")).url
+def server(tmp_path_factory: pytest.TempPathFactory) -> Server:
+    return get_server(tmp_path_factory.mktemp("server"))
+
+
+@pytest.fixture
+def url(server: Server) -> Iterator[str]:
+    with server.database("schemas") as url:
+        yield url
 
 
 @pytest.mark.slow
@@ -79,7 +87,8 @@ def test_a_transaction_left_open_does_not_hold_up_the_next_test(url: str) -> Non
             other.execute(sql.SQL("create table {}.jobs (id int)").format(sql.Identifier(schema)))
             forgotten.execute(sql.SQL("lock table {}.jobs").format(sql.Identifier(schema)))
 
-        rows = other.execute("select 1 from pg_namespace where nspname = %s", [schema]).fetchall()
+        with schemas.fresh():
+            rows = other.execute("select 1 from pg_namespace where nspname = %s", [schema]).fetchall()
     forgotten.close()
     schemas.close()
 
@@ -101,3 +110,35 @@ def test_a_test_may_cut_off_every_connection(url: str) -> None:
     schemas.close()
 
     assert rows == [(1,)]
+
+
+@pytest.mark.slow
+async def test_a_store_is_emptied_and_serves_the_next_test(url: str) -> None:
+    schemas = Schemas(url)
+    with schemas.fresh() as first:
+        async with open_store(first) as store:
+            queue: Queue[None] = Queue("q", store)
+            job = await queue.add("a", group=Group("g"), deduplication=Deduplication("k"))
+            await queue.pause()
+
+    with schemas.fresh() as second:
+        assert second == first
+        async with open_store(second) as store:
+            queue = Queue("q", store)
+            assert await queue.get_jobs() == []
+            assert await queue.get_paused() == {}
+            assert (await queue.add("a", deduplication=Deduplication("k"))).id != job.id
+    schemas.close()
+
+
+@pytest.mark.slow
+async def test_a_store_that_is_still_open_is_no_other_tests(url: str) -> None:
+    schemas = Schemas(url)
+    with schemas.fresh() as first:
+        store = open_store(first)
+        await store.open()
+
+    with schemas.fresh() as second:
+        assert second != first
+    await store.close()
+    schemas.close()
