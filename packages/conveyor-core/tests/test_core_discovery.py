@@ -63,6 +63,25 @@ async def test_a_url_opens_the_store_it_names() -> None:
     assert type(open_store("MEMORY://shared")) is MemoryStore
 
 
+async def test_a_store_that_is_installed_while_the_program_runs_is_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UnknownStoreError):
+        open_store("later:")
+
+    package = tmp_path / "later_store-1.2.3.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: later-store\nVersion: 1.2.3\n")
+    (package / "entry_points.txt").write_text(
+        "[conveyor.stores]\nlater = conveyor.store.memory:MemoryStore\n"
+    )
+
+    with pytest.raises(InvalidOptionError, match="write memory:"):  # as the memory store says, which it names
+        open_store("later:")
+    assert "later" in [store.scheme for store in installed_stores()]
+
+
 def test_the_installed_stores_are_listed_with_who_brought_them(monkeypatch: pytest.MonkeyPatch) -> None:
     installed(monkeypatch, ("zeta", "zeta.store:Zeta", "zeta-store"), OURS)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -43,6 +44,7 @@ class InstalledStore:
 
 def installed_stores() -> list[InstalledStore]:
     """Every installed store, by scheme; none of them is imported."""
+    _scan.cache_clear()
     return sorted((_described(entry) for entry in _entries()), key=lambda s: (s.scheme, s.distribution))
 
 
@@ -60,12 +62,26 @@ def open_store(url: str, **options: Any) -> Store:
             'a store URL begins with a scheme, as "memory:", "sqlite:///jobs.db" or "postgresql://…"',
         )
     scheme = match[1].lower()
-    store = _loaded(_only(scheme, [entry for entry in _entries() if entry.name.lower() == scheme]))
+    store = _loaded(_only(scheme, _entries_of(scheme)))
     return cast("Store", store.from_url(scheme + url[match.end(1) :], **options))
 
 
+def _entries_of(scheme: str) -> list[EntryPoint]:
+    found = [entry for entry in _entries() if entry.name.lower() == scheme]
+    if not found:  # it may have been installed since
+        _scan.cache_clear()
+        found = [entry for entry in _entries() if entry.name.lower() == scheme]
+    return found
+
+
 def _entries() -> Iterable[EntryPoint]:
-    return entry_points(group=GROUP)
+    return _scan(tuple(sys.path))
+
+
+@cache
+def _scan(_path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """Read the metadata of every distribution on that path: 8 ms beside 50 of them."""
+    return tuple(entry_points(group=GROUP))
 
 
 def _only(scheme: str, found: list[EntryPoint]) -> EntryPoint:
