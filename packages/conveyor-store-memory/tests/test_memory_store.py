@@ -298,14 +298,14 @@ async def test_a_group_is_remembered_while_jobs_without_one_wait_longer(store: M
 
 
 @pytest.mark.slow
-async def test_100_000_idle_groups_leave_nothing_behind(store: MemoryStore) -> None:
+async def test_many_idle_groups_leave_nothing_behind(store: MemoryStore) -> None:
     limit = Limit(active=1, rate=Rate(max=1, per=timedelta(minutes=1)))
-    await store.insert([job(str(n), group=f"group-{n}") for n in range(100_000)], now=START)
-    claimed = await store.claim(claim(100_000, group_limit=limit, limit=limit), now=START)
+    await store.insert([job(str(n), group=f"group-{n}") for n in range(10_000)], now=START)
+    claimed = await store.claim(claim(10_000, group_limit=limit, limit=limit), now=START)
     assert len(claimed.jobs) == 1
-    claimed = await store.claim(claim(100_000, group_limit=limit), now=START)
+    claimed = await store.claim(claim(10_000, group_limit=limit), now=START)
     gone = Retention(age=timedelta(0))
-    held = await store.find(EVERYTHING, limit=100_000, now=START)
+    held = await store.find(EVERYTHING, limit=10_000, now=START)
     await store.settle([Outcome.completed(found, "{}", retention=gone) for found in held], now=START)
 
     await store.advance({"q"}, now=START + timedelta(minutes=11))
