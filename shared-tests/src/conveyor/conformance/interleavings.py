@@ -34,7 +34,7 @@ PATIENCE: Final = 0.3
 #: certain, and others; and those that fill batches.
 CERTAIN: Final = (("claim", 1), ("settle", 1), ("renew", 1), ("advance", 1))
 HELD: Final = (*CERTAIN, ("claim", 2), ("settle", 2), ("count", 1), ("find", 1), ("pause", 1))
-HELD_OF_BATCHES: Final = (("claim", 2), ("settle", 1), ("count", 1), ("find", 1), ("paused", 1))
+HELD_OF_BATCHES: Final = (("claim", 2), ("settle", 1), ("count", 1), ("find", 1), ("paused", 2))
 
 
 class HeldStore(WrappedStore):
@@ -387,7 +387,8 @@ class Interleavings:
     ) -> None:
         if held == "count" and Feature.FLOWS not in bench.store.features:
             return
-        holding = HeldStore(bench.store, "q", held, 1, "start")
+        number = 2 if held == "paused" else 1  # the first is the look at the store when the worker starts
+        holding = HeldStore(bench.store, "q", held, number, "start")
         options: dict[str, Any] = {"batch": Batch(3, linger="1h", by="group")} if held == "paused" else {}
         if held == "count":
             await FlowProducer(bench.store).add(FlowJob("parent", "q", children=[FlowJob("child", "q")]))
