@@ -42,9 +42,10 @@ async def stalled(bench: FlowBench, queue: str, _: str) -> None:
 
 async def timed_out(bench: FlowBench, queue: str, job_id: str) -> None:
     """Its handler takes too long."""
-    worker = bench.worker_of(queue, Gate())
-    async with worker:
-        await until((await bench.job(queue, job_id)).is_active)
+    gate = Gate()
+    async with bench.worker_of(queue, gate):
+        # Its run has begun, and not only its lease: the time that it may take is counted from there.
+        await gate.until_begun()
         await bench.later("11s")
         await until((await bench.job(queue, job_id)).is_failed)
 
