@@ -39,7 +39,11 @@ select
   state = 'active',
   '2029-12-01 00:00+00',
   case when state = 'completed' then '2029-12-01 00:00+00'::timestamptz + n * interval '1 s' end,
-  case when state = 'completed' and n > 200000 then '2029-12-31 00:00+00'::timestamptz end,
+  case
+    when state = 'completed' and n > 200000 then '2029-12-31 00:00+00'::timestamptz
+    -- kept for long, so that by default none of the first half goes
+    when state = 'completed' and n <= 50000 then '2130-01-01 00:00+00'::timestamptz
+  end,
   case when state = 'completed' then 't' || n end,
   case when state = 'completed' then state end,
   case when state = 'completed' then '2029-12-01 00:00+00'::timestamptz + n * interval '1 s' end,

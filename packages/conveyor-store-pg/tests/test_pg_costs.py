@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -281,6 +281,7 @@ async def delete(session: Session) -> None:
     ids = frozenset(f"j{n}" for n in live(5, 6, 8, 9))
     await sets.delete(session, NOW, Where(queue="q", ids=ids), 10)
     await sets.delete(session, NOW, Where(queue="q", expired=True), 10)
+    await sets.delete(session, NOW, replace(unretained(timedelta(days=1)), ids=ids), 10)
     await sets.delete(session, NOW, Where(queue="q", states=frozenset({JobState.WAITING})), 10)
 
 
@@ -298,6 +299,11 @@ def found(where: Where, order: Order = Order.ADDED) -> Callable[[Session], Await
             await sets.find(session, NOW, where, limit=10, after=page[-1], order=order)
 
     return action
+
+
+def unretained(age: timedelta) -> Where:
+    states = frozenset({JobState.COMPLETED, JobState.CANCELLED})
+    return Where(queue="q", states=states, unretained=True, older_than=age)
 
 
 async def count_some(session: Session) -> None:
@@ -338,6 +344,10 @@ ACTIONS: dict[str, Callable[[Session], Awaitable[None]]] = {
     },
     "found by key": found(Where(queue="q", unique_key=f"key-{live(6)[0]}")),
     "found expired": found(Where(queue="q", expired=True)),
+    "found unretained": found(unretained(NOW - datetime(2029, 12, 2, tzinfo=UTC)), Order.EARLIEST),
+    "found none unretained": found(
+        unretained(NOW - datetime(2029, 12, 1, tzinfo=UTC) - timedelta(seconds=50_000)), Order.EARLIEST
+    ),
     # In the order of claims only waiting jobs have an index; others are sorted.
     **{f"found {order}": found(Where(queue="q"), order) for order in Order if order is not Order.CLAIM},
     **{

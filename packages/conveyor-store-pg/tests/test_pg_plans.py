@@ -228,6 +228,15 @@ ACTIONS: dict[str, Callable[[Session], Awaitable[None]]] = {
         for order in Order
     },
     "found expired": found(Where(queue="plain", expired=True)),
+    "found unretained": found(
+        Where(
+            queue="plain",
+            states=frozenset({JobState.COMPLETED}),
+            unretained=True,
+            older_than=timedelta(days=1),
+        ),
+        Order.EARLIEST,
+    ),
     "found expired by parent": found(Where(parent=JobKey("plain", "parent-4001"), expired=True)),
     "found expired by id": found(Where(queue="plain", ids=frozenset({"j600001", "j600005"}), expired=True)),
 }

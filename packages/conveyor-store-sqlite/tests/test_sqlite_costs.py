@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Any
@@ -29,7 +30,11 @@ COLUMNS: dict[str, dict[str, str]] = {
     "active": {"state": "'active'", "token": "'t' || n", "lease_until": f"'{written(at(36_000))}'"},
     "paused name": {"name": "'paused'"},
     "groups": {"grp": f"'group-' || ((n - 1) % {GROUPS})"},
-    "finished": {"state": "'completed'", "finished_at": f"'{written(START)}'"},
+    "finished": {
+        "state": "'completed'",
+        "finished_at": f"case when n <= :number / 2 then '{written(at(-7_200))}' else '{written(START)}' end",
+        "expires_at": f"case when n <= :number / 2 then '{written(at(-7_200) + timedelta(days=36_500))}' end",
+    },
 }
 
 
@@ -118,6 +123,6 @@ async def look(store: SqliteStore) -> list[object]:
         await store.count(Where(queue="q"), now=at(1)),
         *((one.id, one.name, one.group, one.state, one.seq, one.rank, one.run_at) for one in found),
         *(one.lease_until for one in found if one.state is JobState.ACTIVE),
-        *(one.finished_at for one in found),
+        *((one.finished_at, one.expires_at) for one in found),
         await store.paused("q", now=at(1)),
     ]

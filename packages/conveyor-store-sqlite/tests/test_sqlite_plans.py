@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from conveyor.core.jobs import JobKey, JobRecord, JobState
-from conveyor.core.store import Claim, Limit, Outcome, Pause, Rate, Where
+from conveyor.core.store import Claim, Limit, Order, Outcome, Pause, Rate, Where
 from conveyor.store.sqlite import SqliteStore, where
 from conveyor.store.sqlite.connections import open_writer
 from conveyor.store.sqlite.statements import of_rows, statement
@@ -67,6 +67,9 @@ _PARAMETERS = (
 )
 
 _ID = "conveyor_jobs_id (queue=? AND id=?)"
+UNRETAINED = Where(
+    queue="q", states=frozenset({JobState.FAILED}), unretained=True, older_than=timedelta(days=14)
+)
 _NUMBER = "INTEGER PRIMARY KEY (rowid=?)"
 #: Each statement that runs for every claim, settle, renewal, insert or advance, and how it finds its rows.
 HOT = {
@@ -209,6 +212,10 @@ def test_the_triggers_of_groups_go_by_indexes(db: sqlite3.Connection) -> None:
         (Where(parent=JobKey("q", "a")), "conveyor_jobs_parent (parent_queue=? AND parent_id=?)"),
         (Where(queue="q", expired=True), "conveyor_jobs_expires_at"),
         (Where(queue="q", expired=True), "conveyor_jobs_keep_count"),
+        (
+            UNRETAINED,
+            "conveyor_jobs_finished (queue=? AND state=? AND <expr>=? AND finished_at>? AND finished_at<?)",
+        ),
         (Where(queue="q", group="g"), "conveyor_jobs_group (queue=? AND grp=?)"),
         (Where(queue="q", group="g", states=frozenset({JobState.WAITING})), "conveyor_jobs_waiting_lane"),
     ],
@@ -216,7 +223,7 @@ def test_the_triggers_of_groups_go_by_indexes(db: sqlite3.Connection) -> None:
 def test_a_set_that_an_index_knows_is_found_by_it(db: sqlite3.Connection, asked: Where, index: str) -> None:
     seen: list[str] = []
     db.set_trace_callback(seen.append)
-    where.seqs(db, asked, START, limit=10)
+    where.seqs(db, asked, START, limit=10, order=Order.EARLIEST if asked.unretained else Order.ADDED)
     db.set_trace_callback(None)
 
     assert any(index in "\n".join(r[3] for r in db.execute("explain query plan " + sql)) for sql in seen)

@@ -18,6 +18,7 @@ ORDERS: dict[Order, Callable[[JobRecord], tuple[Any, ...]]] = {
     Order.ADDED: lambda job: (job.seq,),
     Order.NEWEST: lambda job: (-job.seq,),
     Order.FINISHED: lambda job: (EPOCH - (job.finished_at or EPOCH), -job.seq),
+    Order.EARLIEST: lambda job: (job.finished_at is None, job.finished_at or EPOCH, job.seq),
     Order.CLAIM: lambda job: (job.rank, -job.seq if job.lifo else job.seq),
 }
 
@@ -38,6 +39,7 @@ def matching(data: Data, where: Where, now: datetime) -> Iterator[JobRecord]:
             and (where.report is None or job.report == where.report)
             and (where.older_than is None or age >= where.older_than)
             and (not where.expired or job.key in expired)
+            and (not where.unretained or _unretained(job))
         ):
             yield job
 
@@ -83,6 +85,11 @@ def _retried(data: Data, job: JobRecord) -> JobRecord | None:
         expires_at=None,
         keep_count=None,
     )
+
+
+def _unretained(job: JobRecord) -> bool:
+    """Whether a job has finished, and nothing says how long it is kept."""
+    return job.state in TERMINAL and job.expires_at is None and job.keep_count is None
 
 
 def _expired(data: Data, now: datetime) -> set[JobKey]:

@@ -45,10 +45,12 @@ GROUPS: Final = 1_000
 _FEW: Final = 5
 _PAGE: Final = 10
 _LATER: Final = span(36_000)
+_AGO: Final = timedelta(hours=2)
+_LONG: Final = Retention(age=timedelta(days=36_500))
 _RATE: Final = Rate(max=1_000_000, per=timedelta(hours=1))
 #: Orders of sets that are found by their states; the jobs that are not waiting have no order of claims.
 _ORDERS: Final = {
-    None: (Order.ADDED, Order.NEWEST, Order.FINISHED),
+    None: tuple(order for order in Order if order is not Order.CLAIM),
     JobState.WAITING: tuple(Order),
 }
 
@@ -61,7 +63,12 @@ async def fill(store: Store, shape: str, number: int) -> None:
         if shape in {"active", "finished"}:
             held = await store.claim(claim(number, token=new_token(), lease=_LATER), now=START)
             if shape == "finished":
-                await store.settle([Outcome.completed(one, DONE) for one in held.jobs], now=START)
+                # One half longer ago, and kept for long: by default none of these goes.
+                kept, plain = held.jobs[: len(held.jobs) // 2], held.jobs[len(held.jobs) // 2 :]
+                await store.settle(
+                    [Outcome.completed(one, DONE, retention=_LONG) for one in kept], now=START - _AGO
+                )
+                await store.settle([Outcome.completed(one, DONE) for one in plain], now=START)
     await begin(store, shape)
 
 
@@ -169,6 +176,10 @@ async def _reading(bill: _Bill) -> None:
         "expired": (Where(queue="q", expired=True), tuple(Order)),
         "by ids": (Where(queue="q", ids=frozenset({"new-0", "later-0"})), tuple(Order)),
     }
+    for name, age in {"unretained": timedelta(0), "unretained and old": _AGO}.items():
+        done = frozenset({JobState.COMPLETED, JobState.CANCELLED})
+        where = Where(queue="q", states=done, unretained=True, older_than=age)
+        sets[name] = where, (Order.EARLIEST,)
     for state in JobState:
         where = Where(queue="q", states=frozenset({state}))
         sets[str(state)] = where, _ORDERS.get(state, _ORDERS[None])
@@ -187,7 +198,7 @@ async def _reading(bill: _Bill) -> None:
             found = await bill.of(f"find {name}, {order}", page)
             if found:
                 await bill.of(f"find {name}, {order}, behind one", lambda: page(found[-1]))  # noqa: B023 - awaited here
-        if not (name == "all" or name in set(JobState)):
+        if not (name == "all" or name.startswith("unretained") or name in set(JobState)):
             await bill.of(f"count {name}", lambda: store.count(where, now=START))  # noqa: B023 - likewise
     await bill.of("count at most so many", lambda: store.count(q, most=100, now=START))
     live = Where(queue="q", states=frozenset({JobState.WAITING, JobState.DELAYED}))

@@ -441,6 +441,7 @@ class Die(random.Random):
             report=self.rarely(self.of("{}", '"failed"', '"completed"', self.document()), 9),
             older_than=self.rarely(span(5), 9),
             expired=self.randrange(8) == 0,
+            unretained=self.randrange(8) == 0,
         )
 
     def update(self) -> Step:

@@ -293,6 +293,31 @@ class Finding:
         assert await found(store, replace(Q, expired=True), now=at(3)) == ["a"]
         assert await found(store, replace(Q, expired=True), now=at(62)) == ["a", "b"]
 
+    async def test_unretained_are_the_finished_jobs_for_which_no_retention_was_given(
+        self, store: Store
+    ) -> None:
+        """With `older_than` and `Order.EARLIEST`, as workers sweep: earliest first, and not one too young."""
+        await one_in_each_state(store)
+        await add(store, *jobs("abcdefg"))
+        for second, name in enumerate("dabc", start=10):
+            await finish(store, name, at_second=second)
+        await finish(store, "e", at_second=1, retention=Retention(age=span(900)))
+        await finish(store, "f", at_second=1, retention=Retention(count=9))
+        where = replace(Q, unretained=True)
+
+        assert set(await found(store, where, now=at(60))) == {*"abcd", *(one.value for one in TERMINAL)}
+        old = replace(where, states=frozenset({JobState.COMPLETED}), older_than=span(48))
+        assert await found(store, old, now=at(60), order=Order.EARLIEST) == ["completed", "d", "a", "b"]
+        first = await store.find(old, limit=2, order=Order.EARLIEST, now=at(60))
+        rest = await store.find(old, limit=9, after=first[-1], order=Order.EARLIEST, now=at(60))
+        assert (ids(first), ids(rest)) == (["completed", "d"], ["a", "b"])
+
+        await store.update(replace(Q, ids=frozenset("a")), Change(retention=Retention(count=9)), now=at(60))
+        await store.update(replace(Q, ids=frozenset("b")), Change(retry=True), now=at(60))
+        few = replace(old, ids=frozenset("abcdef"))
+        assert list((await store.delete(few, limit=9, now=at(60))).removed) == [JobKey("q", "d")]
+        assert await found(store, old, now=at(60)) == ["completed"]
+
     async def test_only_finished_jobs_expire(self, store: Store) -> None:
         await one_in_each_state(store)
 
@@ -333,7 +358,8 @@ class Finding:
             await add(store, job(f"{n:02}", priority=(7 * n) % 3, lifo=n % 4 == 1), now=at(n))
         for second, name in enumerate(["08", "02", "05"]):
             await finish(store, name, at_second=20 + second)
-        await finish(store, "11", "00", at_second=22)
+        await finish(store, "11", at_second=22, retention=Retention(age=span(900)))
+        await finish(store, "00", at_second=22, retention=Retention(count=9))
 
     @pytest.mark.parametrize("size", [1, 2, 3, 5, 12, 13])
     @pytest.mark.parametrize("order", list(Order))
@@ -360,6 +386,10 @@ class Finding:
         assert await found(store, Q, order=Order.FINISHED) == [
             *("11", "05", "00", "02", "08"),
             *("10", "09", "07", "06", "04", "03", "01"),
+        ]
+        assert await found(store, Q, order=Order.EARLIEST) == [
+            *("08", "02", "00", "05", "11"),
+            *("01", "03", "04", "06", "07", "09", "10"),
         ]
 
     async def test_the_order_of_claiming_is_the_order_in_which_jobs_are_claimed(self, store: Store) -> None:

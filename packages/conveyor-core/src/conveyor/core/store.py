@@ -400,7 +400,9 @@ class Where:
 
     `report` is the exact text of that document: with it a change applies to what its caller has read, or not
     at all. `older_than` is the least age, by the store's clock, since the job finished (terminal) or was
-    created (otherwise). `expired` is true of terminal jobs whose retention, by age or by count, is over.
+    created (otherwise). `expired` is true of terminal jobs whose retention, by age or by count, is over;
+    `unretained` of those for which none was given. A page of a queue's `unretained` jobs of some states and
+    `older_than`, in `Order.EARLIEST`, costs by the page, however many finished jobs are kept beside it.
     """
 
     queue: str | None = None
@@ -414,6 +416,7 @@ class Where:
     report: str | None = None
     older_than: timedelta | None = None
     expired: bool = False
+    unretained: bool = False
 
 
 class Order(StrEnum):
@@ -425,6 +428,8 @@ class Order(StrEnum):
     NEWEST = "newest"
     #: As they finished, latest first; jobs that have not finished come last, newest first.
     FINISHED = "finished"
+    #: As they finished, earliest first; jobs that have not finished come last, oldest first.
+    EARLIEST = "earliest"
     #: As an ordinary claim would take them (rank, then `lifo` jobs newest first, then the others
     #: oldest first), without regard to turns among groups, limits and pauses. Of jobs that are not waiting
     #: it may cost by the size of the whole set.

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime
 from heapq import merge
-from itertools import count
+from itertools import count, takewhile
 
 from conveyor.core.jobs import TERMINAL, JobKey, JobRecord, JobState
 from conveyor.core.store import Deleted, Order, Outcome, Release, Retention, Where
@@ -194,9 +194,12 @@ class Data:
         key = ORDERS[order]
         few = self._few(where, now)
         if few is None:
-            states = JobState if where.states is None else where.states
+            states = frozenset(JobState) if where.states is None else where.states
             queues = self._queues(where)
-            found = [q.in_order(state, order, after, where.group) for q in queues for state in states]
+            if where.unretained and order is Order.EARLIEST:
+                found = [_over(q, state, after, where, now) for q in queues for state in states & TERMINAL]
+            else:
+                found = [q.in_order(state, order, after, where.group) for q in queues for state in states]
             return merge(*found, key=key) if len(found) > 1 else found[0] if found else ()
         rows = sorted(few, key=key)
         return rows if after is None else [row for row in rows if key(row) > key(after)]
@@ -228,6 +231,17 @@ class Data:
                     too_many[row.queue] = self.queues[row.queue].states.beyond_count(now)
                 if row in too_many[row.queue]:
                     yield row
+
+
+def _over(
+    queue: Queue, state: JobState, after: JobRecord | None, where: Where, now: datetime
+) -> Iterable[Row]:
+    """The rows without a retention of a state, earliest first; no further than to the youngest asked for."""
+    rows = queue.states.unretained(state, after)
+    if where.older_than is None:
+        return rows
+    last = now - where.older_than
+    return takewhile(lambda row: row.finished_at is not None and row.finished_at <= last, rows)
 
 
 def retain(row: Row, retention: Retention, now: datetime) -> None:

@@ -32,6 +32,8 @@ def matching(  # noqa: C901 - one for each field
             continue
         if where.report is not None and row.report != where.report:
             continue
+        if where.unretained and not row.unretained:
+            continue
         if where.older_than is not None and now - (row.finished_at or row.created_at) < where.older_than:
             continue
         yield row
@@ -43,6 +45,9 @@ ORDERS: Final[dict[Order, Callable[[Row | JobRecord], tuple[Any, ...]]]] = {
     Order.NEWEST: lambda job: (-job.seq,),
     Order.FINISHED: lambda job: (
         (0, EPOCH - job.finished_at, -job.seq) if job.finished_at else (1, None, -job.seq)
+    ),
+    Order.EARLIEST: lambda job: (
+        (0, job.finished_at - EPOCH, job.seq) if job.finished_at else (1, None, job.seq)
     ),
     Order.CLAIM: lambda job: (job.rank, place(job)),
 }

@@ -145,6 +145,8 @@ class Queue:
                 return self.states.newest(state, after)
             case Order.FINISHED:
                 return self.states.latest(state, after)
+            case Order.EARLIEST:
+                return self.states.earliest(state, after)
         if state is WAITING:
             return self._by_urgency(after, group)
         key = ORDERS[order]

@@ -67,6 +67,11 @@ class Row:
         """The job's identity."""
         return JobKey(self.queue, self.id)
 
+    @property
+    def unretained(self) -> bool:
+        """Whether the job has finished, and nothing says how long it is kept."""
+        return self.finished_at is not None and self.expires_at is None and self.keep_count is None
+
     def holds(self, now: datetime) -> bool:
         """Whether the job is the holder of its unique key at that moment."""
         return self.holds_key and (self.unique_until is None or self.unique_until > now)

@@ -44,6 +44,11 @@ class Timeline:
         """Those whose instant is not after now, with the instant and a number to sort equal ones by."""
         return takewhile(lambda entry: entry[0] <= now, self._in_order())
 
+    def forwards(self, after: tuple[datetime, int] | None = None) -> Iterator[Row]:
+        """The earliest first, from behind an instant and number on."""
+        behind = None if after is None else (after[0], after[1] + 1)
+        return (row for _, _, row in self._in_order().irange(minimum=behind))
+
     def backwards(self, before: tuple[datetime, int] | None = None) -> Iterator[Row]:
         """The latest first, from before an instant and number on."""
         return (row for _, _, row in self._in_order().irange(maximum=before, reverse=True))

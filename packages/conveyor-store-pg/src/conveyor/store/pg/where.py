@@ -29,6 +29,8 @@ class Branch:
     sql: str = "true"
 
 
+#: Whether a job has no retention, as the index of finished jobs knows it.
+_UNRETAINED: Final = "(expires_at is null and keep_count is null)::int"
 _FINISHED: Final = " and finished_at is not null"
 _UNGROUPED: Final = " and grp is null"
 _GROUPED: Final = Branch(JobState.WAITING, "state = 'waiting' and grp is not null")
@@ -138,7 +140,7 @@ def _chosen(
             "after_place": -after.seq if after.lifo else after.seq,
             "after_finished": after.finished_at,
         }
-    branches = _merged(condition.branches, order)
+    branches = _ordered_apart(condition.branches, order, where)
     if not branches:
         return None
     orders = [_ordered(order, branch, added, after) for branch in branches]
@@ -196,7 +198,7 @@ async def counts(
                 *condition.of(branch, apart=some or branch.state not in {None, JobState.WAITING}),
             ),
         )
-        for branch in (_merged(condition.branches, Order.ADDED) if some else condition.branches)
+        for branch in (_merged(condition.branches) if some else condition.branches)
     ]
     found: dict[tuple[str | None, JobState], int] = {}
     if selects:
@@ -245,10 +247,10 @@ _COUNT_SOME: Final = """select {of}::text as key, {state} as state, count(*) as 
   ) looked_at
  group by 1, 2"""
 _STATES: Final = {state.value: state for state in JobState}
-_FINISHED_AT: Final = "coalesce(finished_at, '-infinity')"
-#: The same for a job that has not finished: a constant, so that an index may have the order.
-_NEVER: Final = "'-infinity'::timestamptz"
-_AFTER_FINISHED: Final = "coalesce(%(after_finished)s::timestamptz, '-infinity')"
+#: For the orders that go by when a job finished: what stands for that of one that has not. A constant, so
+#: that an index may have the order.
+_NEVER: Final = {Order.FINISHED: "'-infinity'::timestamptz", Order.EARLIEST: "'infinity'::timestamptz"}
+_AFTER: Final = "%(after_finished)s::timestamptz"
 #: In place of what says when a job was added.
 _ADDED: Final = "{added}"
 #: For each order: what to sort by, whether backwards, and what is behind a job.
@@ -256,9 +258,14 @@ _ORDERS: Final[dict[Order, tuple[tuple[str, ...], bool, str]]] = {
     Order.ADDED: ((_ADDED,), False, f"{_ADDED} > %(after_seq)s"),
     Order.NEWEST: ((_ADDED,), True, f"{_ADDED} < %(after_seq)s"),
     Order.FINISHED: (
-        (_FINISHED_AT, "seq"),
+        ("coalesce(finished_at, '-infinity')", "seq"),
         True,
-        f"({_FINISHED_AT}, seq) < ({_AFTER_FINISHED}, %(after_seq)s)",
+        f"(coalesce(finished_at, '-infinity'), seq) < (coalesce({_AFTER}, '-infinity'), %(after_seq)s)",
+    ),
+    Order.EARLIEST: (
+        ("coalesce(finished_at, 'infinity')", "seq"),
+        False,
+        f"(coalesce(finished_at, 'infinity'), seq) > (coalesce({_AFTER}, 'infinity'), %(after_seq)s)",
     ),
     Order.CLAIM: (
         ("rank", "place"),
@@ -276,11 +283,31 @@ def _order(columns: Iterable[str], *, backwards: bool) -> str:
     return ", ".join(f"{column} desc" if backwards else column for column in columns)
 
 
-def _merged(branches: Iterable[Branch], order: Order) -> Iterable[Branch]:
-    """The branches, with one for all waiting jobs unless those with and without a group are sorted apart."""
+def _ordered_apart(branches: Sequence[Branch], order: Order, where: Where) -> Sequence[Branch]:
+    """The branches as the indexes of that order have them."""
     if order is Order.CLAIM:
         return branches
-    return dict.fromkeys(_ALL_WAITING if branch.state is JobState.WAITING else branch for branch in branches)
+    merged = _merged(branches)
+    if order not in _NEVER:
+        return merged
+    return [part for branch in merged for part in _finished_apart(branch, where)]
+
+
+def _merged(branches: Iterable[Branch]) -> Sequence[Branch]:
+    """The branches, with one for all waiting jobs, with and without a group."""
+    return list(
+        dict.fromkeys(_ALL_WAITING if branch.state is JobState.WAITING else branch for branch in branches)
+    )
+
+
+def _finished_apart(branch: Branch, where: Where) -> Iterable[Branch]:
+    """The finished jobs of a branch, those without and those with a retention; any other branch as it is."""
+    if _FINISHED not in branch.sql:
+        return (branch,)
+    return tuple(
+        Branch(branch.state, f"{branch.sql} and {_UNRETAINED} = {value}")
+        for value in ((1,) if where.unretained else (1, 0))
+    )
 
 
 def _ordered(
@@ -288,14 +315,13 @@ def _ordered(
 ) -> tuple[tuple[str, ...], bool, str]:
     """What to sort the rows of a branch by, whether backwards, and what is behind a job."""
     key, backwards, behind = _ORDERS[order]
-    if order is Order.FINISHED and _FINISHED in branch.sql:
-        key, behind = (("finished_at", "seq"), behind.replace(_FINISHED_AT, "finished_at"))
-    elif order is Order.FINISHED and branch.state is not None:
+    if order in _NEVER and _FINISHED in branch.sql:
+        key, behind = (("finished_at", "seq"), behind.replace(key[0], "finished_at"))
+    elif order in _NEVER and branch.state is not None:
         # Those that have not finished come last of all.
-        behind = (
-            "true" if after is not None and after.finished_at is not None else f"{_ADDED} < %(after_seq)s"
-        )
-        key = (_NEVER, _ADDED)
+        as_added = _ORDERS[Order.NEWEST if order is Order.FINISHED else Order.ADDED][2]
+        behind = "true" if after is not None and after.finished_at is not None else as_added
+        key = (_NEVER[order], _ADDED)
     return tuple(part.replace(_ADDED, added) for part in key), backwards, behind.replace(_ADDED, added)
 
 
@@ -316,7 +342,7 @@ def _is_apart(where: Where, branch: Branch, order: Order) -> bool:
     """Whether the jobs of a branch are found in that order by an index that stands apart."""
     if branch.state is None or _is_by_group(where, branch):
         return False
-    if order is Order.FINISHED:
+    if order in _NEVER:
         return _FINISHED not in branch.sql
     return order is not Order.CLAIM or branch is _GROUPED or branch.state is not JobState.WAITING
 
@@ -339,8 +365,10 @@ def _condition(where: Where, now: datetime) -> _Condition:
     if where.states is not None and _is_found_otherwise(where):
         terms.append(_IN_STATES)
         parameters["states"] = sorted(where.states)
+    if where.unretained:
+        terms.append(_IS_UNRETAINED)
     if where.older_than is not None:
-        terms.append(_IS_OLD)
+        terms.append(_HAS_ENDED_LONG_AGO if where.unretained else _IS_OLD)
         parameters["born"] = now - where.older_than
     if where.expired:
         few = where.ids is not None or where.parent is not None or where.unique_key is not None
@@ -363,6 +391,9 @@ _HOLDS_KEY: Final = (
 )
 _HAS_REPORT: Final = "report::text = %(report)s"
 _IS_OLD: Final = "coalesce(finished_at, created_at) <= %(born)s"
+#: The same of finished jobs alone, as their index knows it.
+_HAS_ENDED_LONG_AGO: Final = "finished_at <= %(born)s"
+_IS_UNRETAINED: Final = f"finished_at is not null and {_UNRETAINED} = 1"
 _HAS_ID: Final = "id = any(%(ids)s::text[])"
 #: Both of these, one by one: a plan that takes the queue for small reads all of it for a few hundred ids.
 _BY_IDS: Final = """seq = any(array(
@@ -396,7 +427,7 @@ _TERMS: Final[dict[str, tuple[str, Callable[[Any], dict[str, Any]]]]] = {
 #: Of rows that are found by something else: as no index knows it, so that none of a state is preferred.
 _IN_STATES: Final = "state || '' = any(%(states)s::text[])"
 #: What may cease to be true of a row, and is looked at again when that is locked; so is its state.
-_MAY_CEASE: Final = frozenset({_HOLDS_KEY, _HAS_REPORT, _IS_OLD})
+_MAY_CEASE: Final = frozenset({_HOLDS_KEY, _HAS_REPORT, _IS_OLD, _IS_UNRETAINED, _HAS_ENDED_LONG_AGO})
 
 
 def _branches(where: Where) -> tuple[Branch, ...]:
@@ -406,7 +437,9 @@ def _branches(where: Where) -> tuple[Branch, ...]:
     return tuple(
         branch
         for branch in _BRANCHES
-        if branch.state in states and (where.group is None or _UNGROUPED not in branch.sql)
+        if branch.state in states
+        and (where.group is None or _UNGROUPED not in branch.sql)
+        and (_FINISHED in branch.sql or not where.unretained)
     )
 
 

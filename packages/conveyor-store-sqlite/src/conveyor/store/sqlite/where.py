@@ -30,6 +30,8 @@ class Branch:
     index: str | None = None
 
 
+#: Whether a job has no retention, as the index of finished jobs knows it.
+_UNRETAINED: Final = "(expires_at is null and keep_count is null)"
 _FINISHED: Final = " and finished_at is not null"
 _UNGROUPED: Final = " and grp is null"
 #: All waiting jobs at once; the order of claims is in two indexes, for those without a group and with.
@@ -124,10 +126,10 @@ def seqs(
             "after_seq": after.seq,
             "after_rank": rank_key(after.rank),
             "after_place": place_of(after.seq, lifo=after.lifo),
-            "after_finished": "" if after.finished_at is None else written(after.finished_at),
+            "after_finished": _finished_at(after, order),
         }
     found: list[tuple[Any, ...]] = []
-    for branch in condition.branches if order is Order.CLAIM else _merged(condition.branches):
+    for branch in _ordered_apart(condition.branches, order, where):
         key, behind = _ordered(order, branch, after)
         sql = _select(
             _all(branch.sql, *condition.terms, *((behind,) if after is not None else ())),
@@ -140,21 +142,38 @@ def seqs(
     return [row[-1] for row in found[:limit]]
 
 
-def _merged(branches: Iterable[Branch]) -> Iterable[Branch]:
-    """The branches, with one for all waiting jobs."""
-    apart = _BRANCHES[:2]
-    return dict.fromkeys(_WAITING if branch in apart else branch for branch in branches)
+def _ordered_apart(branches: Iterable[Branch], order: Order, where: Where) -> Iterable[Branch]:
+    """The branches as the indexes of that order have them."""
+    if order is Order.CLAIM:
+        return branches
+    merged = dict.fromkeys(_WAITING if branch in _BRANCHES[:2] else branch for branch in branches)
+    if order not in _NEVER:
+        return merged
+    return [part for branch in merged for part in _finished_apart(branch, where)]
+
+
+def _finished_apart(branch: Branch, where: Where) -> Iterable[Branch]:
+    """The finished jobs of a branch, those without and those with a retention; any other branch as it is."""
+    if _FINISHED not in branch.sql:
+        return (branch,)
+    index = None if where.queue is None else "conveyor_jobs_finished"
+    return tuple(
+        Branch(branch.state, f"{branch.sql} and {_UNRETAINED} = {value}", index)
+        for value in ((1,) if where.unretained else (1, 0))
+    )
 
 
 def _ordered(order: Order, branch: Branch, after: JobRecord | None) -> tuple[tuple[str, ...], str]:
     """What to sort the rows of a branch by, and what is behind a job."""
-    if order is not Order.FINISHED or branch.state is None:
+    if order not in _NEVER or branch.state is None:
         return _ORDERS[order]
+    (ended, _), behind = _ORDERS[order]
     if _FINISHED in branch.sql:
-        return ("finished_at", "seq"), _ORDERS[order][1].replace(_FINISHED_AT, "finished_at")
+        return ("finished_at", "seq"), behind.replace(ended, "finished_at")
     # Those that have not finished come last of all; a constant, so that an index may have the order.
     finished = after is not None and after.finished_at is not None
-    return ("''", "seq"), "true" if finished else "seq < :after_seq"
+    as_added = _ORDERS[Order.NEWEST if order is Order.FINISHED else Order.ADDED][1]
+    return (_NEVER[order], "seq"), "true" if finished else as_added
 
 
 def counts(
@@ -209,15 +228,27 @@ _COUNT_SOME: Final = """select json_group_array(json_array(key, state, jobs))
      group by {group}
   )"""
 _STATES: Final = {state.value: state for state in JobState}
-_FINISHED_AT: Final = "coalesce(finished_at, '')"
+#: For the orders that go by when a job finished: what stands for that of one that has not.
+_NEVER: Final = {Order.FINISHED: "''", Order.EARLIEST: "'~'"}
 #: For each order: what to sort by, and what is behind a job.
 _ORDERS: Final[dict[Order, tuple[tuple[str, ...], str]]] = {
     Order.ADDED: (("seq",), "seq > :after_seq"),
     Order.NEWEST: (("seq",), "seq < :after_seq"),
-    Order.FINISHED: ((_FINISHED_AT, "seq"), f"({_FINISHED_AT}, seq) < (:after_finished, :after_seq)"),
+    Order.FINISHED: (
+        ("coalesce(finished_at, '')", "seq"),
+        "(coalesce(finished_at, ''), seq) < (:after_finished, :after_seq)",
+    ),
+    Order.EARLIEST: (
+        ("coalesce(finished_at, '~')", "seq"),
+        "(coalesce(finished_at, '~'), seq) > (:after_finished, :after_seq)",
+    ),
     Order.CLAIM: (("rank", "place"), "(rank, place) > (:after_rank, :after_place)"),
 }
 _BACKWARDS: Final = frozenset({Order.NEWEST, Order.FINISHED})
+
+
+def _finished_at(job: JobRecord, order: Order) -> str:
+    return _NEVER.get(order, "").strip("'") if job.finished_at is None else written(job.finished_at)
 
 
 def _all(*terms: str) -> str:
@@ -225,7 +256,8 @@ def _all(*terms: str) -> str:
 
 
 def _select(conditions: str, key: tuple[str, ...], *, backwards: bool, index: str | None) -> str:
-    order = ", ".join(f"{column} desc" if backwards else column for column in key if column != "''")
+    sorted_by = (column for column in key if column not in _NEVER.values())
+    order = ", ".join(f"{column} desc" if backwards else column for column in sorted_by)
     columns = ", ".join(f"{column} as key_{n}" for n, column in enumerate(key))
     names = ", ".join(f"key_{n}" for n in range(len(key)))
     by = "" if index is None else f" indexed by {index}"
@@ -244,8 +276,12 @@ def _condition(where: Where, now: datetime) -> _Condition:
         # The plus keeps SQLite from going by the state instead, which may be that of a great many.
         terms.append("+state in (select value from json_each(:states))")
         parameters["states"] = text(sorted(where.states))
+    if where.unretained:
+        terms.append(f"finished_at is not null and {_UNRETAINED} = 1")
     if where.older_than is not None:
-        terms.append("coalesce(finished_at, created_at) <= :born")
+        # Of finished jobs alone, as their index knows it.
+        since = "finished_at" if where.unretained else "coalesce(finished_at, created_at)"
+        terms.append(f"{since} <= :born")
         parameters["born"] = written(now - where.older_than)
     if where.expired and _is_of_a_few(where):
         terms.append(_EXPIRED_HERE.replace("{queue}", _queues(where)))
@@ -292,7 +328,11 @@ def _branches(where: Where) -> tuple[Branch, ...]:
     if _is_found_otherwise(where):
         return (Branch(None),)
     states = JobState if where.states is None else where.states
-    return tuple(branch for branch in _BRANCHES if branch.state in states)
+    return tuple(
+        branch
+        for branch in _BRANCHES
+        if branch.state in states and (_FINISHED in branch.sql or not where.unretained)
+    )
 
 
 def _is_of_a_queue(where: Where) -> bool:

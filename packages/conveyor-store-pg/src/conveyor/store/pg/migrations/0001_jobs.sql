@@ -108,9 +108,10 @@ create index conveyor_jobs_parent
 create index conveyor_jobs_added
   on {schema}.conveyor_jobs (queue collate "POSIX", state collate "POSIX", (seq + 0));
 
--- Finished jobs: sets and counts of them, Order.FINISHED.
+-- Finished jobs, those that have a retention apart from the others: Order.FINISHED and EARLIEST, Where.unretained. As
+-- a number, because a plan takes a condition of two parts to pieces, and then does not know it again.
 create index conveyor_jobs_finished
-  on {schema}.conveyor_jobs (queue, state, finished_at, seq)
+  on {schema}.conveyor_jobs (queue, state, ((expires_at is null and keep_count is null)::int), finished_at, seq)
   where finished_at is not null;
 
 -- Retention by age: Where.expired.

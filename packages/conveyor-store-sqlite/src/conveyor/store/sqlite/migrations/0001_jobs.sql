@@ -95,9 +95,9 @@ create index conveyor_jobs_waiting_children
   on conveyor_jobs (queue, state)
   where state = 'waiting-children';
 
--- Finished jobs: sets and counts of them, Order.FINISHED.
+-- Finished jobs, those that have a retention apart from the others: Order.FINISHED and EARLIEST, Where.unretained.
 create index conveyor_jobs_finished
-  on conveyor_jobs (queue, state, finished_at)
+  on conveyor_jobs (queue, state, (expires_at is null and keep_count is null), finished_at)
   where finished_at is not null;
 
 -- Retention by age: Where.expired.
