@@ -117,6 +117,9 @@ OPTIONS: list[tuple[dict[str, Any], str, str]] = [
     ({"remove_on_complete": -1}, "remove_on_complete", "negative"),
     ({"remove_on_fail": {"age": 1}}, "remove_on_fail", "Keep("),
     ({"remove_on_fail": None}, "remove_on_fail", "Keep("),
+    ({"keep": "for ever"}, "keep", '"10 minutes"'),
+    ({"keep": True}, "keep", '"forever"'),
+    ({"keep": -1}, "keep", "negative"),
     ({"atempts": 3}, "atempts", "attempts"),
     ({"jobId": "x"}, "jobId", "job_id"),
     ({"job_id": Broken()}, "job_id", "<Broken>"),
@@ -314,6 +317,8 @@ CALLS: list[tuple[Callable[[Any], Any], str]] = [
     (lambda s: Worker("q", print, s, stalled_interval=0), "stalled_interval"),
     (lambda s: Worker("q", print, s, poll_interval="often"), "poll_interval"),
     (lambda s: Worker("q", print, s, maintenance_interval=0), "maintenance_interval"),
+    (lambda s: Worker("q", print, s, keep=False), "keep"),
+    (lambda s: Queue("q", s, keep={"age": 1}), "keep"),  # type: ignore[arg-type]
     (lambda s: Worker("q", print, s, prefetch=-1), "prefetch"),
     (lambda s: Worker("q", print, s, prefetch=1, max_global_concurrency=5), "prefetch"),
     (lambda s: Worker("q", print, s, backoff_strategies={"x": 5}), "backoff_strategies"),  # type: ignore[dict-item]

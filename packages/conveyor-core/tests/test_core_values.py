@@ -171,6 +171,7 @@ REMOVALS = (
     timeout=st.none() | st.timedeltas(timedelta(microseconds=1), timedelta(days=3_650)),
     remove_on_complete=REMOVALS,
     remove_on_fail=REMOVALS,
+    keep=st.none() | st.just("forever") | REMOVALS.filter(lambda given: not isinstance(given, bool)),
 )
 def test_options_come_back_as_they_were_given(**options: Any) -> None:
     parsed = parse(options).settings

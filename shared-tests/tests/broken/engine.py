@@ -11,19 +11,22 @@ from typing import Any
 
 import pytest
 
-from conveyor.core import acting, codec, durations, observing, removing, typed
+from conveyor.core import acting, codec, durations, keeping, observing, removing, typed
+from conveyor.core._engine import retention
 from conveyor.core._engine.executor import Executor
 from conveyor.core._engine.handlers import Payloads, Results
 from conveyor.core._engine.parents import Consequences
 from conveyor.core._engine.poller import Poller
 from conveyor.core._engine.run import Run
 from conveyor.core._engine.scheduler import Scheduler
+from conveyor.core.clock import Clock
 from conveyor.core.codec import Payload
 from conveyor.core.events import Event
 from conveyor.core.hold import Hold
 from conveyor.core.job import Job
+from conveyor.core.options import JobOptions
 from conveyor.core.report import Report
-from conveyor.core.store import Change, Claimed, JobKey, JobRecord, JobState, Outcome, Store, Where
+from conveyor.core.store import Change, Claimed, JobKey, JobRecord, JobState, Outcome, Retention, Store, Where
 from conveyor.core.worker import Worker
 
 
@@ -270,6 +273,47 @@ def removals_are_told_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
         return []
 
     monkeypatch.setattr(removing, "events_of", events_of)
+
+
+@caught_by("queue behaviour", "test_children_are_kept_by_default_until_their_parent_has_completed")
+def sweeps_without_a_look_at_parents(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is old enough is removed, be it the child of a parent that has not run yet."""
+
+    async def apart(_: Store, page: Sequence[JobRecord]) -> tuple[Sequence[JobRecord], Sequence[Any]]:
+        return page, ()
+
+    monkeypatch.setattr(retention, "_apart", apart)
+
+
+@caught_by("queue behaviour", "test_what_goes_by_default_is_looked_at_once_by_however_many_workers")
+def sweeps_what_another_is_sweeping(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker goes on to the end, though another one removes each page before it does."""
+    remove = retention._remove
+
+    async def remove_all(store: Store, where: Where, over: Sequence[JobRecord], clock: Clock) -> int:
+        await remove(store, where, over, clock)
+        return len(over)
+
+    monkeypatch.setattr(retention, "_remove", remove_all)
+
+
+@caught_by("queue behaviour", "test_by_default_finished_jobs_are_kept_a_day_and_failed_ones_a_fortnight")
+def keeps_no_key_and_no_letter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody has said anything of goes by default, whatever it is."""
+    monkeypatch.setattr(keeping, "_exception", lambda *_: None)
+
+
+@caught_by("queue behaviour", "test_the_job_says_how_long_it_is_kept_else_its_worker_else_its_queue")
+def its_worker_says_how_long_a_job_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a worker says goes for all that it finishes."""
+    said = keeping._said
+
+    def by_worker_first(
+        state: JobState, options: JobOptions, by_worker: Retention | None
+    ) -> Retention | None:
+        return by_worker or said(state, options, None)
+
+    monkeypatch.setattr(keeping, "_said", by_worker_first)
 
 
 @caught_by("queue behaviour", "test_a_job_that_has_no_handler_here_goes_back_as_if_never_claimed")

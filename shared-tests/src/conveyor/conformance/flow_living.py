@@ -77,10 +77,14 @@ class Reading:
         self, store: Store, how: str
     ) -> None:
         bench = FlowBench(store)
-        kids = [leaf("kept"), leaf("a", remove_on_complete=True), leaf("b", "r", remove_on_complete="1m")]
+        kids = [
+            leaf("kept", keep="forever"),
+            leaf("a", remove_on_complete=True),
+            leaf("b", "r", remove_on_complete="1m"),
+        ]
         if how == "a child":
             kids.append(leaf("bad", name="bad"))
-        await bench.producer.add(leaf("root", children=kids, dead_letter="dead"))
+        await bench.producer.add(leaf("root", children=kids, dead_letter="dead", keep="forever"))
         failed, values = False, dict[str, Any]()
 
         async def handler(job: Job[Any]) -> str:

@@ -31,6 +31,9 @@ PROOFS: Final[dict[str, Test]] = {
     "plain functions in threads": Suite.test_a_plain_function_runs_in_a_thread_and_talks_to_the_store,
     "waiting for a result": Suite.test_a_result_is_waited_for,
     "removal of finished jobs": Suite.test_finished_jobs_are_removed_when_their_time_is_over,
+    "finished jobs go by default, in time": (
+        Suite.test_by_default_finished_jobs_are_kept_a_day_and_failed_ones_a_fortnight
+    ),
     "pausing a queue": Suite.test_a_paused_queue_starts_nothing_until_it_is_resumed,
     "pausing a name": Suite.test_a_paused_name_is_left_and_others_go_on,
     "pausing a group": Suite.test_a_paused_group_is_left_and_others_go_on,

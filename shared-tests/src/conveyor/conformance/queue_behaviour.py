@@ -11,6 +11,7 @@ from conveyor.conformance.area import area
 from conveyor.conformance.bench import SOON, Bench, Gate, Recorder, Watcher, fail, nothing
 from conveyor.conformance.data import Data
 from conveyor.conformance.ended_runs import EndedRuns
+from conveyor.conformance.keeping import KeepingFinishedJobs
 from conveyor.conformance.make import at, claim
 from conveyor.conformance.outside_writes import OutsideWrites
 from conveyor.conformance.refusals import Refusals
@@ -644,5 +645,6 @@ class QueueBehaviour(
     ShortHolds,
     OutsideWrites,
     Removals,
+    KeepingFinishedJobs,
 ):
     """Queues and workers."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from conveyor.core import observing
 from conveyor.core._engine.descendants import cancel_descendants
-from conveyor.core._engine.family import is_parent, last_report, read_report, release
+from conveyor.core._engine.family import as_cancelled, is_parent, read_report, release
 from conveyor.core._engine.parents import follow_up
 from conveyor.core._engine.settler import Verdict, events_of
 from conveyor.core.errors import InvalidJobStateError, JobNotFoundError
@@ -16,7 +16,7 @@ from conveyor.core.events import CancelRequested, JobCancelled, JobWaitingChildr
 from conveyor.core.holding import claim_of
 from conveyor.core.jobs import JobState
 from conveyor.core.report import Report
-from conveyor.core.store import Change, Outcome, Where
+from conveyor.core.store import Change, Where
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -87,7 +87,7 @@ async def _cancel(store: Store, key: JobKey, clock: Clock) -> bool:
     while True:
         record = await take(store, key)
         if record is not None:
-            outcome = Outcome.cancelled(record, last_report(record), release=release(record))
+            outcome = as_cancelled(record, release(record))
             told = JobCancelled(queue_name=key.queue, job_id=key.id, at=clock.now())
             verdict = Verdict(
                 outcome=outcome, events=(told,), parent=record.parent, has_children=is_parent(record)

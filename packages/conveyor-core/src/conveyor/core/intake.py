@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from conveyor.core.clock import Clock
     from conveyor.core.codec import Payload
     from conveyor.core.events import Event
-    from conveyor.core.store import Inserted, Store
+    from conveyor.core.store import Inserted, Retention, Store
 
 T = TypeVar("T", default=Any)
 R = TypeVar("R", default=Any)
@@ -48,12 +48,14 @@ class Intake(Generic[T, R]):
         ageing: timedelta | None,
         max_bytes: int,
         clock: Clock,
+        keep: Retention | None = None,
     ) -> None:
         self.queue = queue
         self._store = store
         self._payload = payload
         self._result = result
         self._defaults = defaults
+        self._keep = keep
         self._standard = self._checked(defaults)
         self._ageing = ageing
         self._max_bytes = max_bytes
@@ -111,7 +113,9 @@ class Intake(Generic[T, R]):
     def _checked(self, options: Mapping[str, Any]) -> Parsed:
         parsed = parse(options)
         checked_dead_letter(parsed.settings.dead_letter, self.queue)
-        return parsed
+        if self._keep is None:
+            return parsed
+        return replace(parsed, settings=replace(parsed.settings, queue_keep=self._keep))
 
     def record(self, name: str, data: T | None, options: Parsed) -> JobRecord:
         """The record of a job that is to be added. Raises InvalidOptionError or PayloadError."""

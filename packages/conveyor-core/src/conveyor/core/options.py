@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypedDict
 
 from pydantic_core import from_json, to_json
 
-from conveyor.core.durations import Duration, duration, instant
+from conveyor.core.durations import LONGEST, Duration, duration, instant
 from conveyor.core.errors import InvalidOptionError
 from conveyor.core.retry import Backoff
 from conveyor.core.store import Retention
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 INT32: Final = 2_147_483_647
 LONGEST_NAME: Final = 255
+#: An age like any other, a hundred years, so that no store has to know what "for ever" is.
+FOREVER: Final = Retention(age=LONGEST)
 
 #: What becomes of a parent when a child of its own fails.
 ChildFailurePolicy = Literal["fail", "ignore", "remove"]
@@ -84,9 +86,14 @@ class Keep:
 
     def __init__(self, age: Duration | None = None, count: int | None = None) -> None:
         if age is None and count is None:
-            raise InvalidOptionError("age", None, "give an age, a count, or both; to keep for ever use False")
+            allowed = 'give an age, a count, or both; to keep for ever use "forever"'
+            raise InvalidOptionError("age", None, allowed)
         object.__setattr__(self, "age", None if age is None else duration(age, "age"))
         object.__setattr__(self, "count", None if count is None else whole(count, "count", least=0))
+
+
+#: How long finished jobs are kept.
+Keeping = Keep | Duration | Literal["forever"]
 
 
 class AddOptions(TypedDict, total=False):
@@ -102,6 +109,7 @@ class AddOptions(TypedDict, total=False):
     job_id: str | None
     deduplication: Deduplication | None
     group: Group | str | None
+    keep: Keeping | None
     remove_on_complete: bool | Duration | Keep
     remove_on_fail: bool | Duration | Keep
     fail_parent_on_child_failure: ChildFailurePolicy
@@ -115,6 +123,10 @@ class JobOptions:
     attempts: int = 1
     backoff: Backoff | None = None
     timeout: timedelta | None = None
+    #: How long it is kept once it has finished; None: its worker says, or its queue.
+    keep: Retention | None = None
+    queue_keep: Retention | None = None
+    #: The same once it has completed, or failed, if that is not as `keep` says.
     remove_on_complete: Retention | None = None
     remove_on_fail: Retention | None = None
     #: What becomes of this job when a child of its own fails.
@@ -138,7 +150,7 @@ class JobOptions:
             found["backoff"] = self.backoff.to_json()
         if self.timeout is not None:
             found["timeout"] = self.timeout.total_seconds()
-        for name in ("remove_on_complete", "remove_on_fail"):
+        for name in ("keep", "queue_keep", "remove_on_complete", "remove_on_fail"):
             kept: Retention | None = getattr(self, name)
             if kept is not None:
                 age = None if kept.age is None else kept.age.total_seconds()
@@ -173,6 +185,8 @@ class JobOptions:
             attempts=int(found.get("attempts", 1)),
             backoff=None if backoff is None else Backoff.from_json(backoff),
             timeout=None if timeout is None else timedelta(seconds=timeout),
+            keep=_retention(found.get("keep")),
+            queue_keep=_retention(found.get("queue_keep")),
             remove_on_complete=_retention(found.get("remove_on_complete")),
             remove_on_fail=_retention(found.get("remove_on_fail")),
             fail_parent_on_child_failure=_policy(found.get("fail_parent_on_child_failure", "fail")),
@@ -230,8 +244,9 @@ def parse(given: Mapping[str, Any]) -> Parsed:
             attempts=whole(given.get("attempts", 1), "attempts", least=1),
             backoff=Backoff.of(given.get("backoff")),
             timeout=None if timeout is None else duration(timeout, "timeout", zero=False),
-            remove_on_complete=_removal(given.get("remove_on_complete", False), "remove_on_complete"),
-            remove_on_fail=_removal(given.get("remove_on_fail", False), "remove_on_fail"),
+            keep=checked_keep(given.get("keep")),
+            remove_on_complete=_removal(given, "remove_on_complete"),
+            remove_on_fail=_removal(given, "remove_on_fail"),
             fail_parent_on_child_failure=_policy(given.get("fail_parent_on_child_failure", "fail")),
             dead_letter=None if dead_letter is None else checked_name(dead_letter, "dead_letter"),
         ),
@@ -301,12 +316,31 @@ def _policy(value: object) -> ChildFailurePolicy:
     raise InvalidOptionError("fail_parent_on_child_failure", value, 'use "fail", "ignore" or "remove"')
 
 
-def _removal(value: object, option: str) -> Retention | None:
+def checked_keep(value: object) -> Retention | None:
+    """What `keep=` means; None: nothing is said.
+
+    Raises InvalidOptionError.
+    """
     match value:
+        case None:
+            return None
+        case "forever":
+            return FOREVER
+        case Keep():
+            return Retention(age=value.age, count=value.count)
+        case timedelta() | int() | float() | str() if not isinstance(value, bool):
+            return Retention(age=duration(value, "keep"))
+    raise InvalidOptionError("keep", value, 'use "forever", an age, or Keep(age=..., count=...)')
+
+
+def _removal(given: Mapping[str, Any], option: str) -> Retention | None:
+    if option not in given:
+        return None
+    match value := given[option]:
         case True:
             return Retention(age=timedelta(0))
         case False:
-            return None
+            return FOREVER
         case Keep():
             return Retention(age=value.age, count=value.count)
         case timedelta() | int() | float() | str():

@@ -19,7 +19,7 @@ from conveyor.core.events import JobWaiting, QueueDrained, QueuePaused, QueueRes
 from conveyor.core.intake import Intake, as_stored, checked_ageing
 from conveyor.core.job import Job
 from conveyor.core.jobs import TERMINAL, JobKey, JobState
-from conveyor.core.options import AddOptions, checked_name, flag, whole
+from conveyor.core.options import AddOptions, Keeping, checked_keep, checked_name, flag, whole
 from conveyor.core.plan import Misfire, Overlap, Plan, checked_plan
 from conveyor.core.reserved import checked_queue_name
 from conveyor.core.scheduling import Schedule, Schedules
@@ -75,10 +75,13 @@ class Queue(Generic[T, R]):
         default_job_options: AddOptions | None = None,
         ageing: Duration | None = None,
         dead_letter: str | None = None,
+        keep: Keeping | None = None,
         max_payload_bytes: int = MAX_BYTES,
         clock: Clock | None = None,
     ) -> None:
         """Name a queue. Its jobs that fail for good are added to `dead_letter`, unless they say otherwise.
+
+        Once finished, those that are added here are kept as `keep` says, unless they or their worker do.
 
         With `ageing`, a job that is added here gains one step of priority for every such time it waits.
 
@@ -98,6 +101,7 @@ class Queue(Generic[T, R]):
             result=Payload(result, "result"),
             defaults=defaults,
             ageing=None if ageing is None else checked_ageing(ageing),
+            keep=checked_keep(keep),
             max_bytes=whole(max_payload_bytes, "max_payload_bytes", least=1),
             clock=self._clock,
         )

@@ -47,7 +47,7 @@ from conveyor.core.flow import adopt
 from conveyor.core.ids import new_token
 from conveyor.core.job import Job
 from conveyor.core.limits import GroupLimit, RateLimit
-from conveyor.core.options import checked_name, flag, whole
+from conveyor.core.options import Keeping, checked_keep, checked_name, flag, whole
 from conveyor.core.reserved import checked_queue_name
 from conveyor.core.seen import RunningJob, WorkerInfo
 from conveyor.core.store import Claim
@@ -117,6 +117,7 @@ class Worker(Generic[T]):
         maintenance_interval: Duration = "30s",
         prefetch: int | None = None,
         backoff_strategies: Mapping[str, Callable[[int], Duration]] | None = None,
+        keep: Keeping | None = None,
         payload: type[T] | None = None,
         result: Any = None,
         max_payload_bytes: int = MAX_BYTES,
@@ -188,6 +189,7 @@ class Worker(Generic[T]):
             maintenance_interval, "maintenance_interval", zero=False
         ).total_seconds()
         self._strategies = checked_strategies(backoff_strategies)
+        self._keep = checked_keep(keep)
         self._max_global_concurrency, self._limiter, self._group = max_global_concurrency, limiter, group
         self._limited = limited
         self._settled = 0
@@ -210,7 +212,11 @@ class Worker(Generic[T]):
             return Outage(f"{what} for queue {self.queue_name!r}", clock, rand)
 
         judge = Judge(
-            worker=self.name, strategies=self._strategies, random=rand, encoded=self._results.encode
+            worker=self.name,
+            strategies=self._strategies,
+            random=rand,
+            encoded=self._results.encode,
+            keep=self._keep,
         )
         self._announcer = Announcer(store, ending=self._is_ending)
         self._presence = Presence(
@@ -226,6 +232,7 @@ class Worker(Generic[T]):
         self._parents = Parents(
             store=store,
             lease=self._lease,
+            judge=judge,
             announcer=self._announcer,
             outage=outage("looking after parents"),
             clock=clock,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-from conveyor.core._engine.family import UNFINISHED, is_parent, last_report
+from conveyor.core._engine.family import UNFINISHED, as_cancelled, is_parent
 from conveyor.core._engine.refusals import settle_in_parts
 from conveyor.core._engine.verdict import NOBODY
 from conveyor.core.events import CancelRequested, JobCancelled
 from conveyor.core.holding import claim_of
 from conveyor.core.jobs import JobKey, JobState
-from conveyor.core.store import Change, Outcome, Where
+from conveyor.core.store import Change, Where
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -61,7 +61,7 @@ async def _cancel(store: Store, queue: str, ids: frozenset[str], clock: Clock, t
         settled, refused = await settle_in_parts(
             store,
             [
-                *(Outcome.cancelled(held, last_report(held)) for held in claimed.jobs),
+                *(as_cancelled(held) for held in claimed.jobs),
                 *(NOBODY.unreadable(row, clock.now()).outcome for row in claimed.undecodable),
             ],
         )

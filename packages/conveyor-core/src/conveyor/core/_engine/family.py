@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from conveyor.core.jobs import JobState
+from conveyor.core.keeping import retention_of
 from conveyor.core.options import JobOptions
 from conveyor.core.report import Report
-from conveyor.core.store import Release
+from conveyor.core.store import Outcome, Release
 
 if TYPE_CHECKING:
     from conveyor.core.jobs import JobRecord
-    from conveyor.core.store import Retention
 
-#: What is expired at once, and yet is not removed in the step that ends the job.
-_LEAST: Final = timedelta.resolution
 UNFINISHED: Final = frozenset(state for state in JobState if not state.terminal)
 #: A cancelled child counts as a failed one.
 FAILED: Final = frozenset({JobState.FAILED, JobState.CANCELLED})
@@ -34,15 +30,10 @@ def release(record: JobRecord, options: JobOptions | None = None) -> Release:
     return Release.ONE if options is not None and not options.fails_parent else Release.ALL
 
 
-def kept(record: JobRecord, retention: Retention | None) -> Retention | None:
-    """A job's retention as it is settled: a child is not removed in the step that ends it.
-
-    Maintenance keeps it until its parent, which wants to read its result, has completed or is gone.
-    Pinned by test_a_removed_childs_result_can_be_read_by_its_parent.
-    """
-    if retention is None or record.parent is None or retention.age != timedelta(0):
-        return retention
-    return replace(retention, age=_LEAST)
+def as_cancelled(record: JobRecord, release: Release = Release.ONE) -> Outcome:
+    """How a job ends that is held for nothing else than being cancelled."""
+    retention = retention_of(record, JobState.CANCELLED, read_report(record), read_options(record))
+    return Outcome.cancelled(record, last_report(record), release=release, retention=retention)
 
 
 def is_parent(record: JobRecord) -> bool:

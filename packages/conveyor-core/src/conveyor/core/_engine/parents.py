@@ -19,7 +19,7 @@ from conveyor.core._engine.family import FAILED, UNFINISHED
 from conveyor.core._engine.refusals import concerns_store, settle_in_parts, write_in_parts
 from conveyor.core._engine.run_log import log_runs
 from conveyor.core._engine.settler import Verdict, events_of
-from conveyor.core._engine.verdict import NOBODY, gone
+from conveyor.core._engine.verdict import NOBODY, Judge
 from conveyor.core.events import JobDelayed, JobWaiting
 from conveyor.core.holding import MOMENT, claim_of
 from conveyor.core.jobs import JobKey, JobState
@@ -49,7 +49,7 @@ _AGAIN: Final = timedelta(seconds=1)
 
 
 async def fate(
-    store: Store, record: JobRecord, report: Report, options: JobOptions, clock: Clock
+    store: Store, record: JobRecord, report: Report, options: JobOptions, clock: Clock, *, judge: Judge
 ) -> Verdict | None:
     """What becomes of a parent just claimed, by its children; None if it may run."""
     counts = await store.count(Where(parent=record.key))
@@ -58,7 +58,7 @@ async def fate(
         return await _removed(store, record)
     if failed and options.fail_parent_on_child_failure == "fail":
         report.error = await _reason(store, record)
-        return gone(record, report, options, report.error, clock.now())
+        return judge.gone(record, report, options, report.error, clock.now())
     if any(state in UNFINISHED for _, state in counts):
         # Rare: a child that had failed was retried at this very moment, or failed without its policy being
         # legible, or the job was retried by hand before its children had ended.
@@ -138,8 +138,12 @@ class Consequences:
     #: Decisions about parents that are held for them.
     unwritten: list[Verdict]
 
-    def __init__(self) -> None:
+    #: Decides about them.
+    judge: Judge
+
+    def __init__(self, judge: Judge = NOBODY) -> None:
         self.over, self.cancelled, self.undecided, self.unwritten = {}, {}, {}, []
+        self.judge = judge
 
     def __bool__(self) -> bool:
         return bool(self.over or self.cancelled or self.undecided or self.unwritten)
@@ -161,7 +165,7 @@ class Consequences:
                 # One that has failed and is kept may be reopened, and read its children then.
                 if outcome.state is JobState.COMPLETED or outcome.retention == REMOVED:
                     self.over[outcome.lease.key] = None
-                if outcome.state is JobState.CANCELLED and outcome.retention is None:
+                if outcome.state is JobState.CANCELLED and outcome.retention != REMOVED:
                     self.cancelled[outcome.lease.key] = None
         if strays:
             # The parent of a job whose row cannot be read is known by being released.
@@ -198,9 +202,10 @@ class Consequences:
             except BaseException:
                 self.undecided |= keys
                 raise
-            self.unwritten += [NOBODY.unreadable(row, clock.now()) for row in claimed.undecodable]
+            self.unwritten += [self.judge.unreadable(row, clock.now()) for row in claimed.undecodable]
             found = await asyncio.gather(
-                *(_decided(store, record, clock) for record in claimed.jobs), return_exceptions=True
+                *(_decided(store, record, clock, self.judge) for record in claimed.jobs),
+                return_exceptions=True,
             )
             for record, verdict in zip(claimed.jobs, found, strict=True):
                 if isinstance(verdict, Verdict):
@@ -264,15 +269,15 @@ async def _sweep(store: Store, parent: JobKey, clock: Clock, tell: Tell) -> None
         await tell(await removing.events_of(store, deleted, clock))
 
 
-async def _decided(store: Store, record: JobRecord, clock: Clock) -> Verdict:
+async def _decided(store: Store, record: JobRecord, clock: Clock, judge: Judge) -> Verdict:
     try:
         report, options = Report.for_run(record), JobOptions.decode(record.options)
     except (ValueError, TypeError, LookupError) as error:
         text = f"what is stored of the job cannot be read: {error}"
-        return NOBODY.unrunnable(record, Failure(type="undecodable", message=text), clock.now())
+        return judge.unrunnable(record, Failure(type="undecodable", message=text), clock.now())
     if record.cancel_requested:
-        return NOBODY.cancelled_unrun(record, report, clock.now())
-    verdict = await fate(store, record, report, options, clock)
+        return judge.cancelled_unrun(record, report, clock.now())
+    verdict = await fate(store, record, report, options, clock, judge=judge)
     if verdict is not None:
         return verdict
     later = record.run_at is not None
@@ -287,14 +292,21 @@ class Parents:
     """Draws the consequences of what a worker settles, beside its other work."""
 
     def __init__(
-        self, *, store: Store, lease: timedelta, announcer: Announcer, outage: Outage, clock: Clock
+        self,
+        *,
+        store: Store,
+        lease: timedelta,
+        judge: Judge,
+        announcer: Announcer,
+        outage: Outage,
+        clock: Clock,
     ) -> None:
         self._store = store
         self._lease = lease
         self._announcer = announcer
         self._outage = outage
         self._clock = clock
-        self._consequences = Consequences()
+        self._consequences = Consequences(judge)
         self._task: asyncio.Task[None] | None = None
         self._abandoned = False
 

@@ -321,7 +321,10 @@ class Poller:
         if not parents:
             return
         fates = await asyncio.gather(
-            *(fate(self._store, run.record, run.report, run.settings, self._clock) for run in parents),
+            *(
+                fate(self._store, run.record, run.report, run.settings, self._clock, judge=self._judge)
+                for run in parents
+            ),
             return_exceptions=True,
         )
         for run, found in zip(parents, fates, strict=True):

@@ -11,7 +11,7 @@ from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
-from conveyor.core._engine.family import is_parent, kept, release
+from conveyor.core._engine.family import is_parent, read_options, release
 from conveyor.core._engine.refusals import reason
 from conveyor.core._engine.run import Stop
 from conveyor.core._engine.run_log import RunLog
@@ -30,11 +30,12 @@ from conveyor.core.events import (
     QueuePaused,
 )
 from conveyor.core.jobs import JobState
+from conveyor.core.keeping import BY_DEFAULT, retention_of
 from conveyor.core.options import JobOptions
 from conveyor.core.report import Failure, Report
 from conveyor.core.retry import Backoff
 from conveyor.core.signals import RateLimited, Retry, Signal, Snooze, Unrecoverable
-from conveyor.core.store import Outcome, Pause
+from conveyor.core.store import Outcome, Pause, Retention
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -83,6 +84,8 @@ class Judge:
     random: Callable[[], float]
     #: The JSON text of a result, by the name of the job; raises if there is none.
     encoded: Callable[[str, object], str] = lambda _, value: encode(value, root="result")
+    #: How long jobs are kept that do not say so themselves.
+    keep: Retention | None = None
 
     def verdict(  # noqa: PLR0911 - one for each way that a run can end
         self, run: Run, ending: Returned | Raised, now: datetime
@@ -127,20 +130,24 @@ class Judge:
             message=f"stalled: {record.stalled} times its worker died, or lost touch for too long",
         )
         report.error = failure
-        return gone(record, report, options, failure, now)
+        return self.gone(record, report, options, failure, now)
 
     def unrunnable(self, record: JobRecord, failure: Failure, now: datetime) -> Verdict:
         """What is stored of the job cannot be read: fail it without running it."""
         report, options = _readable(record)
         report.error = failure
-        return gone(record, report, options, failure, now)
+        return self.gone(record, report, options, failure, now)
 
     def unreadable(self, row: Undecodable, now: datetime) -> Verdict:
         """The job's row cannot be read: fail it."""
         report = Report(error=Failure(type="undecodable", message=f"its row cannot be read: {row.reason}"))
         event = JobFailed(queue_name=row.lease.queue, job_id=row.lease.id, at=now, reason=row.reason)
         return Verdict(
-            outcome=Outcome.unreadable(row, report.encode(final=True)),
+            # What its key is cannot be read, either: the store keeps it until that lapses.
+            outcome=replace(
+                Outcome.unreadable(row, report.encode(final=True)),
+                retention=self.keep or Retention(age=BY_DEFAULT[JobState.FAILED]),
+            ),
             events=(event,),
             run_log=RunLog(None, now, failure=report.error),
         )
@@ -168,8 +175,14 @@ class Judge:
 
     def cancelled_unrun(self, record: JobRecord, report: Report, now: datetime) -> Verdict:
         """Somebody asked the job's last run to stop, and it stalled: it ends here."""
+        options = read_options(record)
         return Verdict(
-            outcome=Outcome.cancelled(record, report.encode(final=True), release=release(record)),
+            outcome=Outcome.cancelled(
+                record,
+                report.encode(final=True),
+                release=release(record, options),
+                retention=self._retention(record, JobState.CANCELLED, report, options),
+            ),
             events=(_event(JobCancelled, record, now),),
             parent=record.parent,
             has_children=is_parent(record),
@@ -187,13 +200,16 @@ class Judge:
             failure = Failure.of(UnserialisableResultError(text))
             self._note(run, "failed", now, failure)
             report.error = failure
-            return gone(record, report, run.settings, failure, now, run_log=_run_log(run, now, failure))
+            run_log = _run_log(run, now, failure)
+            return self.gone(record, report, run.settings, failure, now, run_log=run_log)
         report.result = result
         report.error = None
         self._note(run, "completed", now)
         return Verdict(
             outcome=Outcome.completed(
-                record, report.encode(final=True), retention=kept(record, run.settings.remove_on_complete)
+                record,
+                report.encode(final=True),
+                retention=self._retention(record, JobState.COMPLETED, report, run.settings),
             ),
             events=(_event(JobCompleted, record, now),),
             parent=record.parent,
@@ -249,7 +265,10 @@ class Judge:
         self._note(run, "cancelled", now)
         return Verdict(
             outcome=Outcome.cancelled(
-                run.record, run.report.encode(final=True), release=release(run.record, run.settings)
+                run.record,
+                run.report.encode(final=True),
+                release=release(run.record, run.settings),
+                retention=self._retention(run.record, JobState.CANCELLED, run.report, run.settings),
             ),
             events=(_event(JobCancelled, run.record, now),),
             parent=run.record.parent,
@@ -274,7 +293,7 @@ class Judge:
         self._note(run, outcome, now, failure)
         if final or report.discarded or report.failures >= run.settings.attempts:
             run_log = _run_log(run, now, failure, error)
-            return gone(record, report, run.settings, failure, now, run_log=run_log)
+            return self.gone(record, report, run.settings, failure, now, run_log=run_log)
         if delay is None:
             delay = self._backoff(run, report.failures)
         event = _event(JobRetrying, record, now, reason=failure.message, attempts_made=report.failures)
@@ -283,6 +302,36 @@ class Judge:
             events=(event, _event(JobDelayed if delay else JobWaiting, record, now)),
             run_log=_run_log(run, now, failure, error),
         )
+
+    def gone(
+        self,
+        record: JobRecord,
+        report: Report,
+        options: JobOptions | None,
+        failure: Failure,
+        now: datetime,
+        *,
+        run_log: RunLog | None = None,
+    ) -> Verdict:
+        """The job has failed for good; `options` None: they cannot be read; `run_log` None: it never ran."""
+        return Verdict(
+            outcome=Outcome.failed(
+                record,
+                report.encode(final=True),
+                release=release(record, options),
+                retention=self._retention(record, JobState.FAILED, report, options),
+                spawn=letters_of(record, report, options or JobOptions()),
+            ),
+            events=(_event(JobFailed, record, now, reason=failure.message),),
+            parent=record.parent,
+            has_children=is_parent(record) if options is None else bool(options.children or report.children),
+            run_log=run_log or RunLog(record.name, now, failure=failure),
+        )
+
+    def _retention(
+        self, record: JobRecord, state: JobState, report: Report, options: JobOptions | None
+    ) -> Retention | None:
+        return retention_of(record, state, report, options, by_worker=self.keep)
 
     def _backoff(self, run: Run, failures: int) -> timedelta:
         backoff = run.settings.backoff
@@ -311,32 +360,6 @@ def _readable(record: JobRecord) -> tuple[Report, JobOptions | None]:
     with contextlib.suppress(Exception):
         options = JobOptions.decode(record.options)
     return report, options
-
-
-def gone(
-    record: JobRecord,
-    report: Report,
-    options: JobOptions | None,
-    failure: Failure,
-    now: datetime,
-    *,
-    run_log: RunLog | None = None,
-) -> Verdict:
-    """The job has failed for good; `options` None: they cannot be read; `run_log` None: it did not run."""
-    settings = options or JobOptions()
-    return Verdict(
-        outcome=Outcome.failed(
-            record,
-            report.encode(final=True),
-            release=release(record, options),
-            retention=kept(record, settings.remove_on_fail),
-            spawn=letters_of(record, report, settings),
-        ),
-        events=(_event(JobFailed, record, now, reason=failure.message),),
-        parent=record.parent,
-        has_children=is_parent(record) if options is None else bool(options.children or report.children),
-        run_log=run_log or RunLog(record.name, now, failure=failure),
-    )
 
 
 def _run_log(
