@@ -70,7 +70,7 @@ async def test_jobs_claimed_ahead_go_back_when_a_handler_turns_out_to_take_long(
         assert await queue.count("completed") == 52
 
 
-async def test_after_a_crash_the_suspects_run_one_by_one_without_claiming_all_again_for_each(
+async def test_after_a_crash_the_suspects_run_one_by_one_and_each_is_claimed_once(
     store: Store, queue: Queue[Any], clock: ManualClock
 ) -> None:
     running = most = 0
@@ -89,7 +89,7 @@ async def test_after_a_crash_the_suspects_run_one_by_one_without_claiming_all_ag
         async def claim(self, request: Claim, **more: Any) -> Claimed:
             nonlocal claimed
             found = await super().claim(request, **more)
-            claimed += len(found.jobs)
+            claimed += len(found.jobs) if request.queue == "q" else 0
             return found
 
     counting = Counting(store)
@@ -102,7 +102,7 @@ async def test_after_a_crash_the_suspects_run_one_by_one_without_claiming_all_ag
 
     assert await queue.count("completed") == 600
     assert most == 1
-    assert claimed < 750
+    assert claimed == 600
 
 
 @pytest.mark.parametrize("limit", [0, 30])

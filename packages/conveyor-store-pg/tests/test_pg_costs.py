@@ -20,7 +20,19 @@ import pytest
 from psycopg import Connection
 
 from conveyor.core.jobs import JobKey, JobRecord, JobState, Lease
-from conveyor.core.store import Beat, Change, Claim, Limit, Order, Outcome, Pause, Rate, Retention, Where
+from conveyor.core.store import (
+    Beat,
+    Change,
+    Claim,
+    Limit,
+    Order,
+    Outcome,
+    Pause,
+    Rate,
+    Retention,
+    Stalled,
+    Where,
+)
 from conveyor.store.pg import PgStore, advancing, claiming, inserting, pausing, sets, settling
 from conveyor.store.pg._testing.explaining import Explaining, Seen
 from conveyor.store.pg.connections import _PLAN_FOR_MORE
@@ -152,7 +164,7 @@ def session(url: str, filled: Filled, request: pytest.FixtureRequest) -> Iterato
 
 def claim(**fields: object) -> Claim:
     given = {"queue": "q", "count": 10, "token": "token", "lease": timedelta(seconds=30), "worker": "w"}
-    return Claim(**(given | fields))  # type: ignore[arg-type]
+    return Claim(**(given | {"stalled": Stalled.LEFT} | fields))  # type: ignore[arg-type]
 
 
 def job(n: int, **fields: object) -> JobRecord:

@@ -16,7 +16,19 @@ import psycopg
 import pytest
 
 from conveyor.core.jobs import JobKey, JobRecord, JobState, Lease
-from conveyor.core.store import Beat, Change, Claim, Limit, Order, Outcome, Pause, Rate, Retention, Where
+from conveyor.core.store import (
+    Beat,
+    Change,
+    Claim,
+    Limit,
+    Order,
+    Outcome,
+    Pause,
+    Rate,
+    Retention,
+    Stalled,
+    Where,
+)
 from conveyor.store.pg import PgStore, advancing, claiming, inserting, pausing, sets, settling, tidying
 from conveyor.store.pg._testing.explaining import Explaining, Seen
 from conveyor.store.pg.connections import Connections, Step
@@ -71,7 +83,13 @@ class OneSession(Connections):
 
 
 def claim(queue: str, count: int = 10, **fields: Any) -> Claim:
-    return Claim(queue=queue, count=count, token="token", lease=timedelta(seconds=30), worker="w", **fields)
+    given: dict[str, Any] = {
+        "token": "token",
+        "lease": timedelta(seconds=30),
+        "worker": "w",
+        "stalled": Stalled.LEFT,
+    }
+    return Claim(queue=queue, count=count, **(given | fields))
 
 
 def job(n: int, queue: str, **fields: Any) -> JobRecord:

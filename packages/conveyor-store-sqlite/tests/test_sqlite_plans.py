@@ -79,6 +79,7 @@ HOT = {
     "adopt": [_ID],
     "by_id": [_ID],
     "lease": [_NUMBER],
+    "first_stalled": [_NUMBER],
     "rows": [_NUMBER],
     "entries": [_ID],
     "entries_by_seq": [_NUMBER],

@@ -17,6 +17,7 @@ from conveyor.core.store import (
     JobRecord,
     JobState,
     Order,
+    Stalled,
     Where,
 )
 
@@ -53,6 +54,34 @@ class StalledJobsGoToTheEnd(Broken):
         for key in advanced.stalled:
             await self.to_the_end(key, now)
         return advanced
+
+
+@caught_by("claiming", "test_jobs_that_have_stalled_come_alone_or_are_left_if_that_is_asked_for")
+@caught_by("groups", "test_jobs_that_are_left_because_one_has_stalled_take_no_turn")
+@caught_by("limits", "test_jobs_that_are_left_because_one_has_stalled_are_no_start")
+@caught_by("limits", "test_jobs_that_are_left_because_one_has_stalled_do_not_count")
+class ReturnsStalledJobsWithOthers(Broken):
+    """A claim returns jobs in their order, whatever has become of them before."""
+
+    async def claim(self, request: Claim, *, now: Now = None) -> Claimed:
+        return await super().claim(replace(request, stalled=Stalled.ALIKE), now=now)
+
+
+@caught_by("claiming", "test_jobs_that_have_stalled_come_alone_or_are_left_if_that_is_asked_for")
+class ReturnsStalledJobsThatAreToBeLeft(Broken):
+    """Jobs that have stalled come by themselves, though they are to be left."""
+
+    async def claim(self, request: Claim, *, now: Now = None) -> Claimed:
+        alone = Stalled.ALONE if request.stalled is Stalled.LEFT else request.stalled
+        return await super().claim(replace(request, stalled=alone), now=now)
+
+
+@caught_by("claiming", "test_jobs_that_have_stalled_come_with_others_if_nothing_else_is_asked_for")
+class ReturnsStalledJobsAlone(Broken):
+    """Jobs that have stalled come by themselves, whether that is asked for or not."""
+
+    async def claim(self, request: Claim, *, now: Now = None) -> Claimed:
+        return await super().claim(replace(request, stalled=Stalled.ALONE), now=now)
 
 
 @caught_by("claiming", "test_lifo_jobs_go_ahead_of_their_priority_newest_first")

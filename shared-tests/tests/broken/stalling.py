@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from broken.engine import caught_by
 from conveyor.core._engine.executor import Executor
 from conveyor.core._engine.poller import Poller
 from conveyor.core._engine.run import Run
+from conveyor.core.store import Stalled
 from conveyor.core.worker import Worker
 
 ALONE = "test_a_job_that_has_stalled_starts_when_it_is_the_only_one_held_and_its_start_is_stored"
@@ -25,6 +27,13 @@ def starts_beside_what_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Poller, "_must_wait", must_wait)
 
 
+@caught_by("stalls", "test_jobs_that_end_their_worker_cost_no_other_job_its_run")
+def claims_others_with_jobs_that_have_stalled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is claimed behind a job that is to run alone goes back each time."""
+    alike = SimpleNamespace(ALONE=Stalled.ALIKE, LEFT=Stalled.ALIKE)
+    monkeypatch.setattr("conveyor.core._engine.poller.Stalled", alike)
+
+
 @caught_by("stalls", ALONE)
 @caught_by("stalls", "test_jobs_that_end_their_worker_cost_no_other_job_its_run")
 def holds_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,6 +45,7 @@ def holds_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
     def must_wait(poller: Poller, run: Run) -> bool:
         return bool(run.record.stalled and run.stop is None and poller._executor.running)
 
+    claims_others_with_jobs_that_have_stalled(monkeypatch)
     monkeypatch.setattr(Poller, "_isolate", isolate)
     monkeypatch.setattr(Poller, "_must_wait", must_wait)
 

@@ -17,6 +17,7 @@ from conveyor.core.store import (
     Renewed,
     Retention,
     Settled,
+    Stalled,
 )
 from conveyor_store_jsonfile.data import REMEMBERED, Applied, Data
 
@@ -53,6 +54,11 @@ def claim(data: Data, request: Claim, now: datetime) -> Claimed:
             active = sum(job.state is JobState.ACTIVE for job in jobs)
             room = min(room, max(0, request.limit.active - active))
     free.sort(key=lambda job: (job.rank, -job.seq if newest_first or job.lifo else job.seq))
+    chosen, cut_short = free[:room], False
+    if request.ids is None and request.stalled is not Stalled.ALIKE:
+        first = next((n for n, job in enumerate(chosen) if job.stalled), room)
+        cut_short = first < len(chosen)
+        chosen = chosen[: max(first, 1 if request.stalled is Stalled.ALONE else 0)]
     leased = [
         data.put(
             job,
@@ -64,13 +70,15 @@ def claim(data: Data, request: Claim, now: datetime) -> Claimed:
             attempt=job.attempt + 1,
             processed_at=now,
         )
-        for job in free[:room]
+        for job in chosen
     ]
     wait = None
-    if request.ids is None and len(leased) < room:  # so all that were free are taken: look at the others
+    if (
+        request.ids is None and len(leased) < room and not cut_short
+    ):  # so all that were free are taken: look at the others
         times = [_free_at(data, job, request, now) for job in line if job not in free]
         wait = min((at - now for at in times if at is not None), default=None)
-    return Claimed(jobs=leased, now=now, wait=wait)
+    return Claimed(jobs=leased, now=now, wait=wait, cut_short=cut_short)
 
 
 def renew(data: Data, beats: Sequence[Beat], lease: timedelta, now: datetime) -> Renewed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ from conveyor.conformance.make import (
     take,
     take_one,
 )
-from conveyor.core.store import Change, Feature, JobState, Lease, Outcome, Pause, Store, Where
+from conveyor.core.store import Change, Feature, JobState, Lease, Outcome, Pause, Stalled, Store, Where
 
 NOT_WAITING = [
     JobState.DELAYED,
@@ -343,6 +344,46 @@ class Claiming:
 
         assert await take(store, ids=frozenset("a"), now=at(1)) == []
         assert await get(store, "a") == before
+
+    # -------------------------------------------------- jobs that have stalled
+
+    @pytest.mark.parametrize("how", [{}, {"newest_first": True}, {"names": frozenset({"work", "other"})}])
+    async def test_jobs_that_have_stalled_come_alone_or_are_left_if_that_is_asked_for(
+        self, store: Store, how: dict[str, Any]
+    ) -> None:
+        await add(store, *jobs("abcdef"))
+        await take(store, 9, ids=frozenset("cd"))
+        await store.advance({"q"}, now=at(30))
+
+        found: list[tuple[str, bool]] = []
+        for stalled in (
+            Stalled.LEFT,
+            Stalled.LEFT,
+            Stalled.ALONE,
+            Stalled.LEFT,
+            Stalled.ALONE,
+            Stalled.ALONE,
+        ):
+            claimed = await store.claim(claim(9, stalled=stalled, **how), now=at(31))
+            found.append(("".join(ids(claimed)), claimed.cut_short))
+
+        a, b, c, d, e, f = "fedcba" if "newest_first" in how else "abcdef"
+        assert found == [(a + b, True), ("", True), (c, True), ("", True), (d, True), (e + f, False)]
+
+    async def test_jobs_that_have_stalled_come_with_others_if_nothing_else_is_asked_for(
+        self, store: Store
+    ) -> None:
+        await add(store, *jobs("abc"))
+        await take_one(store, "b")
+        await store.advance({"q"}, now=at(30))
+
+        held = await store.claim(claim(9), now=at(31))
+        await settle(store, *map(Outcome.given_back, held.jobs), now=at(31))
+        by_ids = await store.claim(claim(9, ids=frozenset("abc"), stalled=Stalled.LEFT), now=at(31))
+
+        assert ids(held) == ids(by_ids) == ["a", "b", "c"]
+        assert not held.cut_short
+        assert not by_ids.cut_short
 
     # -------------------------------------------------------------------- wait
 

@@ -31,6 +31,7 @@ from conveyor.core.store import (
     Pause,
     Rate,
     Retention,
+    Stalled,
     Store,
     Where,
 )
@@ -147,7 +148,7 @@ async def _moving(bill: _Bill) -> None:
     if Feature.GROUPS in store.features:
         claims[" within a group limit"] = {"group_limit": Limit(active=500, rate=_RATE)}
     for name, fields in claims.items():
-        request = claim(_FEW, token=new_token(), **fields)
+        request = claim(_FEW, token=new_token(), stalled=Stalled.LEFT, **fields)
         held = (await bill.of(f"claim{name}", lambda request=request: store.claim(request, now=START))).jobs  # type: ignore[misc]
         assert len(held) == len(fields.get("ids", range(_FEW)))
         beats = [Beat(lease=one.lease, report=DONE) for one in held]

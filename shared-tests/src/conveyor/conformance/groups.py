@@ -25,7 +25,7 @@ from conveyor.conformance.make import (
     take_one,
 )
 from conveyor.core.errors import GroupFullError
-from conveyor.core.store import Change, Feature, JobRecord, Outcome, Pause, Store, Where
+from conveyor.core.store import Change, Feature, JobRecord, Outcome, Pause, Stalled, Store, Where
 
 Q = Where(queue="q")
 
@@ -119,6 +119,15 @@ class Turns:
         await add(store, *members("g1", "g2", "g3", "h1", "h2"))
 
         assert await run_all(store, newest_first=True) == ["h2", "g3", "h1", "g2", "g1"]
+
+    async def test_jobs_that_are_left_because_one_has_stalled_take_no_turn(self, store: Store) -> None:
+        await add(store, *members("g1", "g2", "h1", "h2", "-1"))
+        await take_one(store, "h1")
+        await store.advance({"q"}, now=at(30))
+
+        found = [ids(await take(store, 9, stalled=Stalled.ALONE, now=at(31))) for _ in range(3)]
+
+        assert found == [["g1"], ["h1"], ["-1", "g2", "h2"]]
 
     async def test_turns_are_remembered_from_claim_to_claim(self, store: Store) -> None:
         await add(store, *members("g1", "h1"))

@@ -34,6 +34,7 @@ from conveyor.core.store import (
     Outcome,
     Pause,
     Rate,
+    Stalled,
     Store,
     Where,
 )
@@ -139,6 +140,17 @@ class Active:
         await take(store, 2, limit=active(2))
 
         assert len(await take(store, 9, queue="other", limit=active(2))) == 2
+
+    async def test_jobs_that_are_left_because_one_has_stalled_do_not_count(self, store: Store) -> None:
+        await fill(store)
+        await take_one(store, "02")
+        await store.advance({"q"}, now=at(30))
+
+        found = [
+            ids(await take(store, 9, stalled=Stalled.ALONE, limit=active(4), now=at(31))) for _ in range(4)
+        ]
+
+        assert found == [["00", "01"], ["02"], ["03"], []]
 
     async def test_a_limit_does_not_change_the_order(self, store: Store) -> None:
         await add(store, job("a"), job("b", lifo=True), job("c", priority=-1), job("d"))
@@ -249,6 +261,17 @@ class Rates:
             await settle(store, Outcome.given_back(held), now=at(second))
 
         assert await take(store, limit=rate(3, 60), now=at(4)) == []
+
+    async def test_jobs_that_are_left_because_one_has_stalled_are_no_start(self, store: Store) -> None:
+        await fill(store)
+        await take_one(store, "02")
+        await store.advance({"q"}, now=at(30))
+
+        found = [
+            ids(await take(store, 9, stalled=Stalled.ALONE, limit=rate(4, 60), now=at(31))) for _ in range(4)
+        ]
+
+        assert found == [["00", "01"], ["02"], ["03"], []]
 
     async def test_a_claim_that_finds_no_job_is_no_start(self, store: Store) -> None:
         for second in range(5):

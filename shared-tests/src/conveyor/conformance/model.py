@@ -44,6 +44,7 @@ from conveyor.core.store import (
     Renewed,
     Retention,
     Settled,
+    Stalled,
     Store,
     Undecodable,
     Where,
@@ -369,6 +370,7 @@ class Die(random.Random):
                 "lease": self.span(5, 5, 30, 600),
                 "newest_first": self.randrange(4) == 0,
                 "started": self.randrange(4) != 0,
+                "stalled": self.of(*Stalled),
                 "names": self.rarely(self.of(frozenset("x"), frozenset("xy"), frozenset[str]()), 10),
                 "ids": self.some(IDS, 6),
                 "limit": self.rarely(self.limit(), 5),
@@ -516,7 +518,8 @@ def shown(answer: Any) -> Any:  # noqa: C901, PLR0911 - one for each kind
             values["rank"] = round(values["rank"], 6)
             return {name: value for name, value in values.items() if value not in (None, False, 0)}
         case Claimed():
-            return {"jobs": [shown(held) for held in answer.jobs], "now": answer.now}
+            jobs = [shown(held) for held in answer.jobs]
+            return {"jobs": jobs, "now": answer.now, "cut_short": answer.cut_short}
         case Settled():
             return {
                 "applied": set(answer.applied),

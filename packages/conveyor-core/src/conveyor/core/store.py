@@ -59,6 +59,7 @@ __all__ = [
     "Renewed",
     "Retention",
     "Settled",
+    "Stalled",
     "Store",
     "Undecodable",
     "Where",
@@ -127,6 +128,17 @@ class Limit:
     rate: Rate | None = None
 
 
+class Stalled(Enum):
+    """How a claim returns jobs that have stalled before."""
+
+    #: As any other.
+    ALIKE = "alike"
+    #: By themselves: what is returned ends before the first of them, or is that one alone.
+    ALONE = "alone"
+    #: Not at all: what is returned ends before the first of them.
+    LEFT = "left"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """A request for up to `count` jobs of `queue`.
@@ -135,6 +147,7 @@ class Claim:
     `names` and `ids` narrow what may be returned. `limit` binds the queue, `group_limit` each
     group by itself; jobs without a group have no group limit. `started` is what `started` of the leased
     jobs becomes, save of those that have stalled before: theirs is false until a beat says otherwise.
+    `stalled` says how jobs are returned that have stalled before.
     """
 
     queue: str
@@ -148,6 +161,7 @@ class Claim:
     limit: Limit | None = None
     group_limit: Limit | None = None
     started: bool = True
+    stalled: Stalled = Stalled.ALIKE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,13 +180,15 @@ class Claimed:
     `jobs` are the leased records, most urgent first. `now` is the store's time. `wait` is how long
     until there may be more: never longer than it takes until a due time, a rate window or the end
     of a timed pause lets this same claim return another job, and None when none of these will.
-    It is a hint, may be shorter, and is not computed (None) when as many jobs as asked were returned.
+    It is a hint, may be shorter, and is not computed (None) when as many jobs as asked were returned, or
+    when `cut_short`: because a job has stalled before, it is the only one returned, or the next to be.
     """
 
     jobs: Sequence[JobRecord]
     now: datetime
     wait: timedelta | None = None
     undecodable: Sequence[Undecodable] = ()
+    cut_short: bool = False
 
 
 # ------------------------------------------------------------------- renewing
@@ -580,8 +596,8 @@ class Store(Protocol):
         has carried.
 
         `request.ids` claims exactly those of these jobs that are waiting, delayed or waiting for children,
-        whatever is paused; limits, turns and `names` are not looked at, and nothing counts as a start or a
-        turn. Their `run_at` and `pending` stay, so that giving them back undoes the claim.
+        whatever is paused; limits, turns, `names` and `stalled` are not looked at, and nothing counts as a
+        start or a turn. Their `run_at` and `pending` stay, so that giving them back undoes the claim.
 
         Raises StoreError if the outcome is unknown; the leases then expire by themselves.
         """

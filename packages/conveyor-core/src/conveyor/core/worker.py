@@ -50,7 +50,7 @@ from conveyor.core.limits import GroupLimit, RateLimit
 from conveyor.core.options import Keeping, checked_keep, checked_name, flag, whole
 from conveyor.core.reserved import checked_queue_name
 from conveyor.core.seen import RunningJob, WorkerInfo
-from conveyor.core.store import Claim
+from conveyor.core.store import Claim, Stalled
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -178,6 +178,7 @@ class Worker(Generic[T]):
                 limit=limit,
                 group_limit=group_limit,
                 started=max_stalled > 0,
+                stalled=Stalled.LEFT,
             ),
             max_stalled=whole(max_stalled, "max_stalled", least=0),
             stalled_interval=duration(stalled_interval, "stalled_interval", zero=False).total_seconds(),

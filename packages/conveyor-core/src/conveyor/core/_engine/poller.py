@@ -19,7 +19,7 @@ from conveyor.core.events import JobStalled, JobWaiting
 from conveyor.core.ids import new_token
 from conveyor.core.options import JobOptions
 from conveyor.core.report import Failure, Report
-from conveyor.core.store import Claim, Outcome
+from conveyor.core.store import Claim, Outcome, Stalled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,10 +45,10 @@ _MOST_AHEAD: Final = 500
 _BREATH: Final = 0.05
 #: With this many outcomes not written yet, nothing more is claimed.
 _MOST_UNWRITTEN: Final = 2_000
-#: Seconds that a job which has stalled before waits here for the others to end; another worker may be idle.
+#: Seconds in which what is held may end before a job which has stalled before is claimed.
+_CLEAR: Final = 0.5
+#: Seconds that such a job waits here for the others to end; another worker may be idle.
 _SOON: Final = 2.0
-#: More than any claim asks for.
-_ANY_NUMBER: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,8 +97,8 @@ class Poller:
         self._company_at = 0.0
         #: The latest job here that had stalled before: it waits for its turn alone, has it, or has ended.
         self._isolated: Run | None = None
-        #: The most jobs that one claim asks for.
-        self._most = _ANY_NUMBER
+        #: Until when nothing is claimed, because the next job has stalled before; None: it has not.
+        self._clear_until: float | None = None
         #: No claim is made before, whatever is heard.
         self._not_before = 0.0
         self._news = asyncio.Event()
@@ -138,8 +138,8 @@ class Poller:
         self._news.set()
 
     def written(self) -> None:
-        """Start the job that waits until nothing else is held, if this was the last of it."""
-        if self._alone:
+        """Claim or start the job that waits until nothing else is held, if this was the last of it."""
+        if self._alone or self._clear_until is not None:
             self._news.set()
 
     def stop(self) -> None:
@@ -184,7 +184,10 @@ class Poller:
             self._start()
         now = self._clock.monotonic()
         until_claim = self._claim_at - now if wanted > 0 else self._rules.poll_interval
-        return max(0.0, min(until_claim, self._until_look(now), self._advance_at - now))
+        times = [until_claim, self._until_look(now), self._advance_at - now]
+        if self._clear_until is not None and self._clears:
+            times.append(self._clear_until - now)
+        return max(0.0, min(times))
 
     def _until_look(self, now: float) -> float:
         if not self._ready or self._rules.batch is None:
@@ -220,14 +223,14 @@ class Poller:
         """How many jobs to claim now."""
         if self.paused or self._stopping or self._alone or self._settler.backlog >= _MOST_UNWRITTEN:
             return 0
-        if self._clock.monotonic() < self._not_before:
+        if self._clock.monotonic() < self._not_before or self._clears:
             return 0
         ahead = self._ahead()
         free = self._executor.free
         # Refilled when half is used up, so that claims come in batches.
         if ahead and free - len(self._ready) <= 0 and len(self._ready) > ahead // 2:
             return 0
-        return max(0, min(self._gatherer.room(free, self._ready) + ahead, self._most))
+        return max(0, self._gatherer.room(free, self._ready) + ahead)
 
     def _ahead(self) -> int:
         if self._rules.prefetch is not None:
@@ -239,13 +242,20 @@ class Poller:
         return min(_MOST_AHEAD, int(_AHEAD * slots / max(self._executor.typical, 1e-6)))
 
     async def _claim(self, wanted: int) -> None:
-        request = replace(self._rules.claim, count=wanted, token=new_token())
+        alone = self._holds_nothing or self._clear_until is not None
+        stalled = Stalled.ALONE if alone else Stalled.LEFT
+        request = replace(self._rules.claim, count=wanted, token=new_token(), stalled=stalled)
+        self._clear_until = None
         self._woken = False
         self._paused_since = set()
         claimed = await self._store.claim(request)
         got = len(claimed.jobs) + len(claimed.undecodable)
         now = self._clock.monotonic()
-        if got < wanted:
+        if claimed.cut_short:
+            self._claim_at = now
+            if not any(record.stalled for record in claimed.jobs):
+                self._clear_until = now + _CLEAR
+        elif got < wanted:
             wait = None if claimed.wait is None else claimed.wait.total_seconds()
             # What was heard of while the claim was on its way, it may not have seen: then it is made again.
             self._claim_at = now if self._woken else now + self._rules.poll_interval
@@ -299,21 +309,16 @@ class Poller:
             self._isolate()
 
     def _isolate(self) -> None:
-        """Keep of the ready jobs those up to the first that has stalled before; what is behind it goes back.
+        """Claim nothing behind a ready job that has stalled before; what is there already goes back.
 
         A job that has cost a worker its life runs when nothing else is held, so that no other is charged for
-        it. Where one is, there are more, left by the same crash: so claims ask for one job, and then for
-        twice as many each time, or each of these jobs would be claimed again and again behind the others.
-        Pinned by stalls.py.
+        it. It is claimed by itself, save by the ids of its group. Pinned by stalls.py.
         """
         ready = list(self._ready)
         at = next((n for n, run in enumerate(ready) if run.record.stalled), None)
-        if at is None:
-            self._most = min(self._most * 2, _ANY_NUMBER)
-            return
-        self._most = 1
-        self._isolated = ready[at]
-        self.give_back(ready[at + 1 :])
+        if at is not None:
+            self._isolated = ready[at]
+            self.give_back(ready[at + 1 :])
 
     async def _end_unfit(self, runs: list[Run]) -> None:
         """Settle the parents whose children decide that they do not run."""
@@ -397,6 +402,21 @@ class Poller:
         )
 
     # -------------------------------------------------------------- starting
+
+    @property
+    def _holds_nothing(self) -> bool:
+        return not self._heartbeat.held and not self._settler.backlog
+
+    @property
+    def _clears(self) -> bool:
+        """Whether nothing is claimed for a moment, for the next job has stalled before, and others are held.
+
+        It is claimed when they have ended: one of them may be the first of its kind to kill the process, and
+        what only waits here is lost with it, too. If they take long it is claimed all the same, or every
+        worker would wait for it. Pinned by stalls.py.
+        """
+        until = self._clear_until
+        return until is not None and self._clock.monotonic() < until and not self._holds_nothing
 
     @property
     def _alone(self) -> bool:

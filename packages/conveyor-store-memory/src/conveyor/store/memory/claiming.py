@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from conveyor.core.store import Claim, Claimed
+from conveyor.core.store import Claim, Claimed, Stalled
 from conveyor.store.memory.queues import Queue
 from conveyor.store.memory.rows import ACTIVE, DELAYED, FOREVER, WAITING, WAITING_CHILDREN, Row, place, record
 
@@ -33,9 +33,13 @@ def claim_next(queue: Queue, request: Claim, now: datetime) -> Claimed:
         queue.group_starts.carry(group_rate, now)
     view = queue.view(request, now)
     rows: list[Row] = []
+    cut_short = False
     while len(rows) < request.count and _free_at(queue, request, now) <= now:
         row = view.first(now)
         if row is None:
+            break
+        cut_short = bool(row.stalled) and request.stalled is not Stalled.ALIKE
+        if cut_short and (rows or request.stalled is Stalled.LEFT):
             break
         queue.steps += 1
         _lease(queue, row, request, now)
@@ -45,9 +49,11 @@ def claim_next(queue: Queue, request: Claim, now: datetime) -> Claimed:
         if group_rate is not None and row.group is not None:
             queue.group_starts.add(row.group, now)
         rows.append(row)
+        if cut_short:
+            break
     jobs = tuple(record(row, now) for row in rows)
-    if len(jobs) >= request.count:
-        return Claimed(jobs=jobs, now=now)
+    if len(jobs) >= request.count or cut_short:
+        return Claimed(jobs=jobs, now=now, cut_short=cut_short)
     first, free = view.next_at(now), _free_at(queue, request, now)
     wait = None if first is None or free == FOREVER else max(first, free) - now
     return Claimed(jobs=jobs, now=now, wait=wait)

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from conveyor.core.jobs import JobRecord, JobState, Lease
-from conveyor.core.store import Claim, Claimed, Rate, Undecodable
+from conveyor.core.store import Claim, Claimed, Rate, Stalled, Undecodable
 from conveyor.store.pg.groups import Move, moved
 from conveyor.store.pg.limits import Scope, carry, queue_started, rate_name, room, started
 from conveyor.store.pg.rows import (
@@ -67,8 +67,10 @@ class _Taken:
             lease = Lease(row[0], row[ID], token)
             self.undecodable.append(Undecodable(lease=lease, attempt=row[ATTEMPT], reason=reason))
 
-    def claimed(self, wait: timedelta | None = None) -> Claimed:
-        return Claimed(jobs=self.jobs, now=self.now, wait=wait, undecodable=self.undecodable)
+    def claimed(self, wait: timedelta | None = None, *, cut_short: bool = False) -> Claimed:
+        return Claimed(
+            jobs=self.jobs, now=self.now, wait=wait, undecodable=self.undecodable, cut_short=cut_short
+        )
 
 
 # ------------------------------------------------------------------ side by side
@@ -100,16 +102,18 @@ async def claim_at_once(
         now=now,
         in_line=in_line,
         active=None if request.limit is None else request.limit.active,
+        **_stalled(request),
     )
-    at, guarded, left, due, passed_over, *_ = rows[0]
+    at, guarded, left, due, passed_over, cut_short, *_ = rows[0]
     if guarded:
         return None
     taken = _Taken(known_instant(at))
-    leased = [row[5:] for row in rows if row[5] is not None]
+    leased = [row[6:] for row in rows if row[6] is not None]
     for row in sorted(leased, key=_urgency):
         taken.take(row, request.token)
-    if taken.count >= left:  # as many as were asked for; or as the limit allows, and no time brings more
-        return taken.claimed()
+    if taken.count >= left or cut_short:
+        # As many as were asked for; or as the limit allows, or as may come together, and no time brings more.
+        return taken.claimed(cut_short=cut_short)
     wait = None if due is None else max(known_instant(due) - taken.now, _NO_TIME)
     return taken.claimed(_soon(wait) if passed_over else wait)
 
@@ -184,11 +188,11 @@ async def _claim_side_by_side(session: Session, request: Claim, now: datetime) -
         if view.gate.turns is not None or view.gate.in_line:
             raise Again  # what this queue needs has changed since it was asked
         seqs = [seq for seq, _ in _first(view)]
-        rows = await _lease(session, request, seqs, now)
+        rows, cut_short = await _lease(session, request, seqs, now, alone=not taken.count)
         for row in rows:
             taken.take(row[1:], request.token)
-        if taken.count >= request.count:
-            return taken.claimed()
+        if taken.count >= request.count or cut_short:
+            return taken.claimed(cut_short=cut_short)
         if len(seqs) < wanted or looks == _LOOKS:
             wait = await _wait(session, request, view, cut_short=False)
             return taken.claimed(_soon(wait) if len(rows) < len(seqs) else wait)
@@ -210,13 +214,13 @@ async def _claim_in_line(session: Session, request: Claim, state: Gate) -> Claim
         picked = Picked(_first(view))
     else:
         picked, view = await take_turns(session, now, request, count)
-    rows = await _lease(session, request, [seq for seq, _ in picked.jobs], now)
+    rows, cut_short = await _lease(session, request, [seq for seq, _ in picked.jobs], now)
     for row in rows:
         taken.take(row[1:], request.token)
     if picked.jobs or picked.full:
         await _note(session, request, view.gate, picked, rows)
-    if taken.count >= request.count:
-        return taken.claimed()
+    if taken.count >= request.count or cut_short:
+        return taken.claimed(cut_short=cut_short)
     missed = len(rows) < len(picked.jobs)
     wait = await _wait(session, request, view, cut_short=len(picked.jobs) >= left.starts and not missed)
     return taken.claimed(_soon(wait) if missed else wait)
@@ -253,13 +257,25 @@ async def _note(session: Session, request: Claim, state: Gate, picked: Picked, r
 # ------------------------------------------------------------------ all
 
 
-async def _lease(session: Session, request: Claim, seqs: Sequence[int], now: datetime) -> list[Row]:
-    """Lease those of these jobs that still wait; in that order, each with the state that it was in."""
+async def _lease(
+    session: Session, request: Claim, seqs: Sequence[int], now: datetime, *, alone: bool = True
+) -> tuple[list[Row], bool]:
+    """Lease those of these jobs that still wait; in that order, each with the state that it was in.
+
+    Says, too, whether one that has stalled before ended them. Unless it would be `alone`, it is not leased.
+    """
     if not seqs:
-        return []
-    rows = await session.ask("lease", **_lease_of(request), seqs=list(seqs), now=now)
+        return [], False
+    rows = await session.ask(
+        "lease",
+        **_lease_of(request),
+        seqs=list(seqs),
+        now=now,
+        **_stalled(request, alone=alone),
+    )
     order = {seq: place for place, seq in enumerate(seqs)}
-    return sorted(rows, key=lambda row: order[row[1 + SEQ]])
+    leased = [row[1:] for row in rows if row[1] is not None]
+    return sorted(leased, key=lambda row: order[row[1 + SEQ]]), rows[0][0]
 
 
 def _lease_of(request: Claim) -> dict[str, Any]:
@@ -268,6 +284,13 @@ def _lease_of(request: Claim) -> dict[str, Any]:
         "lease": request.lease // MICROSECOND,
         "worker": request.worker,
         "started": request.started,
+    }
+
+
+def _stalled(request: Claim, *, alone: bool = True) -> dict[str, bool]:
+    return {
+        "isolate": request.stalled is not Stalled.ALIKE,
+        "alone": alone and request.stalled is Stalled.ALONE,
     }
 
 

@@ -18,7 +18,7 @@ from conveyor.store.sqlite.limits import Scope, carry, queue_started, room
 from conveyor.store.sqlite.rows import ATTEMPT, FOREVER, ID, read_or, records, written
 from conveyor.store.sqlite.statements import ask, run, text
 from conveyor.store.sqlite.turns import rate_name, take_turns
-from conveyor.store.sqlite.waiting import Gate, allowed_names, gate, most_urgent
+from conveyor.store.sqlite.waiting import Gate, allowed_names, before_stalled, gate, most_urgent
 
 _NO_TIME: Final = timedelta(0)
 
@@ -34,17 +34,21 @@ def claim(db: Connection, now: datetime, request: Claim) -> Claimed:
     if group_rate is not None:
         carry(db, Scope(request.queue, "group"), group_rate, now)
     seqs: Sequence[int] = ()
+    cut_short = False
     if state.paused_until is None and left.starts > 0:
         names = allowed_names(db, request, state)
         if state.turns is None:
             seqs = most_urgent(db, request, names, left.starts)
+            most = before_stalled(db, request, seqs)
+            if most is not None:
+                seqs, cut_short = seqs[:most], True
         else:
-            seqs = take_turns(db, now, request, names, count=left.starts, turns=state.turns)
+            seqs, cut_short = take_turns(db, now, request, names, count=left.starts, turns=state.turns)
     if request.limit is not None and request.limit.rate is not None:
         queue_started(db, request.queue, len(seqs), now)
     claimed = _leased(db, now, request, seqs)
-    if len(seqs) >= request.count:
-        return claimed
+    if len(seqs) >= request.count or cut_short:
+        return replace(claimed, cut_short=cut_short)
     return replace(claimed, wait=_wait(db, request, state, now, cut_short=len(seqs) >= left.starts))
 
 

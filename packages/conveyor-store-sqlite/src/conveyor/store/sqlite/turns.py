@@ -25,18 +25,25 @@ from conveyor.core.store import Claim, Rate
 from conveyor.store.sqlite.limits import Room, Scope, started, windows
 from conveyor.store.sqlite.rows import microseconds, written
 from conveyor.store.sqlite.statements import ask, run, text
-from conveyor.store.sqlite.waiting import START, Names, Place, Turns, following, ungrouped
+from conveyor.store.sqlite.waiting import START, Names, Place, Turns, before_stalled, following, ungrouped
 
 
 def take_turns(
     db: Connection, now: datetime, request: Claim, names: Names, *, count: int, turns: Turns
-) -> Sequence[int]:
-    """Pick up to `count` jobs by turns, and note the turns and the starts."""
+) -> tuple[Sequence[int], bool]:
+    """Pick up to `count` jobs by turns, and note the turns and the starts.
+
+    Says, too, whether one that has stalled before ended them.
+    """
     run(db, "end_group_pauses", queue=request.queue, now=written(now))
     round_ = _Round(db, now, request, names, count=count, turns=turns)
     round_.play()
+    most = before_stalled(db, request, round_.picked)
+    if most is not None:  # the same picks, as far as they go
+        round_ = _Round(db, now, request, names, count=most, turns=turns)
+        round_.play()
     round_.write()
-    return round_.picked
+    return round_.picked, most is not None
 
 
 def rate_name(rate: Rate) -> str:

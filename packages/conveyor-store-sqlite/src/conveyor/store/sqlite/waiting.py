@@ -7,7 +7,7 @@ A job is known here by its rank and a number that decides within the rank: `(ran
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from heapq import merge
@@ -15,9 +15,9 @@ from itertools import islice
 from sqlite3 import Connection
 from typing import Any, Final
 
-from conveyor.core.store import Claim
+from conveyor.core.store import Claim, Stalled
 from conveyor.store.sqlite.rows import FOREVER, read, written
-from conveyor.store.sqlite.statements import ask, execute, fetch
+from conveyor.store.sqlite.statements import ask, execute, fetch, text
 from conveyor.store.sqlite.where import in_lane
 
 _BEFORE: Final = -(1 << 63)
@@ -87,6 +87,14 @@ def allowed_names(db: Connection, request: Claim, state: Gate) -> Names:
 def most_urgent(db: Connection, request: Claim, names: Names, count: int) -> list[int]:
     """The jobs to claim of a queue that has nothing to do with groups."""
     return [abs(second) for _, second in ungrouped(db, request, names, count)]
+
+
+def before_stalled(db: Connection, request: Claim, seqs: Sequence[int]) -> int | None:
+    """How many of these jobs a claim may return because one has stalled before; None: all of them."""
+    if request.stalled is Stalled.ALIKE:
+        return None
+    (first,) = fetch(db, "first_stalled", seqs=text(seqs))
+    return None if first is None else max(first, 1 if request.stalled is Stalled.ALONE else 0)
 
 
 def ungrouped(db: Connection, request: Claim, names: Names, count: int) -> list[Place]:

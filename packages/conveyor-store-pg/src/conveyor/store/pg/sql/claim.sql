@@ -54,7 +54,7 @@ with gate as materialized (
     from (select coalesce(%(now)s::timestamptz, clock_timestamp()) as now) m
 ),
 picked as materialized (
-  select seq
+  select seq, rank, place, stalled
     from {schema}.conveyor_jobs
    where queue = %(queue)s
      and state = 'waiting'
@@ -63,6 +63,32 @@ picked as materialized (
    order by rank, place
    limit (select room from gate)
      for update skip locked
+),
+-- The first of them that has stalled before, if that makes a difference: it ends what is chosen, or comes alone.
+stalled as materialized (
+  select seq, rank, place
+    from picked
+   where stalled > 0
+     and %(isolate)s::boolean
+   order by rank, place
+   limit 1
+),
+chosen as materialized (
+  select p.seq
+    from picked p
+    left join stalled s
+      on true
+   where s.seq is null
+      or (p.rank, p.place) < (s.rank, s.place)
+  union all
+  select s.seq
+    from stalled s
+   where %(alone)s::boolean
+     and not exists (
+      select
+        from picked p
+       where (p.rank, p.place) < (s.rank, s.place)
+    )
 ),
 leased as (
   update {schema}.conveyor_jobs j
@@ -73,7 +99,7 @@ leased as (
          attempt = j.attempt + 1,
          started = %(started)s::boolean and j.stalled = 0,
          processed_at = (select now from gate)
-   where j.seq = any(array(select seq from picked))
+   where j.seq = any(array(select seq from chosen))
   returning
     j.queue,
     j.id,
@@ -139,6 +165,7 @@ select
          limit (select count(*) + 1 from picked)
       ) w
   ) as passed_over,
+  exists (select from stalled) as cut_short,
   l.*
   from gate g
   left join leased l

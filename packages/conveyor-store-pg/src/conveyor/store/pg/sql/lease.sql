@@ -1,11 +1,32 @@
--- Lease these jobs, those of them that are waiting and that nobody else is at; each with the state it was in.
+-- Lease these jobs, those of them that are waiting and that nobody else is at, each with the state it was in; and
+-- say first whether one that has stalled before ended them, where that makes a difference: it may come alone.
 with picked as materialized (
-  select seq
+  select seq, stalled
     from {schema}.conveyor_jobs
    where seq = any(%(seqs)s::bigint[])
      and state = 'waiting'
    order by seq
      for update skip locked
+),
+stalled as materialized (
+  select min(array_position(%(seqs)s::bigint[], seq)) as place
+    from picked
+   where stalled > 0
+     and %(isolate)s::boolean
+),
+chosen as materialized (
+  select p.seq
+    from picked p
+   cross join stalled s
+   where s.place is null
+      or array_position(%(seqs)s::bigint[], p.seq) < s.place
+  union all
+  select p.seq
+    from picked p
+   cross join stalled s
+   where %(alone)s::boolean
+     and array_position(%(seqs)s::bigint[], p.seq) = s.place
+     and s.place = (select min(array_position(%(seqs)s::bigint[], seq)) from picked)
 ),
 leased as (
   update {schema}.conveyor_jobs j
@@ -16,7 +37,7 @@ leased as (
          attempt = j.attempt + 1,
          started = %(started)s::boolean and j.stalled = 0,
          processed_at = %(now)s
-   where j.seq = any(array(select seq from picked))
+   where j.seq = any(array(select seq from chosen))
   returning
     'waiting' as was,
     j.queue,
@@ -56,4 +77,9 @@ leased as (
     j.expires_at at time zone 'UTC',
     j.keep_count
 )
-select * from leased
+select
+  s.place is not null as cut_short,
+  l.*
+  from stalled s
+  left join leased l
+    on true
