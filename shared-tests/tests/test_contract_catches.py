@@ -1,10 +1,19 @@
-"""The suite is tested itself: each of these stores and engines has one bug, which the named area catches."""
+"""The suite is tested itself: each of these stores and engines has one bug, which the named area catches.
+
+So does each of some processes, which a test of our packages catches.
+"""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from broken import BUGS, ENGINE_BUGS, Bug, EngineBug
+from broken import BUGS, ENGINE_BUGS, Bug, EngineBug, process
+from broken.process import PROCESS_BUGS, ProcessBug
 from conveyor.conformance import (
     advancing,
     ageing,
@@ -46,6 +55,8 @@ from conveyor.conformance import (
 from conveyor.store.memory import MemoryStore
 
 pytest_plugins = ["pytester"]
+
+ROOT = Path(__file__).parents[2]
 
 ALL_BUGS: list[Bug | EngineBug] = [*BUGS, *ENGINE_BUGS]
 AREAS: dict[str, type] = {
@@ -143,6 +154,26 @@ def test_an_engine_with_one_bug_is_caught(
 @pytest.mark.parametrize("area", sorted({bug.area for bug in ALL_BUGS}))
 def test_a_store_without_a_bug_is_not(pytester: pytest.Pytester, area: str) -> None:
     assert failures(pytester, area, MemoryStore) == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bug", PROCESS_BUGS, ids=str)
+def test_a_process_with_one_bug_is_caught(tmp_path: Path, bug: ProcessBug) -> None:
+    put_in = f"import runpy; runpy.run_path({process.__file__!r})[{str(bug)!r}]()"
+    (tmp_path / "sitecustomize.py").write_text(put_in, encoding="utf-8")
+
+    options = ["-x", "-q", "--tb=no", "-n", "0", "-p", "no:cacheprovider"]
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", bug.file, "-k", bug.test, *options],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (run.returncode, f"FAILED {bug.file}::{bug.test}" in run.stdout) == (1, True), run.stdout
 
 
 def test_every_area_catches_a_bug() -> None:
