@@ -47,6 +47,7 @@ from conveyor.conformance import (
     settling,
     stalls,
     unique_keys,
+    using,
     workers_seen,
 )
 from conveyor.conformance import (
@@ -92,6 +93,7 @@ AREAS: dict[str, type] = {
     "batches": batches.Batches,
     "ageing": ageing.Ageing,
     "schedules": schedules.Schedules,
+    "using": using.Using,
 }
 
 

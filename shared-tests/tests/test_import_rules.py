@@ -14,7 +14,8 @@ SUITE = "conveyor.conformance"
 STORES = "conveyor.store"
 # What the author of a store may use of core; docs/writing-a-store.md names the same.
 STORE_SURFACE = tuple(
-    f"conveyor.core.{name}" for name in ("store", "jobs", "events", "errors", "durations", "planning")
+    f"conveyor.core.{name}"
+    for name in ("store", "jobs", "events", "errors", "durations", "planning", "using")
 )
 
 # They run code found in data, or (marshal, shelve) are pickle by another name.

@@ -69,6 +69,15 @@ def move(path: str, to: str) -> None:
     Path(path).rename(to)
 
 
+async def test_a_connection_of_the_user_is_refused_with_the_reason(store: SqliteStore) -> None:
+    with (
+        sqlite3.connect(store.path) as mine,
+        pytest.raises(InvalidOptionError, match="can write"),
+    ):
+        store.using(mine)
+    mine.close()
+
+
 # ------------------------------------------------------------------ the URL and the options
 
 

@@ -23,6 +23,7 @@ from broken import (
     steps,
     time,
     unique_keys,
+    using,
 )
 from broken.engine import ENGINE_BUGS, EngineBug
 from broken.store import BUGS, Bug
@@ -50,4 +51,5 @@ __all__ = [
     "steps",
     "time",
     "unique_keys",
+    "using",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Sequence
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import pytest
@@ -42,13 +43,14 @@ from conveyor.conformance.sets import Sets
 from conveyor.conformance.settling import Settling
 from conveyor.conformance.stalls import AllStalls
 from conveyor.conformance.unique_keys import UniqueKeys
+from conveyor.conformance.using import Transaction, Using
 from conveyor.conformance.workers_seen import WorkersSeen
 from conveyor.core.discovery import open_store
 from conveyor.core.store import Feature, Store
 
 
 class Fixtures:
-    """What a test of the contract may ask for: `store`, `peer`, `handles` and `store_url`.
+    """What a test of the contract may ask for: `store`, `peer`, `handles`, `store_url` and `transaction`.
 
     A subclass names an installed scheme in `store_scheme`, or overrides `store` (and `peer`).
     """
@@ -99,6 +101,11 @@ class Fixtures:
         return (store, store)
 
     @pytest.fixture
+    def transaction(self) -> Transaction:
+        """Begins a user's transaction, for `Store.using`. Override it for a store that takes part in one."""
+        return nullcontext
+
+    @pytest.fixture
     def bench(self, store: Store) -> Bench:
         """A queue and workers on the store, with a clock that is turned by hand."""
         return Bench(store)
@@ -144,6 +151,7 @@ class StoreContract(
     Batches,
     Ageing,
     Schedules,
+    Using,
     Fixtures,
 ):
     """Every test that a store must pass. New ones reach every subclass by themselves."""

@@ -57,6 +57,7 @@ AREAS: Final = (
     "batches",
     "ageing",
     "schedules",
+    "using",
 )
 #: The other modules that have assertions.
 OTHERS: Final = (

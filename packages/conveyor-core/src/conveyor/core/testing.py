@@ -14,6 +14,8 @@ import asyncio
 import heapq
 import itertools
 from collections import deque
+from contextlib import asynccontextmanager
+from copy import copy
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -25,7 +27,7 @@ from conveyor.core.report import Failure, Report
 from conveyor.core.store import Claim, Outcome, Where
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
     from types import TracebackType
 
     from conveyor.core.events import Bus
@@ -248,6 +250,14 @@ class WrappedStore:
         """As the contract has it."""
         found: Sequence[JobKey] = await self._pass_on("forget", queue, now=now)
         return found
+
+    @asynccontextmanager
+    async def using(self, connection: Any = None) -> AsyncIterator[Store]:
+        """As the contract has it, with the calls of the block passed on in the same way."""
+        async with self.wrapped.using(connection) as inside:
+            within = copy(self)
+            within.wrapped = inside
+            yield within
 
     async def __aenter__(self) -> Any:
         """Open the store."""

@@ -39,7 +39,7 @@ from conveyor.store.pg.options import Options, parsed
 from conveyor.store.pg.statements import Session, Statements
 from conveyor.store.pg.statistics import Statistics
 from conveyor.store.pg.tidying import let_groups_go_on, tidy
-from conveyor.store.pg.using import using
+from conveyor.store.pg.using import checked_connection, using
 
 _FEATURES: Final = frozenset(Feature)
 
@@ -146,14 +146,23 @@ class PgStore(Store):
             self._opening = loop, asyncio.Lock()
         return self._opening[1]
 
-    def using(self, connection: AsyncConnection[Any] | Connection[Any]) -> AbstractAsyncContextManager[Store]:
+    def using(
+        self, connection: AsyncConnection[Any] | Connection[Any] | None = None
+    ) -> AbstractAsyncContextManager[Store]:
         """A view of this store in the transaction that `connection` is in.
 
         Jobs added through it exist if and only if that transaction commits, and their wake-up leaves with the
-        commit. It can `insert`, `find` and `count`. It never commits, and never closes the connection, which
-        must be in a transaction (or not in autocommit) and lead to the same database.
+        commit. Jobs can be added and read within the block, and nothing else; once it has ended, nothing can
+        be added, and all other calls go to the store itself. It never commits, and never closes the
+        connection, which must be in a transaction (or not in autocommit) and lead to the same database.
+
+        Without a connection it is as for every store: what is added is added together when the block ends.
+
+        Raises InvalidOptionError for what is no connection of psycopg's.
         """
-        return using(self, connection)
+        if connection is None:
+            return super().using()
+        return using(self, checked_connection(connection))
 
     # ---------------------------------------------------------------- moving jobs
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection, Connection, pq
 
-from conveyor.core.errors import StoreError
-from conveyor.core.events import Bus, Event
+from conveyor.core.errors import InvalidOptionError, StoreError
+from conveyor.core.events import Event
 from conveyor.core.jobs import JobRecord, JobState
-from conveyor.core.store import Feature, Inserted, Order, Store, Where
+from conveyor.core.store import Inserted, Order, Store, Where
+from conveyor.core.using import View
 from conveyor.store.pg import inserting, sets
 from conveyor.store.pg.bus import transactional_notify
 from conveyor.store.pg.cursors import async_cursor, cursor
@@ -50,77 +51,59 @@ async def using(store: PgStore, connection: Theirs) -> AsyncIterator[Store]:
     try:
         yield view
     finally:
-        view.end()
+        view.ended = True
 
 
-class _View:
-    """The store within the transaction; everything but adding and reading is refused."""
+class _View(View):
+    """The store within the transaction."""
 
     def __init__(self, store: PgStore, connection: Theirs) -> None:
-        self._store = store
+        super().__init__(store)
         self._target: Target = store._options.target  # noqa: SLF001 - a part of the store
         self._statements: Statements = store._statements  # noqa: SLF001 - likewise
+        self._notify = store._options.notify  # noqa: SLF001 - likewise
         self._connection = connection
         self._one_at_a_time = asyncio.Lock()
-        self._ended = False
-        self._bus = _TransactionBus(self)
 
-    def end(self) -> None:
-        self._ended = True
+    def using(self, connection: Any = None) -> AbstractAsyncContextManager[Store]:
+        return super().using() if connection is None else self.store.using(connection)
 
-    @property
-    def features(self) -> frozenset[Feature]:
-        return self._store.features
-
-    @property
-    def bus(self) -> Bus:
-        return self._bus
-
-    async def insert(
-        self, jobs: Sequence[JobRecord], *, new_only: bool = False, now: datetime | None = None
+    async def insert_within(
+        self, jobs: Sequence[JobRecord], *, new_only: bool, now: datetime | None
     ) -> Sequence[Inserted]:
-        given = tuple(jobs)
-        return await self.step(lambda session: inserting.insert(session, now, given, new_only=new_only))
+        return await self._step(lambda session: inserting.insert(session, now, jobs, new_only=new_only))
 
-    async def find(
+    async def find_within(
         self,
         where: Where,
         *,
         limit: int,
-        after: JobRecord | None = None,
-        order: Order = Order.ADDED,
-        now: datetime | None = None,
+        after: JobRecord | None,
+        order: Order,
+        now: datetime | None,
     ) -> Sequence[JobRecord]:
-        return await self.step(
+        return await self._step(
             lambda session: sets.find(session, now, where, limit=limit, after=after, order=order)
         )
 
-    async def count(
-        self, where: Where, *, by_group: bool = False, most: int | None = None, now: datetime | None = None
+    async def count_within(
+        self, where: Where, *, by_group: bool, most: int | None, now: datetime | None
     ) -> Mapping[tuple[str | None, JobState], int]:
-        return await self.step(lambda session: sets.count(session, now, where, by_group=by_group, most=most))
+        return await self._step(lambda session: sets.count(session, now, where, by_group=by_group, most=most))
 
-    def _refused(self, *_: object, **__: object) -> NoReturn:
-        raise StoreError(
-            "within a transaction of yours jobs can be added and read, nothing else; use the store itself"
-        )
+    async def publish_within(self, events: Sequence[Event]) -> None:
+        if events and self._notify:
+            with suppress(StoreError):  # a hint: the job is there, and polling finds it
+                await self._step(lambda session: transactional_notify(session, events))
 
-    async def _refused_soon(self, *_: object, **__: object) -> NoReturn:
-        self._refused()
-
-    open = close = claim = renew = settle = advance = _refused_soon
-    update = delete = pause = resume = paused = forget = _refused_soon
-    __aenter__ = __aexit__ = _refused_soon
-
-    async def step(self, step: Callable[[Session], Awaitable[T]]) -> T:
+    async def _step(self, step: Callable[[Session], Awaitable[T]]) -> T:
         """Run a step within a savepoint, so that an error of it leaves their transaction as it was.
 
         Raises StoreError for an error of the server; a deadlock or a serialization failure among them is for
         the user to repeat the whole transaction for, as for any other statement in it.
         """
-        if self._ended:
-            raise StoreError("the `using` block has ended, and the transaction may have, too")
         async with self._one_at_a_time:
+            self.refuse_ended()
             _refuse_autocommit(self._connection)
             tries = 0
             while True:
@@ -143,27 +126,6 @@ class _View:
         if isinstance(self._connection, AsyncConnection):
             return AsyncSession(self._statements, self._connection)
         return SyncSession(self._statements, self._connection)
-
-
-class _TransactionBus:
-    """Publishes with the commit; there is nothing to hear within a transaction."""
-
-    def __init__(self, view: _View) -> None:
-        self._view = view
-
-    async def publish(self, events: Sequence[Event]) -> None:
-        view = self._view
-        if not events or not view._store._options.notify:  # noqa: SLF001 - parts of one thing
-            return
-        try:
-            await view.step(lambda session: transactional_notify(session, events))
-        except StoreError:
-            return  # a hint: the job is there, and polling finds it
-
-    def subscribe(
-        self, queues: Collection[str], *, kinds: Collection[type[Event]] | None = None
-    ) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
-        return self._view._store.bus.subscribe(queues, kinds=kinds)  # noqa: SLF001 - likewise
 
 
 @asynccontextmanager
@@ -195,12 +157,15 @@ async def _savepoint(connection: Theirs) -> AsyncIterator[None]:
     await in_thread(partial(savepoint.__exit__, None, None, None))
 
 
-def _refuse_autocommit(connection: Theirs) -> None:
+def checked_connection(connection: Any) -> Theirs:
+    """The connection of `using`. Raises InvalidOptionError, which shows nothing of what it is instead."""
     if not isinstance(connection, AsyncConnection | Connection):
-        raise StoreError(
-            f"a connection of psycopg (3) is needed, not a {type(connection).__module__}."
-            f"{type(connection).__qualname__}"
-        )
+        allowed = "a connection of psycopg (3), async or plain"
+        raise InvalidOptionError("connection", type(connection), allowed)
+    return connection
+
+
+def _refuse_autocommit(connection: Theirs) -> None:
     if connection.closed:
         raise StoreError("the connection is closed")
     status = connection.info.transaction_status

@@ -6,13 +6,14 @@ import asyncio
 import os
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from sqlite3 import Connection
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 from conveyor.core.durations import Duration
-from conveyor.core.errors import StoreClosedError, StoreForkedError
+from conveyor.core.errors import InvalidOptionError, StoreClosedError, StoreForkedError
 from conveyor.core.events import Bus
 from conveyor.core.jobs import JobKey, JobRecord, JobState
 from conveyor.core.store import (
@@ -155,6 +156,19 @@ class SqliteStore(Store):
         if self._opening is None or self._opening[0] is not loop:
             self._opening = loop, asyncio.Lock()
         return self._opening[1]
+
+    def using(self, connection: object = None) -> AbstractAsyncContextManager[Store]:
+        """A block whose jobs exist together or not at all, as for every store; not a connection of yours.
+
+        Raises InvalidOptionError for a connection.
+        """
+        if connection is not None:
+            allowed = (
+                "give none: only one connection at a time can write to a file of SQLite, and the store has "
+                "its own, which would wait for your transaction to end. On PostgreSQL jobs can be part of it"
+            )
+            raise InvalidOptionError("connection", type(connection), allowed)
+        return super().using()
 
     # ---------------------------------------------------------------- moving jobs
 
