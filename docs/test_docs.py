@@ -153,8 +153,10 @@ def test_a_program_of_a_page_runs(block: Block, database: str, tmp_path: Path) -
 
 
 def run(block: Block, code: str, folder: Path) -> None:
+    program = folder / "program.py"  # in a file, as it would be: processes of a worker import it
+    program.write_text(code, encoding="utf-8")
     done = subprocess.run(  # noqa: S603 - our own documentation
-        [sys.executable, "-W", "error", "-c", code],
+        [sys.executable, "-W", "error", str(program)],
         cwd=folder,
         capture_output=True,
         text=True,

@@ -7,6 +7,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -17,15 +18,19 @@ from conveyor.core._engine.executor import Executor
 from conveyor.core._engine.handlers import Payloads, Results
 from conveyor.core._engine.parents import Consequences
 from conveyor.core._engine.poller import Poller
+from conveyor.core._engine.processes import Processes
 from conveyor.core._engine.run import Run
 from conveyor.core._engine.scheduler import Scheduler
+from conveyor.core._engine.settler import Verdict
+from conveyor.core._engine.verdict import Judge
 from conveyor.core.clock import Clock
 from conveyor.core.codec import Payload
+from conveyor.core.errors import ConveyorError
 from conveyor.core.events import Event
 from conveyor.core.hold import Hold
 from conveyor.core.job import Job
 from conveyor.core.options import JobOptions
-from conveyor.core.report import Report
+from conveyor.core.report import Failure, Report
 from conveyor.core.store import Change, Claimed, JobKey, JobRecord, JobState, Outcome, Retention, Store, Where
 from conveyor.core.worker import Worker
 
@@ -180,6 +185,27 @@ def waits_for_threads_past_their_timeouts(monkeypatch: pytest.MonkeyPatch) -> No
         return asked.result()
 
     monkeypatch.setattr(Executor, "_call", wait)
+
+
+@caught_by("queue behaviour", "test_however_a_run_ends_it_ends_so_on_each_executor")
+def the_death_of_a_process_is_a_failed_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job whose process died has failed, and used an attempt."""
+
+    def stalled(judge: Judge, run: Run, how: str, now: datetime) -> Verdict:
+        error = ConveyorError(how)
+        return judge._failed(run, Failure.of(error), now, error)
+
+    monkeypatch.setattr(Judge, "_stalled", stalled)
+
+
+@caught_by("queue behaviour", "test_however_a_run_ends_it_ends_so_on_each_executor")
+def leaves_its_processes_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that is closed lets its processes be."""
+
+    async def close(_: Processes) -> None:
+        """Do nothing."""
+
+    monkeypatch.setattr(Processes, "close", close)
 
 
 @caught_by("queue behaviour", "test_writers_at_once_lose_nothing")

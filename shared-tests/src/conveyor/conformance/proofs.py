@@ -29,6 +29,7 @@ PROOFS: Final[dict[str, Test]] = {
     "cancelling what runs": Suite.test_a_running_job_is_cancelled_from_anywhere_within_a_second_or_so,
     "progress, logs, attempt history": Suite.test_progress_logs_and_history_are_kept_with_the_job,
     "plain functions in threads": Suite.test_a_plain_function_runs_in_a_thread_and_talks_to_the_store,
+    "plain functions in processes": Suite.test_however_a_run_ends_it_ends_so_on_each_executor,
     "waiting for a result": Suite.test_a_result_is_waited_for,
     "removal of finished jobs": Suite.test_finished_jobs_are_removed_when_their_time_is_over,
     "finished jobs go by default, in time": (

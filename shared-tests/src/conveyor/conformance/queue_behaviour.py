@@ -11,6 +11,7 @@ from conveyor.conformance.area import area
 from conveyor.conformance.bench import SOON, Bench, Gate, Recorder, Watcher, fail, nothing
 from conveyor.conformance.data import Data
 from conveyor.conformance.ended_runs import EndedRuns
+from conveyor.conformance.executors import Executors
 from conveyor.conformance.keeping import KeepingFinishedJobs
 from conveyor.conformance.make import at, claim
 from conveyor.conformance.outside_writes import OutsideWrites
@@ -641,6 +642,7 @@ class QueueBehaviour(
     RunningJobs,
     RunningWorkers,
     EndedRuns,
+    Executors,
     Refusals,
     ShortHolds,
     OutsideWrites,

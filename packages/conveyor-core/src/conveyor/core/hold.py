@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from conveyor.core.errors import StoreClosedError, StoreForkedError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable
+    from collections.abc import Awaitable, Coroutine, Iterable
     from concurrent.futures import Future
 
     from conveyor.core.queue import Queue
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 P = ParamSpec("P")
+#: Calls a method, by its name, of a job's twin in another process.
+Remote = Callable[[Any, str, Sequence[Any], Mapping[str, Any]], Any]
 
 
 class Hold(Protocol):
@@ -29,6 +32,11 @@ class Hold(Protocol):
     #: The process that `loop` runs in.
     pid: int
     report: Report
+
+    @property
+    def worker(self) -> Remote | None:
+        """In a process of the handler's own: how to make a call in that of its worker."""
+        ...
 
     @property
     def over(self) -> bool:
@@ -79,8 +87,10 @@ def from_threads(
 
     @functools.wraps(method)
     def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> Any:
-        made = method(self, *args, **kwargs)
         hold = self.hold
+        if hold is not None and (worker := hold.worker) is not None:
+            return worker(self, method.__name__, args, kwargs)
+        made = method(self, *args, **kwargs)
         if hold is None:
             return made
         try:

@@ -95,6 +95,15 @@ class Job(Generic[T, R]):
         #: Whether `add` found this job there already, by its id or by its deduplication key.
         self.deduplicated = deduplicated
 
+    def encoded(self, data: T) -> str:
+        """Data of the job's type as JSON text. Not for users. Raises PayloadError if it cannot be stored."""
+        return self._payload.encode(data, self._max_bytes)
+
+    @property
+    def record(self) -> JobRecord:
+        """The record of the job as it was last read. Not for users."""
+        return self._record
+
     @property
     def hold(self) -> Hold | None:
         """The hold of the handler that this was given to. Not for users."""
@@ -461,7 +470,10 @@ class Job(Generic[T, R]):
 
         Raises PayloadError for data that cannot be stored, InvalidJobStateError if the job has finished.
         """
-        text = self._payload.encode(data, self._max_bytes)
+        await self.write_data(self.encoded(data))
+
+    async def write_data(self, text: str) -> None:
+        """Replace the data by JSON text that fits. Not for users."""
         if (run := self._own_run()) is not None:
             await run.write(text)
         else:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, Generic, Self
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self
 from uuid import uuid4
 
 from typing_extensions import TypeVar
@@ -33,6 +33,8 @@ from conveyor.core._engine.outage import Outage
 from conveyor.core._engine.parents import Parents
 from conveyor.core._engine.poller import Poller, Rules
 from conveyor.core._engine.presence import Presence
+from conveyor.core._engine.process_options import checked_processes, plan_of
+from conveyor.core._engine.processes import Processes
 from conveyor.core._engine.run import Run
 from conveyor.core._engine.scheduler import Scheduler
 from conveyor.core._engine.settler import Settler, Verdict
@@ -90,10 +92,10 @@ class WorkerStats:
 class Worker(Generic[T]):
     """Runs the jobs of a queue with a handler.
 
-    The handler is an async function, or a plain one, which runs in a thread; or a mapping of such by job
-    name: then only jobs of these names are claimed. It takes a job; with `batch`, a list of jobs, of each of
-    which it returns the result, by position. `async with` starts the worker and closes it; `run()` does so
-    until the process is told to stop.
+    The handler is an async function, or a plain one, which runs in a thread; with `executor="process"`, in
+    one of `processes`. Or it is a mapping of such by job name: then only jobs of these names are claimed. It
+    takes a job; with `batch`, a list of jobs, of each of which it returns the result, by position. `async
+    with` starts the worker and closes it; `run()` does so until the process is told to stop.
 
     A handler may run again after a crash; of its outcomes exactly one is accepted.
     """
@@ -104,7 +106,10 @@ class Worker(Generic[T]):
         handler: Handler[T] | Mapping[str, Handler[Any]],
         store: Store,
         *,
-        concurrency: int = 1,
+        concurrency: int | None = None,
+        executor: Literal["thread", "process"] = "thread",
+        processes: int | None = None,
+        kill_after: Duration | None = None,
         max_global_concurrency: int | None = None,
         limiter: RateLimit | None = None,
         group: GroupLimit | None = None,
@@ -138,6 +143,9 @@ class Worker(Generic[T]):
         #: Unique to this worker, in this process, this time.
         self.id = f"{_host()}:{os.getpid()}:{uuid4().hex[:8]}"
         self.name = self.id if name is None else checked_name(name, "name")
+        self._in_processes = checked_processes(executor, processes, kill_after, concurrency)
+        if concurrency is None:
+            concurrency = 1 if self._in_processes is None else self._in_processes.count
         self._concurrency = whole(concurrency, "concurrency", least=1, most=10_000)
         lease = duration(lock_duration, "lock_duration", zero=False)
         if lease < _SHORT_LEASE:
@@ -165,6 +173,16 @@ class Worker(Generic[T]):
             batched=batch is not None,
             max_bytes=whole(max_result_bytes, "max_result_bytes", least=1),
         )
+        self._plan: dict[str, Any] = {}
+        if self._in_processes is not None:
+            self._plan = plan_of(
+                self._handler,
+                payload=payload,
+                result=result,
+                batched=batch is not None,
+                max_payload_bytes=max_payload_bytes,
+                max_result_bytes=max_result_bytes,
+            )
         self._lease = lease
         self._rules = Rules(
             claim=Claim(
@@ -259,6 +277,7 @@ class Worker(Generic[T]):
             clock=clock,
             freed=self._freed,
             ending=self._is_ending,
+            processes=self._made_processes(),
         )
         self._poller = Poller(
             store=store,
@@ -313,6 +332,14 @@ class Worker(Generic[T]):
             clock=clock,
         )
 
+    def _made_processes(self) -> Processes | None:
+        options = self._in_processes
+        if options is None:
+            return None
+        return Processes(
+            self._plan, options.count, options.kill_after, self._clock, changed=lambda: self._freed(None)
+        )
+
     def __repr__(self) -> str:
         """The worker's queue and name."""
         return f"<Worker {self.name!r} of {self.queue_name!r}>"
@@ -337,7 +364,8 @@ class Worker(Generic[T]):
         """Start to claim and run jobs. A second call does nothing.
 
         Raises WorkerClosedError after `close`: make a new worker. Raises StoreClosedError if the store is not
-        open. One that cannot be reached is no reason: jobs are claimed as soon as it can.
+        open. One that cannot be reached is no reason: jobs are claimed as soon as it can. Raises
+        InvalidOptionError for a handler that the worker's processes cannot import.
         """
         self._refuse_closed()
         if self._state == "running":
@@ -358,6 +386,7 @@ class Worker(Generic[T]):
         self._started_at = self._clock.now()
         # Heard before looked for: a job that is added in between is not missed.
         try:
+            await self._executor.open()
             await listening.wait()
         except BaseException:
             await self.close(0)
@@ -406,6 +435,7 @@ class Worker(Generic[T]):
         """
         self._refuse_closed()
         self._idler = asyncio.current_task()
+        await self._executor.open()
         self._poller.linger_no_more()
         await self._scheduler.tick()
         while True:
@@ -417,7 +447,8 @@ class Worker(Generic[T]):
             ]
             if not running and not self._executor.free:
                 # Threads past their timeouts have every slot: only then are they waited for.
-                running = [*self._executor.left]
+                # Or processes are still to start.
+                running = self._executor.coming()
             if running:
                 await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             elif not self._poller.ready and not self._settler.backlog and not self._parents.busy:
@@ -425,7 +456,7 @@ class Worker(Generic[T]):
             await self._settler.flush()
             await self._parents.flush()
         await self._announcer.flush()
-        self._executor.close()
+        await self._executor.close()
 
     async def close(self, timeout: Duration = 30) -> None:
         """Stop: claim no more, give back what has not started, let running handlers finish for `timeout`.
@@ -437,8 +468,8 @@ class Worker(Generic[T]):
         self._request_stop()
         if self._state == "new":
             self._state = "closed"
-            self._executor.close()
             self._poller.stop()
+            await self._executor.close()
         if self._closing is None:
             if self._state == "closed":
                 return

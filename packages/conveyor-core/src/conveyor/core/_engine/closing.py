@@ -99,7 +99,7 @@ class Closing:
             self._parents.abandon()
             self._announcer.abandon()
             self._heartbeat.stop()
-            self._executor.close()
+            await self._executor.close()
             await self._end([*tasks.claiming, *tasks.maintaining, *tasks.announcing, *tasks.others])
 
     async def _wind_up(self, limit: float, tasks: Tasks) -> None:
@@ -115,7 +115,7 @@ class Closing:
         await self._until(lambda: not executor.running, give_up)
         for run in list(executor.running):
             run.halt(Stop.SHUTDOWN)
-        grace = self._clock.monotonic() + _CANCEL_GRACE
+        grace = self._clock.monotonic() + executor.kill_after + _CANCEL_GRACE
         # A claim that was cut short by the hurry is given as long: what it brings goes back by itself.
         await self._until(
             lambda: not executor.running and all(task.done() for task in tasks.claiming), grace, hurried=False

@@ -1,4 +1,4 @@
-"""Running handlers: each in a task, plain functions in a thread of the worker's own."""
+"""Running handlers: each in a task, plain functions in a thread of the worker's own, or a process."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from conveyor.core._engine import results
 from conveyor.core._engine.lag import LagWatch
+from conveyor.core._engine.processes import Call
 from conveyor.core._engine.run import Stop
 from conveyor.core._engine.settler import shown
 from conveyor.core._engine.threads import Threads
-from conveyor.core._engine.verdict import Judge, Raised, Returned
+from conveyor.core._engine.verdict import Ending, Judge, Raised, Returned
 from conveyor.core.events import JobActive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from conveyor.core._engine.announcer import Announcer
+    from conveyor.core._engine.processes import Process, Processes
     from conveyor.core._engine.run import Run
     from conveyor.core._engine.settler import Settler, Verdict
     from conveyor.core.clock import Clock, Timer
@@ -37,6 +39,7 @@ class Executor:
     With `batched`, a handler takes a list of jobs; without, each takes one. A call of it has one slot.
     A slot comes back when its handler has ended, however it ends; one that ignores its cancellation keeps it.
     A thread past its timeout, which nothing can stop, is left behind: it keeps the slot, but not the job.
+    With `processes`, handlers run in these, and a slot needs one that is idle.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Executor:
         clock: Clock,
         freed: Callable[[Verdict | None], None],
         ending: Callable[[], bool],
+        processes: Processes | None = None,
     ) -> None:
         self._handler = handler
         self._batched = batched
@@ -63,6 +67,7 @@ class Executor:
         self._clock = clock
         self._freed = freed
         self._ending = ending
+        self._processes = processes
         #: Oldest first.
         self.running: dict[Run, None] = {}
         self._calls = 0
@@ -76,7 +81,24 @@ class Executor:
     @property
     def free(self) -> int:
         """How many more handlers may start."""
-        return self.concurrency - self._calls - len(self.left)
+        free = self.concurrency - self._calls - len(self.left)
+        return free if self._processes is None else min(free, self._processes.idle)
+
+    @property
+    def kill_after(self) -> float:
+        """Seconds that a handler which is asked to stop may go on, before its process is killed."""
+        return 0.0 if self._processes is None else self._processes.kill_after
+
+    def coming(self) -> list[asyncio.Future[Any]]:
+        """What brings a slot when it is done, where none is free and nothing runs.
+
+        Raises what keeps processes from being started, if nothing else is to come.
+        """
+        if self._processes is None:
+            return [*self.left]
+        if not self._processes.starting and self._processes.trouble is not None:
+            raise self._processes.trouble
+        return [*self._processes.starting]
 
     def busy_for(self, seconds: float) -> int:
         """How many handlers have been running for longer than that."""
@@ -91,19 +113,27 @@ class Executor:
         """Call the handler for held jobs: several for a batch, else one."""
         self._calls += 1
         self._lag.watch()
-        task = asyncio.get_running_loop().create_task(self._execute(runs))
+        process = None if self._processes is None else self._processes.take()
+        task = asyncio.get_running_loop().create_task(self._execute(runs, process))
         for run in runs:
             self.running[run] = None
             run.began = self._clock.monotonic()
             run.mates = runs
             run.task = task
 
-    def close(self) -> None:
-        """Let the threads go; what still runs in one is not waited for."""
+    async def open(self) -> None:
+        """Start the processes, if there are any. Raises InvalidOptionError if they cannot be used."""
+        if self._processes is not None:
+            await self._processes.open()
+
+    async def close(self) -> None:
+        """Let the threads go; what still runs in one is not waited for. Processes are ended."""
         self._threads.close()
         self._lag.stop()
+        if self._processes is not None:
+            await self._processes.close()
 
-    async def _execute(self, runs: Sequence[Run]) -> None:
+    async def _execute(self, runs: Sequence[Run], process: Process | None = None) -> None:
         at = self._clock.now()
         for run in runs:
             run.started = True
@@ -111,7 +141,7 @@ class Executor:
         timer = None
         live: list[Run] = []
         unstarted = Raised(asyncio.CancelledError(), outside=True)
-        endings: dict[Run, Returned | Raised] = dict.fromkeys(runs, unstarted)
+        endings: dict[Run, Ending] = dict.fromkeys(runs, unstarted)
         try:
             if await self._starts_are_written(runs):
                 # Those that were to stop before they started are not in the call.
@@ -119,9 +149,7 @@ class Executor:
             if live:
                 self._announcer.tell([self._active(run) for run in live])
                 timer = self._timeout(live)
-                value = await self._call(live)
-                ended = results.each(live, value) if self._batched else [Returned(value)]
-                endings.update(zip(live, ended, strict=True))
+                endings.update(zip(live, await self._endings(live, process), strict=True))
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises, its slot comes back
             task = asyncio.current_task()
             cancelled = (
@@ -138,6 +166,8 @@ class Executor:
                 self.running.pop(run, None)
                 self._lag.end(run.record)
             self._calls -= 1
+            if process is not None and self._processes is not None:
+                self._processes.give_back(process)
         self._measure(self._clock.monotonic() - runs[0].began)
         for run, ending in endings.items():
             self._settle(run, ending)
@@ -158,7 +188,29 @@ class Executor:
             return False
         return True
 
-    def _settle(self, run: Run, ending: Returned | Raised) -> None:
+    async def _endings(self, runs: Sequence[Run], process: Process | None) -> Sequence[Ending]:
+        if process is None:
+            value = await self._call(runs)
+        else:
+            ending = await self._call_in(process, runs)
+            if not isinstance(ending, Returned):
+                return [ending] * len(runs)
+            value = ending.value
+        return results.each(runs, value) if self._batched else [Returned(value)]
+
+    async def _call_in(self, process: Process, runs: Sequence[Run]) -> Ending:
+        call = Call(
+            process,
+            runs,
+            [self._job_of(run) for run in runs],
+            kill_after=self.kill_after,
+            clock=self._clock,
+        )
+        for run in runs:
+            run.call = call
+        return await process.run(call)
+
+    def _settle(self, run: Run, ending: Ending) -> None:
         verdict: Verdict | None = None
         try:
             verdict = self._judge.verdict(run, ending, self._clock.now())
@@ -186,6 +238,8 @@ class Executor:
             if runs[0].in_thread and runs[0].task is not None:
                 # No thread can be stopped, but what waits for it can: the run is over.
                 runs[0].task.cancel()
+            if runs[0].call is not None:
+                runs[0].call.kill()
 
         for run in runs:
             run.limit = limit

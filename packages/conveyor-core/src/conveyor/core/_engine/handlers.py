@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Final, TypeVar, Union
 
 from conveyor.core.codec import Payload
-from conveyor.core.errors import InvalidOptionError
+from conveyor.core.errors import InvalidOptionError, UnserialisableResultError
 from conveyor.core.job import Job
 from conveyor.core.options import checked_name
 
@@ -38,6 +38,20 @@ class Payloads:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """A result that was encoded where its handler ran: its JSON text, or why there is none."""
+
+    json: str | None = None
+    reason: str = ""
+
+    def text(self) -> str:
+        """Its JSON text. Raises UnserialisableResultError if there is none."""
+        if self.json is None:
+            raise UnserialisableResultError(self.reason)
+        return self.json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
     """How a worker's results are encoded: as its option says, or else as its handlers' annotations do.
 
@@ -51,6 +65,8 @@ class Results:
 
     def encode(self, name: str, value: object) -> str:
         """The JSON text of a result. Raises PayloadError if it has none, or does not fit the type given."""
+        if isinstance(value, Encoded):
+            return value.text()
         kind = self.kinds.of(name)
         if self.given:
             return kind.encode(value, self.max_bytes, "result")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from conveyor.core._engine.run import Stop
@@ -12,6 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from conveyor.core._engine.run import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """What a handler returned in another process for its batch, and is no result of it."""
+
+    described: str
 
 
 def each(runs: Sequence[Run], value: Any) -> list[Returned | Raised]:
@@ -27,13 +35,21 @@ def each(runs: Sequence[Run], value: Any) -> list[Returned | Raised]:
     if value is None:
         return [Returned(None)] * len(runs)
     if not _fits(runs, value):
-        returned = f"{len(value)} results" if isinstance(value, (list, tuple)) else type(value).__name__
+        returned = value.described if isinstance(value, Misfit) else described(value)
         error = BatchResultError(
             "the handler of a batch returns None, or a list with one result for each job, by position; "
             f"for {len(runs)} jobs it returned {returned}"
         )
         return [Raised(error)] * len(runs)
-    return [Raised(one) if isinstance(one, BaseException) else Returned(one) for one in value]
+    return [
+        one if isinstance(one, Raised) else Raised(one) if isinstance(one, BaseException) else Returned(one)
+        for one in value
+    ]
+
+
+def described(value: object) -> str:
+    """What a batch's handler returned, for who reads that it was wrong."""
+    return f"{len(value)} results" if isinstance(value, (list, tuple)) else type(value).__name__
 
 
 def _broken_off(runs: Sequence[Run]) -> bool:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from conveyor.core._engine.heartbeat import Heartbeat
+    from conveyor.core._engine.processes import Call
     from conveyor.core.jobs import JobRecord
     from conveyor.core.options import JobOptions
     from conveyor.core.queue import Queue
@@ -37,6 +38,7 @@ class Run:
     __slots__ = (
         "adopt",
         "began",
+        "call",
         "children",
         "claimed_at",
         "data",
@@ -92,9 +94,16 @@ class Run:
         self.limit: timedelta | None = None
         self.started = False
         self.in_thread = False
+        #: Its handler's call in a process.
+        self.call: Call | None = None
         #: Whether the handler has seen that it is asked to stop.
         self.noticed = False
         self.ended = False
+
+    @property
+    def worker(self) -> None:
+        """Its worker is in this process."""
+        return
 
     @property
     def cancelled(self) -> bool:
@@ -115,6 +124,9 @@ class Run:
         if self.stop is not None or self.ended:
             return
         self.stop = why
+        if self.call is not None:
+            self.call.halted(self)
+            return
         if any(mate.stop is None for mate in self.mates):
             return
         # A task that has not taken its first step would end without the executor's clean-up.

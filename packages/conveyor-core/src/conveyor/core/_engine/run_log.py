@@ -68,6 +68,9 @@ def _log_runs(applied: Iterable[Verdict], worker: str | None) -> None:
         if run.failure is None:
             text = "job %s (%s) of queue %r: %s%s"
             _log.debug(text, *_job(verdict), fields["outcome"], _after(run), extra=fields)
+        elif verdict.outcome.stalls:
+            text = "job %s (%s) of queue %r stalled%s: %s"
+            _log.warning(text, *_job(verdict), _after(run), run.failure.message, extra=fields)
         elif verdict.outcome.state is not JobState.FAILED:
             text = "job %s (%s) of queue %r failed%s%s, and runs again at %s: %s"
             _log.warning(
@@ -115,7 +118,7 @@ def _fields(verdict: Verdict, run: RunLog, worker: str | None) -> dict[str, obje
     outcome = verdict.outcome
     word: str = outcome.state
     if outcome.state in (JobState.WAITING, JobState.DELAYED):
-        word = "snoozed" if run.failure is None else "retrying"
+        word = "snoozed" if run.failure is None else "stalled" if outcome.stalls else "retrying"
     fields: dict[str, object] = {
         "job_id": outcome.lease.id,
         "job_name": run.name,

@@ -25,6 +25,7 @@ from conveyor.core.events import (
     JobDelayed,
     JobFailed,
     JobRetrying,
+    JobStalled,
     JobWaiting,
     JobWaitingChildren,
     QueuePaused,
@@ -64,15 +65,28 @@ class Raised:
 
     error: BaseException
     outside: bool = False
+    #: What is kept of it, if it was raised in another process.
+    carried: Failure | None = None
 
     @cached_property
     def failure(self) -> Failure:
         """What is kept of it, made once for all jobs of a batch."""
-        failure = Failure.of(self.error)
+        failure = self.carried or Failure.of(self.error)
         if isinstance(self.error, asyncio.CancelledError) and not failure.message:
             # Its own text is empty, and would leave a job that failed for no reason.
             return replace(failure, message="cancelled by its handler, or by what that waited for")
         return failure
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    """The process that the handler ran in died by itself; `how` it did."""
+
+    how: str
+
+
+#: How a run can end.
+Ending = Returned | Raised | Died
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +102,7 @@ class Judge:
     keep: Retention | None = None
 
     def verdict(  # noqa: PLR0911 - one for each way that a run can end
-        self, run: Run, ending: Returned | Raised, now: datetime
+        self, run: Run, ending: Ending, now: datetime
     ) -> Verdict | None:
         """What becomes of a job whose run has ended; None if it is not ours to say any more."""
         match run.stop, ending:
@@ -97,19 +111,20 @@ class Judge:
             case Stop.CANCELLED, _:
                 return self._cancelled(run, now)
             case Stop.TIMED_OUT, _:
-                so = "goes on in its thread, which nothing can stop" if run.in_thread else "was cancelled"
-                error = JobTimeoutError(f"the handler ran longer than its timeout of {run.limit} and {so}")
+                error = JobTimeoutError(
+                    f"the handler ran longer than its timeout of {run.limit} and {_so(run)}"
+                )
                 return self._failed(run, Failure.of(error), now, error, outcome="timed-out")
-            case (Stop.SHUTDOWN, Raised(asyncio.CancelledError())) | (None, Raised(outside=True)):
-                return self._unfinished(run, now)
-            case Stop.SHUTDOWN, Returned() if run.noticed and run.decision is None:
+            case _, Died(how):
+                return self._stalled(run, how, now)
+            case _ if _is_broken_off(run, ending):
                 return self._unfinished(run, now)
             case _, Returned(value) if run.decision is None:
                 return self._completed(run, value, now)
             case _, Returned():
-                return self._signalled(run, run.decision, now)
-            case _, Raised(Signal() as signal):
-                return self._signalled(run, signal, now)
+                return self._signalled(run, Raised(run.decision or RuntimeError()), now)
+            case _, Raised(Signal()) as raised:
+                return self._signalled(run, raised, now)
             case _, Raised() as raised:
                 return self._failed(run, raised.failure, now, raised.error)
             case _:  # pragma: no cover - the cases above are all there are
@@ -232,9 +247,9 @@ class Judge:
             run_log=_run_log(run, now),
         )
 
-    def _signalled(self, run: Run, signal: Signal | None, now: datetime) -> Verdict:
+    def _signalled(self, run: Run, raised: Raised, now: datetime) -> Verdict:
         record, report = run.record, run.report
-        match signal:
+        match raised.error:
             case Snooze(delay=delay):
                 self._note(run, "snoozed", now)
                 return Verdict(
@@ -254,12 +269,25 @@ class Judge:
                     run_log=_run_log(run, now),
                 )
             case Retry(delay=delay):
-                return self._failed(run, Failure.of(signal), now, signal, delay=delay)
+                return self._failed(run, raised.failure, now, raised.error, delay=delay)
             case Unrecoverable():
-                return self._failed(run, Failure.of(signal), now, signal, final=True)
+                return self._failed(run, raised.failure, now, raised.error, final=True)
             case _:
-                error = signal or RuntimeError()
-                return self._failed(run, Failure.of(error), now, error)
+                return self._failed(run, raised.failure, now, raised.error)
+
+    def _stalled(self, run: Run, how: str, now: datetime) -> Verdict:
+        """What ran the job died, and nobody can tell how far it had come: it is as if its worker had died."""
+        record, report = run.record, run.report
+        failure = Failure(type="ProcessDied", message=f"the process that ran it died: {how}")
+        self._note(run, "stalled", now, failure)
+        report.stalls = record.stalled + 1
+        return Verdict(
+            outcome=Outcome.stalled(record, report.encode()),
+            events=(_event(JobStalled, record, now), _event(JobWaiting, record, now)),
+            run_log=RunLog(
+                record.name, now, report.failures + 1, run.settings.attempts, run.started_at, failure
+            ),
+        )
 
     def _cancelled(self, run: Run, now: datetime) -> Verdict:
         self._note(run, "cancelled", now)
@@ -346,6 +374,23 @@ class Judge:
 
     def _note(self, run: Run, outcome: str, now: datetime, failure: Failure | None = None) -> None:
         run.report.ended(outcome, worker=self.worker, started_at=run.started_at, ended_at=now, error=failure)
+
+
+def _is_broken_off(run: Run, ending: Ending) -> bool:
+    """Whether the worker's end is the reason why the run ended."""
+    match run.stop, ending:
+        case (Stop.SHUTDOWN, Raised(asyncio.CancelledError())) | (None, Raised(outside=True)):
+            return True
+        case Stop.SHUTDOWN, Returned():
+            return run.noticed and run.decision is None
+        case _:
+            return False
+
+
+def _so(run: Run) -> str:
+    if run.in_thread:
+        return "goes on in its thread, which nothing can stop"
+    return "was cancelled" if run.call is None else "its process was killed"
 
 
 #: Decides for those who are no worker.
