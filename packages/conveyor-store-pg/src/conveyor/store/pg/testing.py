@@ -81,16 +81,17 @@ class Context(Protocol):
 
 @contextmanager
 def provision(context: Context) -> Iterator[Callable[[], AbstractContextManager[str]]]:
-    """Give a function that makes fresh stores: each call gives the URL of an empty schema.
+    """Give a function that makes fresh stores: each call gives the URL of a schema without jobs.
 
     All processes of a run share one server; each has a database of its own there, since notifications and
     advisory locks belong to a database.
     """
     server = get_server(context.shared_path / "postgresql", owner=context.owner)
     with server.database(f"conveyor_test_{secrets.token_hex(4)}_{context.worker}") as url:
-        schemas = Schemas(url)
+        pooled = _through_bouncer()
+        schemas = Schemas(url, again=not pooled)
         try:
-            if _through_bouncer():
+            if pooled:
                 with bouncer(server.url) as pooler:
                     yield lambda: _pooled(schemas, pooler, url)
             else:

@@ -21,11 +21,13 @@ class Schemas:
     """Makes schemas, over a connection that it makes again when a test has cut it off.
 
     A schema in which nothing but the tables of a store was made is emptied and serves again: making and
-    dropping those tables costs a server 60 ms. One that somebody may still write to is dropped.
+    dropping those tables costs a server 60 ms. One that somebody may still write to is dropped. Behind a
+    pooler, which never leaves, none is used `again`.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, again: bool = True) -> None:
         self._url = url
+        self._again = again
         self._numbers = count(1)
         self._connection = psycopg.connect(url, autocommit=True)
         self._used: deque[str] = deque()
@@ -53,7 +55,7 @@ class Schemas:
         name = self._used.popleft()
         self._execute(sql.SQL("set lock_timeout = '2s'"))
         try:
-            if self._left() and self._holds_a_store_alone(name):
+            if self._again and self._left() and self._holds_a_store_alone(name):
                 self._execute(_EMPTY.format(sql.Literal(name)))
                 return name
         except psycopg.errors.LockNotAvailable:
