@@ -30,11 +30,24 @@ from conveyor.core.testing import WrappedStore
 MOMENT: Final = 0.02
 #: For a call that not every worker makes.
 PATIENCE: Final = 0.3
-#: The calls of a worker that are held, each the first or the second of its kind: those that it makes for
-#: certain, and others; and those that fill batches.
-CERTAIN: Final = (("claim", 1), ("settle", 1), ("renew", 1), ("advance", 1))
-HELD: Final = (*CERTAIN, ("claim", 2), ("settle", 2), ("count", 1), ("find", 1), ("pause", 1))
-HELD_OF_BATCHES: Final = (("claim", 2), ("settle", 1), ("count", 1), ("find", 1), ("paused", 2))
+#: The calls that are held, each by its number among those of its kind: what a handler and the end of a family
+#: write; the others that a worker makes for certain.
+WRITTEN: Final = (("insert", 1), ("update", 1), ("delete", 1))
+CERTAIN: Final = (("claim", 1), ("settle", 1), ("renew", 1), ("advance", 1), *WRITTEN)
+#: What is held of a worker of each kind.
+HELD: Final = {
+    "one by one": (*CERTAIN[:4], ("claim", 2), ("settle", 2), ("count", 1), ("find", 1), ("pause", 1)),
+    "later": (
+        *WRITTEN,
+        ("claim", 3),
+        ("claim", 4),
+        ("settle", 3),
+        ("settle", 4),
+        ("renew", 2),
+        ("advance", 2),
+    ),
+    "batches": (("claim", 2), ("settle", 1), ("count", 1), ("find", 1), ("paused", 2)),
+}
 
 
 class HeldStore(WrappedStore):
@@ -230,13 +243,22 @@ EVENTS: Final[tuple[Callable[[Life], Awaitable[None]], ...]] = (
 )
 
 
+#: What concerns a handler, or the end of a family, that is writing just now.
+WHILE_WRITING: Final = (worker_closes_at_once, job_is_cancelled, leases_are_lost, store_is_away)
+
+
 async def begin(store: Store, held: tuple[str, int], phase: str, *, batched: bool) -> Life:
-    """Add jobs to a queue of their own, and start a worker on them."""
+    """Add jobs to a queue of their own, and start a worker on them.
+
+    Where that is held, one of them writes to the queue by itself, and the children of another go with it.
+    """
     name = f"{held[0]}-{held[1]}-{phase}"
     queue: Queue[Any] = Queue(name, store)
     opened, limit, limited = asyncio.Event(), asyncio.Event(), [True]
 
     async def one(job: Job[Any]) -> None:
+        if job.name == "writing":
+            await write(Queue(name, holding))
         gate = {"limited": limit, "gated": opened}.get(job.name)
         while gate is not None and not gate.is_set():
             with contextlib.suppress(StoreError):
@@ -265,8 +287,26 @@ async def begin(store: Store, held: tuple[str, int], phase: str, *, batched: boo
         flow = await FlowProducer(store).add(FlowJob("quick", name, children=[FlowJob("quick", name)]))
         life.jobs += [flow.job, *(child.job for child in flow.children)]
     life.jobs += await queue.add_bulk([NewJob("quick"), NewJob("gated"), NewJob("gated")])
+    if held in WRITTEN and held[0] != "delete":
+        life.jobs.insert(0, await queue.add("writing", priority=-1))
+    elif held in WRITTEN:
+        passing = FlowJob("quick", name, remove_on_complete=True, priority=-1)
+        flow = await FlowProducer(store).add(FlowJob("quick", name, children=[passing], priority=-1))
+        life.jobs.insert(0, flow.job)
     await worker.start()
     return life
+
+
+async def write(queue: Queue[Any]) -> None:
+    """Write to a queue, again until it has been done."""
+    while True:
+        try:
+            await queue.add("quick", job_id="added")
+            await queue.promote_jobs()
+        except StoreError:
+            await asyncio.sleep(MOMENT)
+        else:
+            return
 
 
 async def live(life: Life, happens: Callable[[Life], Awaitable[None]], patience: float) -> None:
@@ -304,17 +344,21 @@ async def finished(life: Life) -> None:
 class Interleavings:
     """Every call of a worker, held at its start and at its end, and everything that may happen meanwhile."""
 
-    # A store that rewrites a file in each call takes minutes for both: batches are for the long run.
+    # A store that rewrites a file in each call takes minutes for all: most are for the long run.
     @pytest.mark.parametrize(
-        "batched",
-        [pytest.param(False, id="one by one"), pytest.param(True, id="batches", marks=pytest.mark.chaos)],
+        "kind",
+        [
+            "one by one",
+            pytest.param("later", marks=pytest.mark.chaos),
+            pytest.param("batches", marks=pytest.mark.chaos),
+        ],
     )
     @pytest.mark.parametrize("happens", EVENTS, ids=lambda happens: happens.__name__)
     async def test_no_job_is_forgotten_whatever_happens_within_a_call(
-        self, store: Store, happens: Callable[[Life], Awaitable[None]], *, batched: bool
+        self, store: Store, happens: Callable[[Life], Awaitable[None]], kind: str
     ) -> None:
         async def play(held: tuple[str, int], phase: str) -> None:
-            life = await begin(store, held, phase, batched=batched)
+            life = await begin(store, held, phase, batched=kind == "batches")
             try:
                 await live(life, happens, SOON if held in certain else PATIENCE)
             except BaseException as error:
@@ -324,7 +368,10 @@ class Interleavings:
                 await life.worker.close(0)
             assert life.held.reached.is_set() or held not in certain
 
-        calls, certain = (HELD_OF_BATCHES, ()) if batched else (HELD, CERTAIN)
+        calls = HELD[kind] + (WRITTEN if kind == "one by one" and happens in WHILE_WRITING else ())
+        certain = () if kind == "batches" else CERTAIN
+        if Feature.FLOWS not in store.features:
+            calls = tuple(call for call in calls if call[0] != "delete")
         async with asyncio.TaskGroup() as group:
             for held, phase in product(calls, ("start", "end")):
                 group.create_task(play(held, phase))
