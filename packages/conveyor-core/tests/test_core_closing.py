@@ -365,6 +365,46 @@ async def test_a_worker_starts_while_its_store_is_away(
     assert (await job.refresh()).state is JobState.COMPLETED
 
 
+async def test_no_task_begins_when_the_event_loop_has_cancelled_all_there_are(
+    queue: Queue[Any], store: FaultyStore, worker: MakeWorker, clock: ManualClock
+) -> None:
+    """A loop that ends waits for no task that begins then, and Python complains of each."""
+
+    class Slow(WrappedStore):
+        async def _pass_on(self, method: str, *args: Any, **kwargs: Any) -> Any:
+            if method in {"settle", "renew"}:
+                await clock.settle()
+            return await super()._pass_on(method, *args, **kwargs)
+
+    writes: list[BaseException] = []
+
+    async def handler(job: Job[Any]) -> None:
+        await job.log("begins")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await job.log("ends")
+            try:
+                await job.update_progress(100)
+            except LeaseLostError as error:
+                writes.append(error)
+
+    runner = worker(handler, store=Slow(store), concurrency=3)
+    runner.on("active", lambda _: None)
+    await queue.add_bulk([NewJob("a")] * 3)
+    await runner.start()
+    await clock.advance(1)
+    assert runner.stats().running == 3
+
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert len(writes) == 3
+
+
 async def test_a_cancelled_close_stops_at_once_in_order_and_is_cancelled_after_that(
     queue: Queue[Any], store: FaultyStore, worker: MakeWorker, clock: ManualClock
 ) -> None:

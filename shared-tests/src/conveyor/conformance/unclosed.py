@@ -8,7 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from conveyor.core import Job, Queue, Worker
+from conveyor.core import Job, NewJob, Queue, Worker
 from conveyor.core.discovery import open_store
 from conveyor.core.store import Store
 
@@ -50,14 +50,23 @@ async def listening(store: Store) -> None:
 
 
 async def working(store: Store) -> None:
-    """Leave a worker running that has run a job."""
+    """Leave a worker in the middle of its work."""
+    some, left = asyncio.Event(), 50
 
-    async def handler(_: Job[Any]) -> None: ...
+    async def handler(job: Job[Any]) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            some.set()
+        await job.log("at work")
+        await asyncio.sleep(0.001)
 
-    worker = Worker("unclosed", handler, store)
+    worker = Worker("unclosed", handler, store, concurrency=50)
     kept.append(worker)
+    await Queue("unclosed", store).add_bulk([NewJob("a")] * 300)
     await worker.start()
-    await (await Queue("unclosed", store).add("a")).wait_until_finished(timeout=20)
+    async with asyncio.timeout(20):
+        await some.wait()
 
 
 async def ended(store: Store) -> None:

@@ -237,7 +237,7 @@ class Worker(Generic[T]):
             encoded=self._results.encode,
             keep=self._keep,
         )
-        self._announcer = Announcer(store, ending=self._is_ending)
+        self._announcer = Announcer(store, ending=self._is_ending, loop_ends=self._loop_ends)
         self._presence = Presence(
             store=store,
             queue=self.queue_name,
@@ -247,7 +247,14 @@ class Worker(Generic[T]):
             lease=self._lease,
             clock=clock,
         )
-        self._heartbeat = Heartbeat(store, self._lease, clock, outage("renewing leases"), self._presence)
+        self._heartbeat = Heartbeat(
+            store,
+            self._lease,
+            clock,
+            outage("renewing leases"),
+            self._presence,
+            loop_ends=self._loop_ends,
+        )
         self._parents = Parents(
             store=store,
             lease=self._lease,
@@ -255,6 +262,7 @@ class Worker(Generic[T]):
             announcer=self._announcer,
             outage=outage("looking after parents"),
             clock=clock,
+            loop_ends=self._loop_ends,
         )
         self._settler = Settler(
             store=store,
@@ -265,6 +273,7 @@ class Worker(Generic[T]):
             clock=clock,
             applied=self._applied,
             written=self._parents.note,
+            loop_ends=self._loop_ends,
         )
         self._executor = Executor(
             handler=self._handler,
@@ -577,6 +586,9 @@ class Worker(Generic[T]):
         idler = self._idler
         left = idler is not None and (idler.done() or idler.cancelling() > 0)
         return self._state == "closed" or self._tasks.cancelled or left
+
+    def _loop_ends(self) -> bool:
+        return self._tasks.cancelled
 
     def _job_of(self, run: Run) -> Job[T]:
         run.adopt = partial(adopt, self._store, self._clock, max_bytes=self._max_bytes)

@@ -19,9 +19,10 @@ _log: Final = logging.getLogger("conveyor.worker")
 class Announcer:
     """Gathers events, and tells them in batches. Nothing that a listener does reaches the worker."""
 
-    def __init__(self, store: Store, *, ending: Callable[[], bool]) -> None:
+    def __init__(self, store: Store, *, ending: Callable[[], bool], loop_ends: Callable[[], bool]) -> None:
         self._store = store
         self._ending = ending
+        self._loop_ends = loop_ends
         self._callbacks: dict[type[Event], list[Callable[[Any], object]]] = {}
         self._unpublished: list[Event] = []
         self._uncalled: list[Event] = []
@@ -33,16 +34,19 @@ class Announcer:
         self._callbacks.setdefault(kind, []).append(callback)
 
     def tell(self, events: Iterable[Event]) -> None:
-        """Tell these soon."""
+        """Tell these soon; when the event loop ends, never."""
         for event in events:
             self._unpublished.append(event)
             if type(event) in self._callbacks:
                 self._uncalled.append(event)
-        loop = asyncio.get_running_loop()
-        if self._unpublished and (self._publishing is None or self._publishing.done()):
-            self._publishing = loop.create_task(self._publish())
-        if self._uncalled and (self._calling is None or self._calling.done()):
-            self._calling = loop.create_task(self._call())
+        publish = self._unpublished and (self._publishing is None or self._publishing.done())
+        call = self._uncalled and (self._calling is None or self._calling.done())
+        if (publish or call) and not self._loop_ends():
+            loop = asyncio.get_running_loop()
+            if publish:
+                self._publishing = loop.create_task(self._publish())
+            if call:
+                self._calling = loop.create_task(self._call())
 
     async def flush(self) -> None:
         """Return when everything told so far has been passed on."""

@@ -44,7 +44,11 @@ class Tasks:
 
     @property
     def cancelled(self) -> bool:
-        """Whether one of them was cancelled, as when the event loop ends: by nothing that a handler does."""
+        """Whether one of them was cancelled, as when the event loop ends: by nothing that a handler does.
+
+        A loop that ends (`asyncio.run`) cancels the tasks that there are, once. One that began after that
+        would never end, and be complained of. Pinned by test_a_store_that_nobody_closed_ends_without_a_word.
+        """
         every = (*self.claiming, *self.maintaining, *self.announcing, *self.others)
         return any(task.cancelling() > 0 for task in every)
 

@@ -14,7 +14,7 @@ from conveyor.core.errors import LeaseLostError
 from conveyor.core.store import Beat, Renewed
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from datetime import timedelta
 
     from conveyor.core._engine.outage import Outage
@@ -36,13 +36,21 @@ class Heartbeat:
     """Holds runs, from their claim until they are settled, and renews their leases."""
 
     def __init__(
-        self, store: Store, lease: timedelta, clock: Clock, outage: Outage, presence: Presence
+        self,
+        store: Store,
+        lease: timedelta,
+        clock: Clock,
+        outage: Outage,
+        presence: Presence,
+        *,
+        loop_ends: Callable[[], bool],
     ) -> None:
         self._store = store
         self._lease = lease
         self._clock = clock
         self._outage = outage
         self._presence = presence
+        self._loop_ends = loop_ends
         self._held: dict[Lease, Run] = {}
         self._edited: set[Lease] = set()
         self._payloads: dict[Lease, str] = {}
@@ -112,7 +120,7 @@ class Heartbeat:
     async def write(self, run: Run, payload: str | None) -> None:
         """Store what the run's handler wrote; several runs' writes go together."""
         lease = run.record.lease
-        if lease not in self._held or run.stop is Stop.LEASE_LOST:
+        if lease not in self._held or run.stop is Stop.LEASE_LOST or self._loop_ends():
             raise LeaseLostError(run.record.id)
         self._edited.add(lease)
         if payload is not None:
@@ -149,7 +157,7 @@ class Heartbeat:
         self._start_writing()
 
     def _start_writing(self) -> None:
-        if self._writing is None or self._writing.done():
+        if (self._writing is None or self._writing.done()) and not self._loop_ends():
             self._writing = asyncio.get_running_loop().create_task(self._write())
 
     async def _write(self) -> None:

@@ -300,12 +300,14 @@ class Parents:
         announcer: Announcer,
         outage: Outage,
         clock: Clock,
+        loop_ends: Callable[[], bool],
     ) -> None:
         self._store = store
         self._lease = lease
         self._announcer = announcer
         self._outage = outage
         self._clock = clock
+        self._loop_ends = loop_ends
         self._consequences = Consequences(judge)
         self._task: asyncio.Task[None] | None = None
         self._abandoned = False
@@ -318,7 +320,7 @@ class Parents:
     def note(self, verdicts: Sequence[Verdict], settled: Settled) -> None:
         """Draw the consequences of these soon; after `abandon`, never: who claims the parents will."""
         self._consequences.note(verdicts, settled)
-        if self._consequences and not self.busy and not self._abandoned:
+        if self._consequences and not self.busy and not self._abandoned and not self._loop_ends():
             self._task = asyncio.get_running_loop().create_task(self._draw())
 
     async def flush(self) -> None:

@@ -64,6 +64,7 @@ class Settler:
         clock: Clock,
         applied: Callable[[Verdict], None],
         written: Callable[[Sequence[Verdict], Settled], None],
+        loop_ends: Callable[[], bool],
     ) -> None:
         self._store = store
         self._heartbeat = heartbeat
@@ -73,6 +74,7 @@ class Settler:
         self._clock = clock
         self._applied = applied
         self._written = written
+        self._loop_ends = loop_ends
         self._waiting: dict[Lease, Verdict] = {}
         self._task: asyncio.Task[None] | None = None
         self._abandoned = False
@@ -83,11 +85,11 @@ class Settler:
         return len(self._waiting)
 
     def put(self, verdict: Verdict) -> None:
-        """Write this soon; after `abandon`, never."""
+        """Write this soon; after `abandon`, and when the event loop ends, never."""
         if self._abandoned:
             return
         self._waiting[verdict.outcome.lease] = verdict
-        if self._task is None or self._task.done():
+        if (self._task is None or self._task.done()) and not self._loop_ends():
             self._task = asyncio.get_running_loop().create_task(self._write_all())
 
     async def flush(self) -> None:
