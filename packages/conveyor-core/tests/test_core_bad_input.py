@@ -101,7 +101,7 @@ OPTIONS: list[tuple[dict[str, Any], str, str]] = [
     ({"backoff": {"kind": "fixed"}}, "backoff", "Backoff("),
     ({"backoff": True}, "backoff", "Backoff("),
     ({"backoff": -5}, "backoff", "negative"),
-    ({"backoff": "5 lightyears"}, "delay", '"10 minutes"'),
+    ({"backoff": "5 lightyears"}, "backoff", '"10 minutes"'),
     ({"lifo": 1}, "lifo", "True or False"),
     ({"job_id": ""}, "job_id", "1 to 255"),
     ({"job_id": "x" * 256}, "job_id", "1 to 255"),
@@ -278,7 +278,7 @@ CALLS: list[tuple[Callable[[Any], Any], str]] = [
     (lambda _: Backoff("fixed", jitter=1.5), "jitter"),
     (lambda _: Backoff("fixed", jitter=True), "jitter"),
     (lambda _: Backoff("fixed", max_delay="x"), "max_delay"),
-    (lambda _: Backoff(5), "backoff"),  # type: ignore[arg-type]
+    (lambda _: Backoff(5), "kind"),  # type: ignore[arg-type]
     (lambda _: Deduplication(), "key"),
     (lambda _: Deduplication(""), "key"),
     (lambda _: Deduplication("a\x00"), "key"),
@@ -287,7 +287,7 @@ CALLS: list[tuple[Callable[[Any], Any], str]] = [
     (lambda _: Deduplication("k", ttl="x"), "ttl"),
     (lambda _: Deduplication("k", mode="swap"), "mode"),  # type: ignore[arg-type]
     (lambda _: Deduplication.by_payload(ttl=-1), "ttl"),
-    (lambda _: Group(""), "group"),
+    (lambda _: Group(""), "id"),
     (lambda _: Group("g", max_size=0), "max_size"),
     (lambda _: Keep(), "age"),
     (lambda _: Keep(age=-1), "age"),
@@ -331,10 +331,10 @@ CALLS: list[tuple[Callable[[Any], Any], str]] = [
     (lambda s: Worker("q", print, s).on("progres", print), "event"),
     (lambda s: Worker("q", print, s).on("failed", 5), "callback"),  # type: ignore[arg-type]
     (lambda s: Worker("q", print, s).close(-1), "timeout"),
-    (lambda s: Queue("q", s).get_jobs("running"), "state"),
+    (lambda s: Queue("q", s).get_jobs("running"), "states"),
     (lambda s: Queue("q", s).get_jobs(limit=0), "limit"),
     (lambda s: Queue("q", s).get_jobs(order="random"), "order"),
-    (lambda s: Queue("q", s).count("running"), "state"),
+    (lambda s: Queue("q", s).count("running"), "states"),
     (lambda s: Queue("q", s).clean("active"), "state"),
     (lambda s: Queue("q", s).clean("failed", grace=-1), "grace"),
     (lambda s: Queue("q", s).clean("failed", limit=0), "limit"),
@@ -345,7 +345,7 @@ CALLS: list[tuple[Callable[[Any], Any], str]] = [
     (lambda s: Queue("q", s).obliterate(force="yes"), "force"),  # type: ignore[arg-type]
     (lambda s: Queue("q", s).pause("a", group="g"), "group"),
     (lambda s: Queue("q", s).schedule("tomorrow", "a"), "when"),
-    (lambda s: Queue("q", s).schedule(NAIVE, "a"), "run_at"),
+    (lambda s: Queue("q", s).schedule(NAIVE, "a"), "when"),
     (lambda s: Queue("q", s).schedule(None, "a"), "when"),  # type: ignore[arg-type]
     (lambda _: open_store("jobs.db"), "url"),
     (lambda _: open_store(""), "url"),

@@ -2,12 +2,14 @@
 
 import asyncio
 import gc
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 import conveyor.store.memory
+from conveyor.conformance.anything import ANYTHING, wrongly_taken
 from conveyor.core.errors import HIDDEN, GroupFullError, InvalidOptionError, StoreClosedError, StoreError
 from conveyor.core.events import JobWaiting
 from conveyor.core.store import (
@@ -128,6 +130,14 @@ def test_jobs_of_a_name_go_with_the_event_loop() -> None:
 def test_a_url_that_cannot_be_used_is_refused(url: str) -> None:
     with pytest.raises(InvalidOptionError, match="memory://NAME"):
         MemoryStore.from_url(url)
+
+
+def test_what_a_parameter_cannot_be_is_refused_by_its_name() -> None:
+    texts = {name for name, value in ANYTHING.items() if isinstance(value, str)}
+
+    assert wrongly_taken(MemoryStore, {}, {"name": texts | {"None"}}) == []
+    assert wrongly_taken(MemoryStore.from_url, {}, {"url": ()}) == []
+    assert [*inspect.signature(MemoryStore).parameters] == ["name"]
 
 
 def test_an_option_is_refused() -> None:

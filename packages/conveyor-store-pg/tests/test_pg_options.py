@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 import traceback
 from datetime import timedelta
@@ -10,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from conveyor.conformance.anything import wrongly_taken
 from conveyor.core import open_store
 from conveyor.core.errors import InvalidOptionError
 from conveyor.store.pg import PgStore
@@ -101,6 +103,23 @@ def test_a_bad_option_is_refused_by_name(options: dict[str, Any], name: str) -> 
         Options.checked(URL, **options)
 
     assert caught.value.option == name
+
+
+def test_what_a_parameter_cannot_be_is_refused_by_its_name() -> None:
+    takes = {
+        "dsn": set[str](),
+        "schema": {"text", "duration", "state"},
+        "pool_size": {"5"},
+        "operation_timeout": {"5", "1.5", "2**31", "duration", "timedelta"},
+        "auto_migrate": {"True"},
+        "notify": {"True"},
+        "listen_dsn": {"None"},
+        "prepare": {"None", "True"},
+    }
+
+    assert wrongly_taken(PgStore, {"dsn": URL}, takes) == []
+    assert wrongly_taken(PgStore.from_url, {}, {"url": ()}) == []
+    assert inspect.signature(PgStore).parameters.keys() == takes.keys()
 
 
 @pytest.mark.parametrize("name", ["schema", "pool_size", "listen_dsn"])

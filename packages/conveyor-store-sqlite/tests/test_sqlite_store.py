@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import logging
 import sqlite3
 import stat
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from conveyor.conformance.anything import wrongly_taken
 from conveyor.core.errors import (
     GroupFullError,
     InvalidOptionError,
@@ -190,6 +192,21 @@ def test_an_option_that_cannot_be_used_is_refused_by_name(option: str, value: An
         SqliteStore("jobs.db", **{option: value})
 
     assert refused.value.option == option
+
+
+def test_what_a_parameter_cannot_be_is_refused_by_its_name() -> None:
+    span = {"5", "1.5", "2**31", "duration", "timedelta"}
+    takes = {
+        "path": {"text", "duration", "control", "long text", "state"},
+        "synchronous": set[str](),
+        "operation_timeout": span,
+        "auto_migrate": {"True"},
+        "poll_interval": span,
+    }
+
+    assert wrongly_taken(SqliteStore, {"path": "jobs.db"}, takes) == []
+    assert wrongly_taken(SqliteStore.from_url, {}, {"url": ()}) == []
+    assert inspect.signature(SqliteStore).parameters.keys() == takes.keys()
 
 
 # ------------------------------------------------------------------ the file and its connections

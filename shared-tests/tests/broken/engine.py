@@ -30,6 +30,7 @@ from conveyor.core.events import Event
 from conveyor.core.hold import Hold
 from conveyor.core.job import Job
 from conveyor.core.options import JobOptions
+from conveyor.core.queue import Queue
 from conveyor.core.report import Failure, Report
 from conveyor.core.store import Change, Claimed, JobKey, JobRecord, JobState, Outcome, Retention, Store, Where
 from conveyor.core.worker import Worker
@@ -70,6 +71,12 @@ def ended_runs_write_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         return job.hold if job.hold is not None and not job.hold.over else None
 
     monkeypatch.setattr(Job, "_own_run", own_run)
+
+
+@caught_by("queue behaviour", "test_what_cannot_be_an_id_never_reaches_the_store")
+def asks_the_store_for_any_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An id goes to the store as it is given: one store finds "42" by 42, another one's driver fails."""
+    monkeypatch.setattr(Queue, "_key", lambda queue, job_id: JobKey(queue.name, job_id))
 
 
 @caught_by("lifecycle", "test_a_worker_and_an_observer_of_a_store_that_is_not_open_are_refused")

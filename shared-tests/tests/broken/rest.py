@@ -37,6 +37,18 @@ class ShowsPasswords(Broken):
             raise InvalidOptionError("url", url, error.allowed) from None
 
 
+@caught_by("lifecycle", "test_an_option_of_a_wrong_kind_is_refused_by_its_name")
+class TakesOptionsAsTheyAre(Broken):
+    """What an option is given is found out by what breaks on it."""
+
+    def __init__(self, name: str | None = None) -> None:
+        super().__init__(None if name is None else name.lower())
+
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> Self:
+        return cls(**options) if options else super().from_url(url)
+
+
 @caught_by("lifecycle", "test_another_event_loop_may_use_the_store_or_is_told_what_it_may_use")
 class BelongsToOneLoopInSilence(Broken):
     """What happens on another event loop than the store's own is told by whatever breaks there."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import subprocess
 import sys
 import traceback
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from conveyor.conformance.anything import wrongly_taken
 from conveyor.conformance.area import area, needs
 from conveyor.conformance.bench import SOON, nothing
 from conveyor.conformance.make import (
@@ -228,6 +230,18 @@ class Lifecycle:
             type(store).from_url(url, no_such_option=1)  # type: ignore[attr-defined]
 
         assert "no_such_option" in str(caught.value) or store_url is None
+
+    async def test_an_option_of_a_wrong_kind_is_refused_by_its_name(
+        self, store: Store, store_url: str | None
+    ) -> None:
+        """Or taken, if it is of a right one: what else comes out of a store's making, no user can expect."""
+        make = partial(type(store).from_url, "" if store_url is None else store_url)  # type: ignore[attr-defined]
+        said = wrongly_taken(make, {}, dict.fromkeys(inspect.signature(type(store)).parameters, ()))
+
+        shown = [
+            line for line in said if f": {type(store).__name__}" not in line and "refused url" not in line
+        ]
+        assert shown == []
 
     async def test_a_store_that_nobody_closed_ends_without_a_word(self, store_url: str | None) -> None:
         by_url(store_url)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from conveyor.conformance.area import area
+from conveyor.conformance.arguments import Arguments
 from conveyor.conformance.bench import SOON, Bench, Gate, Recorder, Watcher, fail, nothing
 from conveyor.conformance.data import Data
 from conveyor.conformance.ended_runs import EndedRuns
@@ -635,6 +636,7 @@ class Waiting:
 
 class QueueBehaviour(
     Adding,
+    Arguments,
     Data,
     Deduplicating,
     Managing,

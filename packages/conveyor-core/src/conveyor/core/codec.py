@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import math
 from contextlib import suppress
 from datetime import date, time, timedelta
@@ -82,8 +83,16 @@ class Payload(Generic[T]):
 
         Raises InvalidOptionError, naming `option`, for a type that pydantic cannot validate.
         """
+        self._adapter: TypeAdapter[T] | None = None
+        if kind is None:
+            return
+        # Pydantic makes something else of these: what the name may mean, and the function's arguments.
+        if isinstance(kind, str) or inspect.isroutine(kind):
+            raise InvalidOptionError(
+                option, kind, "give the type itself: a model, a dataclass, a TypedDict, …"
+            )
         try:
-            self._adapter: TypeAdapter[T] | None = None if kind is None else typed.adapter_of(kind)
+            self._adapter = typed.adapter_of(kind)
         except Exception as error:  # pydantic raises much, and a type may have a hook that raises anything
             allowed = f"use a model, a dataclass, a TypedDict or another type that pydantic takes: {error}"
             raise InvalidOptionError(option, kind, allowed) from error

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from conveyor.core._engine.settler import told
-from conveyor.core.clock import Clock, SystemClock
+from conveyor.core.arguments import checked_clock, checked_store, several
 from conveyor.core.codec import MAX_BYTES
 from conveyor.core.errors import (
     InvalidOptionError,
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from conveyor.core._engine.run import Run
+    from conveyor.core.clock import Clock
     from conveyor.core.job import Job
     from conveyor.core.store import Inserted, Store
 
@@ -71,9 +72,9 @@ class FlowProducer:
         Raises InvalidOptionError for an option that cannot be used, UnsupportedFeatureError if the store
         does not offer flows. `clock` is for tests.
         """
-        _offered(store)
+        _offered(checked_store(store))
         self._store = store
-        self._clock = clock or SystemClock()
+        self._clock = checked_clock(clock)
         self._intake_of = _intakes_of(
             store, queues, self._clock, whole(max_payload_bytes, "max_payload_bytes", least=1)
         )
@@ -198,9 +199,7 @@ def _intakes_of(
 ) -> Callable[[str], Intake[Any]]:
     """How jobs get into the queue of a name: one of those given, or a plain one."""
     known: dict[str, Queue[Any]] = {}
-    for queue in given:
-        if not isinstance(queue, Queue):
-            raise InvalidOptionError("queues", queue, "they are Queues")
+    for queue in several(given, "queues", Queue, "Queue(name, store)"):
         if known.setdefault(queue.name, queue) is not queue:
             raise InvalidOptionError("queues", queue, f"there are two queues of the name {queue.name!r}")
     intakes: dict[str, Intake[Any]] = {}

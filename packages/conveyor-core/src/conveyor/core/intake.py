@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import replace
 from datetime import timedelta
@@ -20,7 +21,7 @@ from conveyor.core.jobs import JobKey, JobRecord, JobState
 from conveyor.core.options import Parsed, checked_name, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from conveyor.core.clock import Clock
     from conveyor.core.codec import Payload
@@ -183,6 +184,18 @@ def as_stored(record: JobRecord, found: Inserted) -> JobRecord:
         run_at=run_at if found.state is JobState.DELAYED else None,
         holds_key=record.unique_key is not None,
     )
+
+
+def checked_defaults(given: object) -> dict[str, Any]:
+    """The options of `default_job_options=`, which are checked as those of `add`.
+
+    Raises InvalidOptionError for what is no mapping.
+    """
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise InvalidOptionError("default_job_options", given, 'give the keywords of add: {"attempts": 3}')
+    return dict(given)
 
 
 def checked_ageing(given: Duration) -> timedelta:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic
@@ -399,7 +398,6 @@ class Job(Generic[T, R]):
         if (
             isinstance(progress, bool)
             or not isinstance(progress, (int, float))
-            or not math.isfinite(progress)
             or not 0 <= progress <= _WHOLE
         ):
             raise InvalidOptionError("progress", progress, "it is a number from 0 to 100")
@@ -437,8 +435,10 @@ class Job(Generic[T, R]):
     async def move_to_delayed(self, when: Duration | datetime) -> None:
         """From the handler: when it returns, run the job again at or after `when`; no attempt is used."""
         if isinstance(when, datetime):
-            when = max(instant(when, "when") - self._clock.now(), timedelta(0))
-        self._decide("move_to_delayed", Snooze(when))
+            wait = max(instant(when, "when") - self._clock.now(), timedelta(0))
+        else:
+            wait = duration(when, "when")
+        self._decide("move_to_delayed", Snooze(wait))
 
     @statement_from_threads
     async def move_to_failed(self, reason: str) -> None:

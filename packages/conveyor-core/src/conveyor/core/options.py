@@ -71,7 +71,7 @@ class Group:
     max_size: int | None
 
     def __init__(self, id: str, max_size: int | None = None) -> None:
-        object.__setattr__(self, "id", checked_name(id, "group"))
+        object.__setattr__(self, "id", checked_name(id, "id"))
         object.__setattr__(
             self, "max_size", None if max_size is None else whole(max_size, "max_size", least=1)
         )
@@ -225,9 +225,9 @@ def parse(given: Mapping[str, Any]) -> Parsed:
     """
     unknown = given.keys() - AddOptions.__annotations__.keys()
     if unknown:
-        name = min(unknown)
+        name = min(unknown, key=str)
         known = ", ".join(sorted(AddOptions.__annotations__))
-        raise InvalidOptionError(name, given[name], f"there is no such option; there are {known}")
+        raise InvalidOptionError(str(name), given[name], f"there is no such option; there are {known}")
     delay, run_at = given.get("delay"), given.get("run_at")
     if delay is not None and run_at is not None:
         raise InvalidOptionError("run_at", run_at, "give a delay or a run_at, not both")
@@ -238,7 +238,10 @@ def parse(given: Mapping[str, Any]) -> Parsed:
             "deduplication", deduplication, 'use Deduplication("key") or Deduplication.by_payload()'
         )
     if group is not None and not isinstance(group, Group):
-        group = Group(group)
+        try:
+            group = Group(group)
+        except InvalidOptionError as error:
+            raise InvalidOptionError("group", group, error.allowed) from None
     return Parsed(
         settings=JobOptions(
             attempts=whole(given.get("attempts", 1), "attempts", least=1),

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Generic, Self, Unpack
 from typing_extensions import TypeVar
 
 from conveyor.core import acting, deduplicating, explaining, groups, observing, redriving, removing, seen
-from conveyor.core.clock import Clock, SystemClock
+from conveyor.core.arguments import checked_clock, checked_store, one_of, several
 from conveyor.core.codec import MAX_BYTES, Payload
 from conveyor.core.dead_letters import checked_dead_letter
-from conveyor.core.durations import Duration, duration
+from conveyor.core.durations import Duration, duration, instant
 from conveyor.core.errors import InvalidJobStateError, InvalidOptionError
 from conveyor.core.events import JobWaiting, QueueDrained, QueuePaused, QueueResumed
-from conveyor.core.intake import Intake, as_stored, checked_ageing
+from conveyor.core.intake import Intake, as_stored, checked_ageing, checked_defaults
 from conveyor.core.job import Job
 from conveyor.core.jobs import TERMINAL, JobKey, JobState
 from conveyor.core.options import AddOptions, Keeping, checked_keep, checked_name, flag, whole
@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
     from types import TracebackType
 
+    from conveyor.core.clock import Clock
     from conveyor.core.events import Event
     from conveyor.core.explanation import Explanation
+    from conveyor.core.jobs import JobRecord
     from conveyor.core.seen import WorkerInfo
     from conveyor.core.store import Store
 
@@ -88,9 +90,9 @@ class Queue(Generic[T, R]):
         Raises InvalidOptionError for a name or a default that cannot be used. `clock` is for tests.
         """
         self.name = checked_queue_name(name, "name")
-        self._store = store
-        self._clock = clock or SystemClock()
-        defaults: dict[str, Any] = dict(default_job_options or {})
+        self._store = checked_store(store)
+        self._clock = checked_clock(clock)
+        defaults = checked_defaults(default_job_options)
         if dead_letter is not None:
             defaults.setdefault("dead_letter", dead_letter)
             checked_dead_letter(checked_name(dead_letter, "dead_letter"), self.name)
@@ -144,7 +146,8 @@ class Queue(Generic[T, R]):
 
     async def add_bulk(self, jobs: Iterable[NewJob[T]]) -> list[Job[T, R]]:
         """Add jobs in one step: all of them, or, if an error is raised, none. Returned in order."""
-        return await self._intake.add([(job.name, job.data, job.options) for job in jobs])
+        given = several(jobs, "jobs", NewJob, "NewJob(name, data, …)")
+        return await self._intake.add([(job.name, job.data, job.options) for job in given])
 
     async def schedule(
         self,
@@ -156,7 +159,7 @@ class Queue(Generic[T, R]):
         """Add a job that runs at a time (an aware datetime) or after a while ("in 10 minutes", seconds)."""
         timing: AddOptions = {"delay": None, "run_at": None}
         if isinstance(when, datetime):
-            timing["run_at"] = when
+            timing["run_at"] = instant(when, "when")
         elif isinstance(when, str):
             timing["delay"] = duration(when.strip().removeprefix("in "), "when")
         else:
@@ -230,7 +233,7 @@ class Queue(Generic[T, R]):
 
     async def get_schedule(self, key: str) -> Schedule | None:
         """The schedule with this key as it is now, or None if there is none."""
-        return await self._schedules.get(key)
+        return await self._schedules.get(checked_name(key, "key"))
 
     async def get_schedules(self) -> list[Schedule]:
         """Every schedule of this queue as it is now, in the order they were made."""
@@ -241,21 +244,21 @@ class Queue(Generic[T, R]):
 
         Raises ScheduleNotFoundError.
         """
-        return await self._schedules.pause(key)
+        return await self._schedules.pause(checked_name(key, "key"))
 
     async def resume_schedule(self, key: str) -> Schedule:
         """Let a paused schedule go on with its next run; those in between are not made up for.
 
         Raises ScheduleNotFoundError.
         """
-        return await self._schedules.resume(key)
+        return await self._schedules.resume(checked_name(key, "key"))
 
     async def trigger_schedule(self, key: str) -> Job[T, R]:
         """Add a job of a schedule now, paused or not; its times and its `limit` are not touched.
 
         Raises ScheduleNotFoundError.
         """
-        record, found = await self._schedules.trigger(key)
+        record, found = await self._schedules.trigger(checked_name(key, "key"))
         standing = None if found.created else await observing.read(self._store, found.key)
         return self._intake.seen(
             as_stored(record, found) if standing is None else standing, deduplicated=not found.created
@@ -263,7 +266,7 @@ class Queue(Generic[T, R]):
 
     async def remove_schedule(self, key: str) -> bool:
         """Remove a schedule, and say whether it was there. The jobs it has added stay."""
-        return await self._schedules.remove(key)
+        return await self._schedules.remove(checked_name(key, "key"))
 
     def _plan(self, name: str, data: T | None, options: Mapping[str, Any], **given: Any) -> Plan:
         parsed = self._intake.parsed(options)
@@ -279,7 +282,7 @@ class Queue(Generic[T, R]):
 
     async def get_job(self, job_id: str) -> Job[T, R] | None:
         """The job as it is now, or None if there is none."""
-        record = await observing.read(self._store, JobKey(self.name, job_id))
+        record = await observing.read(self._store, self._key(job_id))
         return None if record is None else self._intake.seen(record)
 
     async def get_jobs(
@@ -293,8 +296,8 @@ class Queue(Generic[T, R]):
         found = await self._store.find(
             Where(queue=self.name, states=_states(states)),
             limit=whole(limit, "limit", least=1),
-            after=None if after is None else after._record,  # noqa: SLF001 - a job is its record, to us
-            order=_order(order),
+            after=self._checked_after(after),
+            order=one_of(order, "order", Order),
         )
         return [self._intake.seen(record) for record in found]
 
@@ -331,7 +334,7 @@ class Queue(Generic[T, R]):
         Limits are known from the workers seen; the jobs ahead of it are counted up to 1,000. Raises
         JobNotFoundError if there is no such job.
         """
-        return await explaining.explain(self._store, JobKey(self.name, checked_name(job_id, "job_id")))
+        return await explaining.explain(self._store, self._key(job_id))
 
     async def get_groups(
         self, *, finished: bool = False, limit: int = 1_000, after: str | None = None
@@ -365,7 +368,7 @@ class Queue(Generic[T, R]):
 
         Raises JobNotFoundError, from the first step of the iteration, if there is no such job.
         """
-        return observing.follow(self._store, JobKey(self.name, job_id), self._clock, self._closed)
+        return observing.follow(self._store, self._key(job_id), self._clock, self._closed)
 
     # ------------------------------------------------------------- pausing
 
@@ -410,7 +413,7 @@ class Queue(Generic[T, R]):
         The age counts from a job's end, or from its add if it has not finished. Active jobs are not to be
         cleaned.
         """
-        wanted = _state(state)
+        wanted = one_of(state, "state", JobState)
         if wanted not in _CLEANABLE:
             raise InvalidOptionError("state", state, f"one of {', '.join(sorted(_CLEANABLE))}")
         age = duration(grace, "grace")
@@ -450,7 +453,7 @@ class Queue(Generic[T, R]):
 
         A parent that failed for one of them is reopened, and is not among those counted.
         """
-        wanted = _state(state)
+        wanted = one_of(state, "state", JobState)
         if wanted not in TERMINAL:
             raise InvalidOptionError("state", state, f"one of {', '.join(sorted(TERMINAL))}")
         return await self._wake(wanted, Change(retry=True))
@@ -465,14 +468,14 @@ class Queue(Generic[T, R]):
         Its unfinished children are cancelled, too, and theirs. False if it has finished, or there is none.
         A handler that ends before it hears of this ends as it does: `wait_until_finished` tells.
         """
-        return await acting.cancel(self._store, JobKey(self.name, job_id), self._clock)
+        return await acting.cancel(self._store, self._key(job_id), self._clock)
 
     async def remove(self, job_id: str) -> bool:
         """Remove a job, and say whether it was there.
 
         Raises InvalidJobStateError if it is active: cancel it first.
         """
-        return await removing.remove(self._store, JobKey(self.name, job_id), self._clock)
+        return await removing.remove(self._store, self._key(job_id), self._clock)
 
     async def remove_deduplication_key(self, key: str) -> bool:
         """Let the next add with this key add a job, and say whether a job held it.
@@ -490,11 +493,20 @@ class Queue(Generic[T, R]):
         where another job has that id or that deduplication key now. A call that dies on the way loses nothing
         and doubles nothing.
         """
-        if isinstance(ids, str):
-            raise InvalidOptionError("ids", ids, "give a list of ids, also for one")
-        wanted = None if ids is None else frozenset(checked_name(one, "ids") for one in ids)
+        given = None if ids is None else several(ids, "ids", str, '"01a2…"')
+        wanted = None if given is None else frozenset(checked_name(one, "ids") for one in given)
         most = None if limit is None else whole(limit, "limit", least=1)
         return await redriving.redrive(self._store, self.name, self._clock, ids=wanted, limit=most)
+
+    def _key(self, job_id: object) -> JobKey:
+        return JobKey(self.name, checked_name(job_id, "job_id"))
+
+    def _checked_after(self, after: object) -> JobRecord | None:
+        if after is None:
+            return None
+        if not isinstance(after, Job) or after.queue_name != self.name:
+            raise InvalidOptionError("after", after, "it is the last job of the page before, of this queue")
+        return after._record  # noqa: SLF001 - a job is its record, to us
 
     async def _wake(self, state: JobState, change: Change) -> int:
         applied = await self._store.update(Where(queue=self.name, states=frozenset({state})), change)
@@ -512,21 +524,7 @@ class Queue(Generic[T, R]):
 
 
 def _states(given: Iterable[JobState | str]) -> frozenset[JobState] | None:
-    return frozenset(_state(state) for state in given) or None
-
-
-def _state(given: JobState | str) -> JobState:
-    try:
-        return JobState(given)
-    except ValueError:
-        raise InvalidOptionError("state", given, f"one of {', '.join(JobState)}") from None
-
-
-def _order(given: Order | str) -> Order:
-    try:
-        return Order(given)
-    except ValueError:
-        raise InvalidOptionError("order", given, f"one of {', '.join(Order)}") from None
+    return frozenset(one_of(state, "states", JobState) for state in given) or None
 
 
 def _pause(job_name: str | None, group: str | None) -> Pause:

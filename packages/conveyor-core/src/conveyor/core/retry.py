@@ -43,12 +43,12 @@ class Backoff:
         delays: tuple[timedelta, ...] = ()
         if isinstance(kind, (list, tuple)):
             if not kind:
-                raise InvalidOptionError("backoff", kind, "the list of delays is empty")
-            delays = tuple(duration(item, "backoff") for item in kind)
+                raise InvalidOptionError("kind", kind, "the list of delays is empty")
+            delays = tuple(duration(item, "kind") for item in kind)
             kind = "list"
-        elif not isinstance(kind, str) or not kind or len(kind) > _LONGEST_NAME:
+        elif not isinstance(kind, str) or not 1 <= len(kind) <= _LONGEST_NAME or not kind.isprintable():
             raise InvalidOptionError(
-                "backoff", kind, f"use one of {', '.join(KINDS)}, a list of durations, or a strategy's name"
+                "kind", kind, f"use one of {', '.join(KINDS)}, a list of durations, or a strategy's name"
             )
         if isinstance(jitter, bool) or not isinstance(jitter, (int, float)) or not 0 <= jitter <= 1:
             raise InvalidOptionError("jitter", jitter, "it is a fraction of the delay, from 0.0 to 1.0")
@@ -62,17 +62,20 @@ class Backoff:
     @classmethod
     def of(cls, value: object) -> Backoff | None:
         """The backoff that the option `backoff=` means: also a kind alone, a duration (fixed) or a list."""
-        match value:
-            case None | Backoff():
-                return value
-            case str() if value not in KINDS and value[:1].isdigit():
-                return cls("fixed", delay=value)
-            case str() | list() | tuple():
-                return cls(value)
-            case bool():
-                pass
-            case timedelta() | int() | float():
-                return cls("fixed", delay=duration(value, "backoff"))
+        try:
+            match value:
+                case None | Backoff():
+                    return value
+                case str() if value not in KINDS and value[:1].isdigit():
+                    return cls("fixed", delay=value)
+                case str() | list() | tuple():
+                    return cls(value)
+                case bool():
+                    pass
+                case timedelta() | int() | float():
+                    return cls("fixed", delay=value)
+        except InvalidOptionError as error:
+            raise InvalidOptionError("backoff", error.value, error.allowed) from None
         raise InvalidOptionError(
             "backoff", value, 'use Backoff(...), "exponential", "linear", a duration, or a list of durations'
         )

@@ -24,8 +24,8 @@ class Snooze(Signal):
     """Run the job again after `delay`, as if it had not run; no attempt is used."""
 
     def __init__(self, delay: Duration) -> None:
-        super().__init__(f"snoozed for {delay}")
         self.delay: timedelta = duration(delay, "delay")
+        super().__init__(f"snoozed for {delay}")
 
 
 class Retry(Signal):
@@ -47,5 +47,5 @@ class RateLimited(Signal):
     """Pause the job's group (its queue, if it has none) for all workers, for `delay`; no attempt is used."""
 
     def __init__(self, delay: Duration) -> None:
-        super().__init__(f"rate limited for {delay}")
         self.delay: timedelta = duration(delay, "delay", zero=False)
+        super().__init__(f"rate limited for {delay}")

@@ -16,15 +16,20 @@ import itertools
 from collections import deque
 from contextlib import asynccontextmanager
 from copy import copy
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from conveyor.core.arguments import checked_clock, checked_store
 from conveyor.core.codec import encode
-from conveyor.core.durations import Duration, duration
+from conveyor.core.durations import Duration, duration, instant
+from conveyor.core.errors import InvalidOptionError
 from conveyor.core.ids import new_job_id, new_token
 from conveyor.core.jobs import JobKey, JobRecord, JobState
+from conveyor.core.options import checked_name, flag, whole
 from conveyor.core.report import Failure, Report
-from conveyor.core.store import Claim, Outcome, Where
+from conveyor.core.store import Claim, Outcome, Store, Where
+from conveyor.core.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
@@ -43,9 +48,7 @@ if TYPE_CHECKING:
         Pause,
         Renewed,
         Settled,
-        Store,
     )
-    from conveyor.core.worker import Worker
 
 __all__ = [
     "ClockedStore",
@@ -59,6 +62,8 @@ __all__ = [
 
 T = TypeVar("T")
 
+_METHODS: Final = frozenset(name for name in vars(Store) if not name.startswith("_")) - {"features", "bus"}
+_FIELDS: Final = frozenset(field.name for field in fields(JobRecord))
 #: Where a ManualClock stands when it is made.
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -74,7 +79,7 @@ class ManualClock:
 
     def __init__(self, start: datetime = START) -> None:
         """Stand at `start`."""
-        self._start = start
+        self._start = instant(start, "start")
         self._passed = timedelta(0)
         self._timers: list[tuple[timedelta, int, _Timer]] = []
         self._number = itertools.count()
@@ -144,7 +149,7 @@ class WrappedStore:
 
     def __init__(self, store: Store) -> None:
         """Wrap a store."""
-        self.wrapped = store
+        self.wrapped = checked_store(store)
 
     @property
     def features(self) -> frozenset[Feature]:
@@ -280,7 +285,7 @@ class ClockedStore(WrappedStore):
     def __init__(self, store: Store, clock: ManualClock) -> None:
         """Let `store` live by `clock`."""
         super().__init__(store)
-        self._clock = clock
+        self._clock = checked_clock(clock)
 
     async def _pass_on(self, method: str, *args: Any, **kwargs: Any) -> Any:
         if "now" in kwargs and kwargs["now"] is None:
@@ -303,7 +308,18 @@ class FaultyStore(WrappedStore):
         self.calls: list[str] = []
 
     def fail(self, method: str, error: BaseException, *, times: int = 1, after: bool = False) -> None:
-        """Let the next calls of a method raise."""
+        """Let the next calls of a method raise.
+
+        Raises InvalidOptionError for what is no method of a store, or no error.
+        """
+        if not isinstance(method, str) or method not in _METHODS:
+            raise InvalidOptionError("method", method, f"one of {', '.join(sorted(_METHODS))}")
+        if not isinstance(error, BaseException):
+            raise InvalidOptionError(
+                "error", error, 'give what is to be raised: StoreUnavailableError("gone")'
+            )
+        whole(times, "times", least=1)
+        flag(after, "after")
         self._faults.setdefault(method, deque()).extend([(error, after)] * times)
 
     async def _pass_on(self, method: str, *args: Any, **kwargs: Any) -> Any:
@@ -319,11 +335,20 @@ class FaultyStore(WrappedStore):
 
 async def run_until_idle(worker: Worker[Any]) -> None:
     """Run every job that a worker (not started) can run now, then return."""
+    if not isinstance(worker, Worker):
+        raise InvalidOptionError("worker", worker, "give a worker: Worker(queue_name, handler, store)")
     await worker.run_until_idle()
 
 
 def make_record(queue: str = "q", name: str = "job", data: object = None, **fields: Any) -> JobRecord:
-    """A record to insert, with whatever of it matters to the test."""
+    """A record to insert, with whatever of it matters to the test.
+
+    Raises InvalidOptionError for a field that a record does not have, and for a name that a job cannot have.
+    """
+    for field in fields.keys() - _FIELDS:
+        raise InvalidOptionError(field, fields[field], f"a record has {', '.join(sorted(_FIELDS))}")
+    checked_name(queue, "queue")
+    checked_name(name, "name")
     given: dict[str, Any] = {"queue": queue, "id": new_job_id(), "name": name, "payload": encode(data)}
     return JobRecord(**given | fields)
 
@@ -340,7 +365,17 @@ async def make_job(
     now: datetime | None = None,
     **fields: Any,
 ) -> JobRecord:
-    """A job that is stored, and in this state, by the way that jobs get there."""
+    """A job that is stored, and in this state, by the way that jobs get there.
+
+    Raises InvalidOptionError for what cannot be used, as `make_record` does.
+    """
+    checked_store(store)
+    if not isinstance(state, JobState):
+        raise InvalidOptionError("state", state, f"one of {', '.join(map(str, JobState))}, as a JobState")
+    if error is not None and not isinstance(error, BaseException):
+        raise InvalidOptionError("error", error, "give an exception")
+    if now is not None:
+        instant(now, "now")
     if state is JobState.DELAYED:
         fields.setdefault("delay", timedelta(hours=1))
     record = make_record(queue, name, data, **fields)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
+from conveyor.core.arguments import several
 from conveyor.core.errors import InvalidOptionError, PayloadError
 from conveyor.core.jobs import JobKey
 from conveyor.core.options import AddOptions
@@ -67,14 +68,7 @@ def flow_jobs(given: object, option: str) -> tuple[FlowJob, ...]:
 
     Raises InvalidOptionError for anything but an iterable of FlowJobs.
     """
-    if not isinstance(given, Iterable):
-        raise InvalidOptionError(option, given, "give a list of FlowJobs, also for one")
-    found: list[FlowJob] = []
-    for one in given:
-        if not isinstance(one, FlowJob):
-            raise InvalidOptionError(option, one, "they are FlowJobs: FlowJob(name, queue_name, data, …)")
-        found.append(one)
-    return tuple(found)
+    return tuple(several(given, option, FlowJob, "FlowJob(name, queue_name, data, …)"))
 
 
 @dataclass(slots=True, eq=False, repr=False)

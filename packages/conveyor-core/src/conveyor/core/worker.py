@@ -22,7 +22,13 @@ from typing_extensions import TypeVar
 from conveyor.core import events as told
 from conveyor.core import observing, seen
 from conveyor.core._engine.announcer import Announcer
-from conveyor.core._engine.checks import checked_batch, checked_limit, checked_strategies, refuse_missing
+from conveyor.core._engine.checks import (
+    checked_batch,
+    checked_group_limit,
+    checked_limit,
+    checked_strategies,
+    refuse_missing,
+)
 from conveyor.core._engine.closing import Closing, Tasks
 from conveyor.core._engine.executor import Executor
 from conveyor.core._engine.handlers import checked_handler, payloads_of, refuse_generator, results_of
@@ -40,8 +46,8 @@ from conveyor.core._engine.scheduler import Scheduler
 from conveyor.core._engine.settler import Settler, Verdict
 from conveyor.core._engine.stopping import told_by_signals
 from conveyor.core._engine.verdict import Judge
+from conveyor.core.arguments import checked_clock, checked_store
 from conveyor.core.batches import Batch
-from conveyor.core.clock import Clock, SystemClock
 from conveyor.core.codec import MAX_BYTES
 from conveyor.core.durations import Duration, duration
 from conveyor.core.errors import InvalidOptionError, WorkerClosedError
@@ -57,6 +63,7 @@ from conveyor.core.store import Claim, Stalled
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from conveyor.core.clock import Clock
     from conveyor.core.events import Event
     from conveyor.core.store import Store
 
@@ -138,8 +145,8 @@ class Worker(Generic[T]):
         self.queue_name = checked_queue_name(queue_name, "queue_name")
         self._handler = checked_handler(handler)
         self._batch = checked_batch(batch, self._handler, prefetch)
-        self._store = store
-        self._clock = clock or SystemClock()
+        self._store = checked_store(store)
+        self._clock = checked_clock(clock)
         #: Unique to this worker, in this process, this time.
         self.id = f"{_host()}:{os.getpid()}:{uuid4().hex[:8]}"
         self.name = self.id if name is None else checked_name(name, "name")
@@ -154,10 +161,11 @@ class Worker(Generic[T]):
                 stacklevel=2,
             )
         limit = checked_limit(max_global_concurrency, limiter, "max_global_concurrency")
-        group_limit = None if group is None else checked_limit(group.concurrency, group.limiter, "group")
+        group_limit = checked_group_limit(group)
         refuse_missing(store, limit, group_limit)
         if prefetch is not None:
             whole(prefetch, "prefetch", least=0, most=10_000)
+        whole(max_stalled, "max_stalled", least=0)
         limited = limit is not None or group_limit is not None
         if limited and prefetch:
             raise InvalidOptionError("prefetch", prefetch, "with a limit it is 0: a claim is a start")
@@ -198,7 +206,7 @@ class Worker(Generic[T]):
                 started=max_stalled > 0,
                 stalled=Stalled.LEFT,
             ),
-            max_stalled=whole(max_stalled, "max_stalled", least=0),
+            max_stalled=max_stalled,
             stalled_interval=duration(stalled_interval, "stalled_interval", zero=False).total_seconds(),
             poll_interval=duration(poll_interval, "poll_interval", zero=False).total_seconds(),
             prefetch=0 if limited or batch is not None or max_stalled == 0 else prefetch,
@@ -528,7 +536,7 @@ class Worker(Generic[T]):
 
         The callback may be async. What it raises is logged, and reaches nobody.
         """
-        kind = _EVENTS.get(event)
+        kind = _EVENTS.get(event) if isinstance(event, str) else None
         if kind is None:
             raise InvalidOptionError("event", event, f"one of {', '.join(sorted(_EVENTS))}")
         if not callable(callback):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from conveyor.core._engine.handlers import refuse_generator
 from conveyor.core.batches import Batch
 from conveyor.core.errors import InvalidOptionError, UnsupportedFeatureError
-from conveyor.core.limits import RateLimit
-from conveyor.core.options import whole
+from conveyor.core.limits import GroupLimit, RateLimit
+from conveyor.core.options import checked_name, whole
 from conveyor.core.store import Feature, Limit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from conveyor.core.durations import Duration
     from conveyor.core.store import Store
@@ -21,12 +23,20 @@ def checked_strategies(
     given: Mapping[str, Callable[[int], Duration]] | None,
 ) -> dict[str, Callable[[int], Duration]]:
     """The backoff strategies of a worker, by name."""
-    for name, strategy in (given or {}).items():
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise InvalidOptionError(
+            "backoff_strategies", given, 'give functions by name: {"slow": lambda failures: 60 * failures}'
+        )
+    for name, strategy in given.items():
+        checked_name(name, "backoff_strategies")
         if not callable(strategy):
             raise InvalidOptionError(
                 "backoff_strategies", {name: strategy}, "each is a function of the failures so far"
             )
-    return dict(given or {})
+        refuse_generator(strategy, "backoff_strategies")
+    return dict(given)
 
 
 def checked_batch(batch: object, handler: object, prefetch: int | None) -> Batch | None:
@@ -53,6 +63,15 @@ def checked_limit(active: int | None, rate: RateLimit | None, option: str) -> Li
     if active is None and rate is None:
         return None
     return Limit(active=active, rate=None if rate is None else rate.as_rate())
+
+
+def checked_group_limit(group: GroupLimit | None) -> Limit | None:
+    """What the store is to keep to for each group."""
+    if group is None:
+        return None
+    if not isinstance(group, GroupLimit):
+        raise InvalidOptionError("group", group, "use GroupLimit(concurrency=2)")
+    return checked_limit(group.concurrency, group.limiter, "group")
 
 
 def refuse_missing(store: Store, limit: Limit | None, group_limit: Limit | None) -> None:

@@ -68,7 +68,9 @@ class _Handlers:
         self._before: dict[int, Any] = {}
         if threading.current_thread() is not threading.main_thread():
             raise InvalidOptionError(
-                "signals", "True", "only the main thread gets signals; elsewhere, run with signals=False"
+                "signals",
+                value=True,
+                allowed="only the main thread gets signals; elsewhere, run with signals=False",
             )
         for kind in _KINDS:
             self._before[kind] = signal.signal(kind, self._handler)

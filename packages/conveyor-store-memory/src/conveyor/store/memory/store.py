@@ -51,7 +51,9 @@ class MemoryStore(Store):
         Stores of one `name` share their data while the event loop that they are opened on lives; without
         a name nobody else sees it.
         """
-        self._name = name
+        if name is not None and not isinstance(name, str):
+            raise InvalidOptionError("name", name, "it is a string, or None")
+        self._name = name or None
         self._shared = _Shared()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._bus = _Bus(lambda: self._shared.buses)
@@ -61,10 +63,10 @@ class MemoryStore(Store):
         """A store for `memory:` (private) or `memory://NAME` (shared by those who give that name)."""
         for option in options:
             raise InvalidOptionError(option, HIDDEN, "the memory store has no options")
-        found = re.fullmatch(r"memory:(?://([^/?#]*))?", url)
+        found = re.fullmatch(r"memory:(?://([^/?#]*))?", url) if isinstance(url, str) else None
         if found is None:
             raise InvalidOptionError("url", showable(url), "write memory: or memory://NAME")
-        return cls(found[1] or None)
+        return cls(found[1])
 
     @property
     def features(self) -> frozenset[Feature]:

@@ -67,7 +67,7 @@ def parsed(url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     Raises InvalidOptionError for a URL without a usable path, and for an option that does not exist.
     """
     shown = showable(url)
-    parts = _split(url)
+    parts = _split(url) if isinstance(url, str) else None
     # Outside of any `except`, so that the parser's own words are in no traceback: they quote the URL.
     if parts is None:
         raise InvalidOptionError("url", shown, f"it is not a valid URL; {_URL}")
