@@ -3,7 +3,8 @@
 A block that calls `asyncio.run` is a program, and runs in a process of its own. The other blocks of a page
 are one session, from top to bottom, with `await` allowed anywhere, as in `python -m asyncio`. What a
 `print` shows is checked where a comment behind it says what that is (`…` stands for anything). A block
-below `<!-- not run: the reason -->` is left out.
+below `<!-- not run: the reason -->` is left out. All are held to mypy and pyright, strict, too, except below
+`<!-- not typed: the reason -->`.
 """
 
 # ruff: noqa: S101 - tests assert
@@ -17,6 +18,7 @@ import inspect
 import re
 import subprocess
 import sys
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -71,6 +73,10 @@ class Block:
     @property
     def run(self) -> bool:
         return self.language == "python" and not self.note.startswith("not run:")
+
+    @property
+    def typed(self) -> bool:
+        return self.run and not self.note.startswith("not typed:")
 
 
 def blocks(page: Path) -> Iterator[Block]:
@@ -169,6 +175,53 @@ def run(block: Block, code: str, folder: Path) -> None:
     check(done.stdout, shown_by(block))
 
 
+#: The session of a page is the body of a function, for its `await`s. So its names are local ones, and those
+#: that nothing uses are not worth a word.
+FRAME: Final = "async def page() -> None:"
+STRICT: Final = (
+    "# pyright: strict, reportUnusedVariable=false, reportUnusedFunction=false, reportUnusedClass=false"
+)
+
+
+def typed_programs(page: Path) -> Iterator[tuple[str, str]]:
+    """A page's examples for type checkers, by name; the lines have the numbers that they have in the page."""
+    name = re.sub(r"\W", "_", name_of(page).removesuffix(".md"))
+    session: list[str] = []
+    for block in blocks(page):
+        if block.typed and block.program:
+            yield f"{name}_{block.line}", "\n" * (block.line - 1) + block.code
+        elif block.typed:
+            session = session or ["", FRAME]
+            session += [""] * (block.line - 1 - len(session))
+            session += textwrap.indent(block.code, "    ").splitlines()
+    if session:
+        yield name, "\n".join([*session, ""])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "checker",
+    [
+        # What passes the strict mode passes the default one: it has the same checks, and more.
+        pytest.param(["mypy", "--config-file=", "--strict", "--explicit-package-bases"], id="mypy"),
+        pytest.param(["pyright", "--pythonpath", sys.executable], id="pyright"),
+    ],
+)
+def test_every_example_passes_strict_type_checking(checker: list[str], tmp_path: Path) -> None:
+    for page in RUN:
+        for name, source in typed_programs(page):
+            (tmp_path / f"{name}.py").write_text(source, encoding="utf-8")
+            if checker[0] == "pyright":  # in both of its modes, which infer differently
+                (tmp_path / f"{name}_strict.py").write_text(STRICT + source, encoding="utf-8")
+
+    done = subprocess.run(  # noqa: S603 - a program of ours
+        [sys.executable, "-m", *checker, "."], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "no issues found" in done.stdout or "0 errors, 0 warnings" in done.stdout
+
+
 @pytest.mark.slow
 def test_the_first_example_runs_on_postgresql_by_its_url_alone(tmp_path: Path) -> None:
     first = next(block for block in blocks(README) if block.run)
@@ -194,7 +247,10 @@ def test_every_page_has_an_example_that_is_run() -> None:
 
 def test_a_block_that_is_not_run_says_why() -> None:
     silent = [
-        f"{name_of(b.page)}:{b.line}" for page in RUN for b in blocks(page) if b.note.strip() == "not run:"
+        f"{name_of(b.page)}:{b.line}"
+        for page in RUN
+        for b in blocks(page)
+        if b.note.strip() in {"not run:", "not typed:"}
     ]
 
     assert silent == []

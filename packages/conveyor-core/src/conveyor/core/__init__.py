@@ -50,7 +50,7 @@ from conveyor.core.scheduling import Schedule
 from conveyor.core.seen import RunningJob, WorkerInfo
 from conveyor.core.signals import RateLimited, Retry, Snooze, Unrecoverable
 from conveyor.core.store import Feature, Order, Pause, Store
-from conveyor.core.worker import Worker, WorkerStats
+from conveyor.core.worker import Handler, Worker, WorkerStats
 
 __all__ = [
     "AddOptions",
@@ -70,6 +70,7 @@ __all__ = [
     "GroupFullError",
     "GroupInfo",
     "GroupLimit",
+    "Handler",
     "InstalledStore",
     "InvalidJobStateError",
     "InvalidOptionError",
