@@ -205,6 +205,7 @@ class Stalls:
             async with Worker("q", other, bench.store, concurrency=4, clock=bench.clock):
                 while len(other.ids) < 20:
                     await bench.later("0.1s")
+                    await asyncio.sleep(0.01)  # real time, for the store to answer
             assert (alone.stats().running, alone.stats().ready) == (1, 0)
             gate.opened.set()
 
