@@ -5,7 +5,8 @@
     python examples/parse_stdlib/main.py --store memory:      # any installed store
 
 Three parts, in the order in which they happen: the files are counted in a plain loop; then each becomes a
-job, worked off by workers in processes of their own; then the two counts are compared, file by file.
+job, worked off by a worker in a process of its own, whose handlers run in processes again, one for each
+processor to be used; then the two counts are compared, file by file.
 
 The run itself is a job, too. While it has not finished, adding it again finds it (deduplication), so a
 program that was killed goes on where it was; once it has finished, the next start is a new run.
@@ -18,7 +19,6 @@ from __future__ import annotations
 import argparse
 import ast
 import asyncio
-import contextlib
 import hashlib
 import logging
 import math
@@ -28,7 +28,7 @@ import sysconfig
 import time
 import warnings
 from asyncio.subprocess import PIPE
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
@@ -53,7 +53,7 @@ from conveyor.core import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import Sequence
 
 FIGURES: Final = ("lines", "functions", "classes")
 BROKEN: Final = Path(__file__).resolve().parent / "broken"
@@ -76,9 +76,10 @@ noted: set[str] = set()
 
 @dataclass(frozen=True)
 class Source:
-    """The payload of a job: the file to parse."""
+    """The payload of a job: the file to parse, and how much longer to take for it, in seconds."""
 
     path: str
+    slow: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,9 @@ def read(path: str) -> tuple[bytes, ast.Module]:
     """
     source = Path(path).read_bytes()
     try:
-        return source, ast.parse(source)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old-fashioned escapes, of which there are many
+            return source, ast.parse(source)
     except (SyntaxError, ValueError, RecursionError) as error:
         raise Unrecoverable(f"{type(error).__name__}: {error}") from error
 
@@ -151,45 +154,34 @@ def plain_count(files: Sequence[str]) -> Count:
 # ------------------------------------------------------------------------- the workers
 
 
-class Parser:
-    """The handler.
+def parse(job: Job[Source]) -> Figures:
+    """The handler: a plain function, which the worker's processes import by its name.
 
-    Parsing is all computing, so what makes it faster is the second process, and no number of tasks or
-    threads. The threads here only keep it off the worker's event loop, which has leases to renew, jobs to
-    claim and results to write meanwhile. (A plain function as the handler would run in a thread as a whole.)
+    Parsing is all computing. In threads it would share one processor with the worker's event loop, which has
+    leases to renew, jobs to claim and results to write meanwhile.
     """
-
-    def __init__(self, slow: float) -> None:
-        self._slow = slow
-
-    async def __call__(self, job: Job[Source]) -> dict[str, int]:
-        await asyncio.sleep(self._slow)
-        source, tree = await asyncio.to_thread(read, job.data.path)
-        if len(source) > LARGE_FILE:
-            await job.update_progress(50)
-        return asdict(await asyncio.to_thread(figures_of, source, tree))
+    time.sleep(job.data.slow)
+    source, tree = read(job.data.path)
+    if len(source) > LARGE_FILE:
+        job.update_progress(50)
+    return figures_of(source, tree)
 
 
-@contextlib.asynccontextmanager
-async def workers(store: Store, queue_name: str, options: argparse.Namespace) -> AsyncIterator[None]:
-    """Several workers in this process, until the end of the block; then they finish what they are at."""
-    async with contextlib.AsyncExitStack() as stack:
-        for _ in range(options.workers):
-            worker = Worker(
-                queue_name,
-                Parser(options.slow),
-                store,
-                payload=Source,
-                lock_duration=LOCK_DURATION,
-                stalled_interval="1s",
-            )
-            await stack.enter_async_context(worker)
-        yield
+def worker_of(store: Store, queue_name: str, options: argparse.Namespace) -> Worker[Source]:
+    return Worker(
+        queue_name,
+        parse,
+        store,
+        executor="process",
+        processes=options.processes,
+        lock_duration=LOCK_DURATION,
+        stalled_interval="1s",
+    )
 
 
 async def work(options: argparse.Namespace) -> None:
     """Worker mode: work until the process that started this one closes our standard input, or dies."""
-    async with open_store(options.store) as store, workers(store, options.work_for, options):
+    async with open_store(options.store) as store, worker_of(store, options.work_for, options):
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.buffer.read)
 
@@ -200,8 +192,8 @@ class Crew:
     def __init__(self, queue_name: str, options: argparse.Namespace) -> None:
         self._command = [sys.executable, *(f"-W{w}" for w in sys.warnoptions), str(Path(__file__).resolve())]
         self._command += ["--work-for", queue_name, "--store", options.store]
-        self._command += ["--workers", str(options.workers), "--slow", str(options.slow)]
-        self._size: int = options.processes
+        self._command += ["--processes", str(options.processes)]
+        self._size: int = options.workers
         self._processes: list[asyncio.subprocess.Process] = []
         self._talk: set[asyncio.Task[None]] = set()
         self._deaths = 0
@@ -265,27 +257,29 @@ async def run(files: Sequence[str], folder: Path, options: argparse.Namespace) -
         this = await runs.add("run", deduplication=Deduplication("run"))
         queue = Queue(f"parse-{this.id}", store, payload=Source)
 
+        shared = Feature.MULTI_PROCESS in store.features
         began = time.perf_counter()
-        # Their ids are made from the paths, so adding a file again changes nothing.
-        added = await queue.add_bulk(
-            NewJob(
-                "parse",
-                Source(path),
-                job_id=job_id(path, folder),
-                attempts=3,
-                backoff=Backoff("exponential", "200ms"),
+        crew = Crew(queue.name, options) if shared else None
+        async with crew or worker_of(store, queue.name, options):
+            # The jobs are added while the worker process starts. Their ids are made from the paths, so adding
+            # a file again changes nothing.
+            added, _ = await asyncio.gather(
+                queue.add_bulk(
+                    NewJob(
+                        "parse",
+                        Source(path, options.slow),
+                        job_id=job_id(path, folder),
+                        attempts=3,
+                        backoff=Backoff("exponential", "200ms"),
+                    )
+                    for path in files
+                ),
+                crew.fill() if crew is not None else asyncio.sleep(0),
             )
-            for path in files
-        )
-        left = await queue.count(*UNFINISHED)
-        how = "found the run that was cut off" if this.deduplicated else "new run"
-        say(f"{how}: {len(added):,} jobs, {left:,} of them to do")
-        if Feature.MULTI_PROCESS in store.features:
-            async with Crew(queue.name, options) as crew:
-                await finished(queue, len(files), crew, kill_at=left // 2 if options.kill_one else None)
-        else:
-            async with workers(store, queue.name, options):
-                await finished(queue, len(files))
+            left = sum(not job.state.terminal for job in added)
+            how = "found the run that was cut off" if this.deduplicated else "new run"
+            say(f"{how}: {len(added):,} jobs, {left:,} of them to do")
+            await finished(queue, len(files), crew, kill_at=left // 2 if options.kill_one else None)
         count = await outcome(queue, set(files))
         count.seconds = time.perf_counter() - began
         count.jobs = left
@@ -430,6 +424,8 @@ def show(plain: Count, ours: Count, folder: Path) -> None:
     for name, left, right in rows:
         table.add_row(name, f"{left:,}", f"{right:,}")
     table.add_row("seconds", f"{plain.seconds:.1f}", f"{ours.seconds:.1f}")
+    if ours.jobs == len(ours.parsed) + len(ours.failed):  # and nothing was done before
+        table.add_row("of the plain count's seconds", "1.00", f"{ours.seconds / plain.seconds:.2f}")
     per_second = ours.jobs / ours.seconds
     table.add_row("jobs per second", "", f"{per_second:,.0f}" if ours.jobs else "none left")
     if ours.stalled:
@@ -469,10 +465,10 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--store", default="sqlite:///conveyor-demo.db", help="the store's URL (default: %(default)s)"
     )
-    parser.add_argument("--processes", type=at_least_one, default=2, help="worker processes (default: 2)")
     parser.add_argument(
-        "--workers", type=at_least_one, default=2, help="workers in each process (default: 2)"
+        "--processes", type=at_least_one, default=2, help="processes that parse, of each worker (default: 2)"
     )
+    parser.add_argument("--workers", type=at_least_one, default=1, help="worker processes (default: 1)")
     parser.add_argument(
         "--kill-one", action="store_true", help="kill a worker process half-way; nothing is lost"
     )
@@ -500,10 +496,7 @@ def not_negative(text: str) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = options_of(arguments)
-    # What is parsed is full of old-fashioned escapes, and this program's leases are short on purpose.
-    warnings.filterwarnings("ignore", category=SyntaxWarning)
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
-    warnings.filterwarnings("ignore", message="lock_duration=")
+    warnings.filterwarnings("ignore", message="lock_duration=")  # its leases are short on purpose
     if options.work_for:
         # Ctrl-C reaches every process of a terminal; the one that started us will tell us.
         signal.signal(signal.SIGINT, signal.SIG_IGN)

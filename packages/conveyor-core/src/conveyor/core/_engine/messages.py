@@ -27,6 +27,8 @@ from conveyor.core.tree import FlowJob
 #: The bytes that say how long a message is.
 HEAD: Final = 8
 _OPTIONS: Final = {one.__name__: one for one in (Backoff, Deduplication, Group, Keep)}
+#: What most of a record is like, and so need not be sent: that costs less than half.
+_USUAL: Final = {one.name: one.default for one in fields(JobRecord)}
 _DELAYED: Final = {one.__name__: one for one in (Snooze, Retry, RateLimited)}
 
 
@@ -88,12 +90,13 @@ def packed(value: object) -> Any:  # noqa: PLR0911 - one for each kind
             }
             return {"flow": parts, "data": encode(value.data)}
         case JobRecord():
-            return {"record": {one.name: packed(getattr(value, one.name)) for one in fields(value)}}
+            given = ((name, getattr(value, name), usual) for name, usual in _USUAL.items())
+            return {"record": {name: packed(one) for name, one, usual in given if one != usual}}
         case _:
             return {"opaque": repr(value)}
 
 
-def unpacked(value: Any) -> Any:  # noqa: PLR0911 - one for each kind
+def unpacked(value: Any) -> Any:  # noqa: C901, PLR0911 - one for each kind
     """What was packed: a tuple as a list."""
     match value:
         case list():
@@ -116,8 +119,10 @@ def unpacked(value: Any) -> Any:  # noqa: PLR0911 - one for each kind
             return FlowJob(**found, data=decode(data), **options)
         case {"record": parts}:
             found = {name: unpacked(one) for name, one in parts.items()}
-            found["parent"] = None if found["parent"] is None else JobKey(*found["parent"])
-            found["state"] = JobState(found["state"])
+            if "parent" in found:
+                found["parent"] = JobKey(*found["parent"])
+            if "state" in found:
+                found["state"] = JobState(found["state"])
             return JobRecord(**found)
         case {"opaque": text}:
             return _Opaque(text)
