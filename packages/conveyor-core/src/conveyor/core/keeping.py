@@ -56,16 +56,18 @@ def retention_of(
 
 
 def _said(state: JobState, options: JobOptions, by_worker: Retention | None) -> Retention | None:
-    own: Mapping[JobState, Retention | None] = {
-        JobState.COMPLETED: options.remove_on_complete,
-        JobState.FAILED: options.remove_on_fail,
-    }
-    return own.get(state) or options.keep or by_worker or options.queue_keep
+    own = None
+    if state is JobState.COMPLETED:
+        own = options.remove_on_complete
+    elif state is JobState.FAILED:
+        own = options.remove_on_fail
+    return own or options.keep or by_worker or options.queue_keep
 
 
 def _exception(record: JobRecord, state: JobState, report: Report | None) -> Retention | None:
     if report is not None and report.dead_letter_of is not None:
         return FOREVER
+    if record.unique_for is None or record.unique_for <= BY_DEFAULT[state]:
+        return None
     # A store keeps a job that has a retention until its key lapses.
-    age = BY_DEFAULT[state]
-    return Retention(age=age) if record.unique_for is not None and record.unique_for > age else None
+    return Retention(age=BY_DEFAULT[state])

@@ -196,7 +196,7 @@ class Judge:
                 record,
                 report.encode(final=True),
                 release=release(record, options),
-                retention=self._retention(record, JobState.CANCELLED, report, options),
+                retention=retention_of(record, JobState.CANCELLED, report, options, by_worker=self.keep),
             ),
             events=(_event(JobCancelled, record, now),),
             parent=record.parent,
@@ -224,7 +224,7 @@ class Judge:
             outcome=Outcome.completed(
                 record,
                 report.encode(final=True),
-                retention=self._retention(record, JobState.COMPLETED, report, run.settings),
+                retention=retention_of(record, JobState.COMPLETED, report, run.settings, by_worker=self.keep),
             ),
             events=(_event(JobCompleted, record, now),),
             parent=record.parent,
@@ -296,7 +296,9 @@ class Judge:
                 run.record,
                 run.report.encode(final=True),
                 release=release(run.record, run.settings),
-                retention=self._retention(run.record, JobState.CANCELLED, run.report, run.settings),
+                retention=retention_of(
+                    run.record, JobState.CANCELLED, run.report, run.settings, by_worker=self.keep
+                ),
             ),
             events=(_event(JobCancelled, run.record, now),),
             parent=run.record.parent,
@@ -347,7 +349,7 @@ class Judge:
                 record,
                 report.encode(final=True),
                 release=release(record, options),
-                retention=self._retention(record, JobState.FAILED, report, options),
+                retention=retention_of(record, JobState.FAILED, report, options, by_worker=self.keep),
                 spawn=letters_of(record, report, options or JobOptions()),
             ),
             events=(_event(JobFailed, record, now, reason=failure.message),),
@@ -355,11 +357,6 @@ class Judge:
             has_children=is_parent(record) if options is None else bool(options.children or report.children),
             run_log=run_log or RunLog(record.name, now, failure=failure),
         )
-
-    def _retention(
-        self, record: JobRecord, state: JobState, report: Report, options: JobOptions | None
-    ) -> Retention | None:
-        return retention_of(record, state, report, options, by_worker=self.keep)
 
     def _backoff(self, run: Run, failures: int) -> timedelta:
         backoff = run.settings.backoff
