@@ -365,10 +365,11 @@ def _condition(where: Where, now: datetime) -> _Condition:
     if where.states is not None and _is_found_otherwise(where):
         terms.append(_IN_STATES)
         parameters["states"] = sorted(where.states)
+    by_end = where.unretained and not _is_found_otherwise(where)
     if where.unretained:
-        terms.append(_IS_UNRETAINED)
+        terms.append(_IN_UNRETAINED if by_end else _IS_UNRETAINED)
     if where.older_than is not None:
-        terms.append(_HAS_ENDED_LONG_AGO if where.unretained else _IS_OLD)
+        terms.append(_HAS_ENDED_LONG_AGO if by_end else _IS_OLD)
         parameters["born"] = now - where.older_than
     if where.expired:
         few = where.ids is not None or where.parent is not None or where.unique_key is not None
@@ -391,9 +392,11 @@ _HOLDS_KEY: Final = (
 )
 _HAS_REPORT: Final = "report::text = %(report)s"
 _IS_OLD: Final = "coalesce(finished_at, created_at) <= %(born)s"
-#: The same of finished jobs alone, as their index knows it.
+_IS_UNRETAINED: Final = "finished_at is not null and expires_at is null and keep_count is null"
+#: The same as the index of finished jobs knows it. What is found by something else must not be found so:
+#: a plan that was made while the table was small may go by that index for good.
 _HAS_ENDED_LONG_AGO: Final = "finished_at <= %(born)s"
-_IS_UNRETAINED: Final = f"finished_at is not null and {_UNRETAINED} = 1"
+_IN_UNRETAINED: Final = f"finished_at is not null and {_UNRETAINED} = 1"
 _HAS_ID: Final = "id = any(%(ids)s::text[])"
 #: Both of these, one by one: a plan that takes the queue for small reads all of it for a few hundred ids.
 _BY_IDS: Final = """seq = any(array(
@@ -427,7 +430,9 @@ _TERMS: Final[dict[str, tuple[str, Callable[[Any], dict[str, Any]]]]] = {
 #: Of rows that are found by something else: as no index knows it, so that none of a state is preferred.
 _IN_STATES: Final = "state || '' = any(%(states)s::text[])"
 #: What may cease to be true of a row, and is looked at again when that is locked; so is its state.
-_MAY_CEASE: Final = frozenset({_HOLDS_KEY, _HAS_REPORT, _IS_OLD, _IS_UNRETAINED, _HAS_ENDED_LONG_AGO})
+_MAY_CEASE: Final = frozenset(
+    {_HOLDS_KEY, _HAS_REPORT, _IS_OLD, _IS_UNRETAINED, _HAS_ENDED_LONG_AGO, _IN_UNRETAINED}
+)
 
 
 def _branches(where: Where) -> tuple[Branch, ...]:
