@@ -111,7 +111,7 @@ def filled(url: str, request: pytest.FixtureRequest) -> Iterator[Filled]:
         keeping.commit()
         kept = Explaining(keeping, name, keeps=True)
         asyncio.run(do_all(kept))
-        fill(connection, name, backlog=(201, SHAPES[name].jobs), live=(200_201, 202_000))
+        fill(connection, name, backlog=(201, SHAPES[name].jobs), live=(200_201, 204_000))
         yield Filled(name, kept)
         connection.execute(f"drop schema {name} cascade".encode())
 
@@ -185,7 +185,7 @@ async def claim_at_once(session: Session) -> None:
 
 def live(*kinds: int, most: int = 10) -> list[int]:
     """The numbers of live jobs of these kinds."""
-    return [n for n in range(200_001, 202_001) if n % 10 in kinds][:most]
+    return [n for n in range(200_001, 204_001) if n % 10 in kinds][:most]
 
 
 def outcomes(numbers: list[int]) -> list[Outcome]:
