@@ -155,6 +155,7 @@ def _steps(features: frozenset[Feature]) -> Mapping[str, Step]:
         "old ones": Where(queue="q", older_than=span(2)),
         "names": Where(queue="q", names=frozenset({"none"})),
         "what has expired": Where(queue="q", expired=True),
+        "what nobody says to keep": Where(queue="q", unretained=True),
         "a report": Where(queue="q", report="[]"),
     }
     if Feature.UNIQUE_KEYS in features:

@@ -297,7 +297,7 @@ def _stored(job: JobRecord, begins: Beginning, at: datetime) -> JobRecord:
 def _matches(where: Where, job: JobRecord, at: datetime) -> bool:
     """Whether a job that has not been stored yet is of the set."""
     return (
-        not where.expired
+        not (where.expired or where.unretained)
         and where.queue in (None, job.queue)
         and where.group in (None, job.group)
         and where.parent in (None, job.parent)
@@ -316,6 +316,9 @@ _ORDERS: Final[Mapping[Order, Callable[[JobRecord], tuple[Any, ...]]]] = {
     Order.NEWEST: lambda job: (-job.seq,),
     Order.FINISHED: lambda job: (
         (1, -job.seq) if job.finished_at is None else (0, -job.finished_at.timestamp(), -job.seq)
+    ),
+    Order.EARLIEST: lambda job: (
+        (1, job.seq) if job.finished_at is None else (0, job.finished_at.timestamp(), job.seq)
     ),
     Order.CLAIM: lambda job: (job.rank, -job.seq if job.lifo else job.seq),
 }
