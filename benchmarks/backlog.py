@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from conveyor.core import NewJob, Queue, open_store
+from conveyor.core import Job, NewJob, Queue, open_store
 from conveyor.store.pg.testing import private_server
 
 BULK = 1_000
@@ -50,6 +50,7 @@ async def measure(url: str, shape: str, jobs: int) -> dict[str, float]:
         if shape == "paused":
             await queue.pause(job_name="job")
         await queue.get_job_counts()  # the connection is warm
+        made: list[Job[dict[str, int]]] = []
         for first in range(0, jobs, BULK):
             numbers = range(first, first + BULK)
             made = await queue.add_bulk([NewJob("job", {"n": n}, **SHAPES[shape](n)) for n in numbers])
