@@ -474,7 +474,8 @@ def public_parameters() -> dict[str, set[str]]:
         for name in module.__all__:
             value = getattr(module, name)
             if not isinstance(value, type):
-                found[name] = parameters(value)
+                # What cannot be called is a name for annotations.
+                found[name] = parameters(value) if callable(value) else set()
                 continue
             told = issubclass(value, Exception) and not issubclass(value, Signal)
             if value in {Store, AddOptions} or told or issubclass(value, Enum):
