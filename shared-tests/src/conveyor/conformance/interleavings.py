@@ -29,7 +29,11 @@ from conveyor.core.testing import WrappedStore
 #: For what is heard in the middle of a call. A store that tells it later is tested less, and passes.
 MOMENT: Final = 0.02
 #: For a call that not every worker makes.
-PATIENCE: Final = 0.3
+PATIENCE: Final = 0.2
+#: How many workers are played at once: a closed one waits two seconds for a claim, however slow the store is.
+AT_ONCE: Final = 6
+#: For what ends as soon as the store has answered.
+LONG: Final = "1 minute"
 #: The calls that are held, each by its number among those of its kind: what a handler and the end of a family
 #: write; the others that a worker makes for certain.
 WRITTEN: Final = (("insert", 1), ("update", 1), ("delete", 1))
@@ -194,7 +198,7 @@ async def worker_closes(life: Life) -> None:
     """The worker is closed; its handlers may finish."""
     asyncio.get_running_loop().call_later(MOMENT, life.limit.set)
     asyncio.get_running_loop().call_later(MOMENT, life.opened.set)
-    await life.worker.close(SOON)
+    await life.worker.close(LONG)
 
 
 async def worker_closes_at_once(life: Life) -> None:
@@ -324,7 +328,7 @@ async def live(life: Life, happens: Callable[[Life], Awaitable[None]], patience:
         life.limit.set()
         life.opened.set()
         await finished(life)
-    await life.worker.close(SOON)
+    await life.worker.close(LONG)
     assert await life.active() == 0, "a closed worker left active jobs"
     if closed:
         async with Worker(life.queue.name, nothing, life.store, poll_interval=MOMENT):
@@ -358,20 +362,23 @@ class Interleavings:
         self, store: Store, happens: Callable[[Life], Awaitable[None]], kind: str
     ) -> None:
         async def play(held: tuple[str, int], phase: str) -> None:
-            life = await begin(store, held, phase, batched=kind == "batches")
-            try:
-                await live(life, happens, SOON if held in certain else PATIENCE)
-            except BaseException as error:
-                error.add_note(f"call {held[1]} of {held[0]} was held at its {phase}")
-                raise
-            finally:
-                await life.worker.close(0)
+            async with at_once:
+                life = await begin(store, held, phase, batched=kind == "batches")
+                try:
+                    await live(life, happens, SOON if held in certain else PATIENCE)
+                except BaseException as error:
+                    error.add_note(f"call {held[1]} of {held[0]} was held at its {phase}")
+                    raise
+                finally:
+                    await life.worker.close(0)
+                await store.delete(Where(queue=life.queue.name), limit=100)  # a store may rewrite all it has
             assert life.held.reached.is_set() or held not in certain
 
         calls = HELD[kind] + (WRITTEN if kind == "one by one" and happens in WHILE_WRITING else ())
         certain = () if kind == "batches" else CERTAIN
         if Feature.FLOWS not in store.features:
             calls = tuple(call for call in calls if call[0] != "delete")
+        at_once = asyncio.Semaphore(AT_ONCE)
         async with asyncio.TaskGroup() as group:
             for held, phase in product(calls, ("start", "end")):
                 group.create_task(play(held, phase))
