@@ -23,6 +23,7 @@ from conveyor.core.dead_letters import original
 from conveyor.core.events import JobRemoved, JobWaiting
 from conveyor.core.holding import claim_of
 from conveyor.core.jobs import JobKey, JobRecord, JobState
+from conveyor.core.options import FOREVER
 from conveyor.core.store import Change, Order, Outcome, Retention, Where
 
 if TYPE_CHECKING:
@@ -101,7 +102,8 @@ async def _send(
         found = there.get(job.key)
         if found is None and job.key not in taken:
             added[letter.id] = job.key
-            outcomes.append(Outcome.completed(letter, letter.report, spawn=(job,)))
+            # If nobody comes to look what became of the job, the letter is all that tells of it.
+            outcomes.append(Outcome.completed(letter, letter.report, retention=FOREVER, spawn=(job,)))
         elif job.key in again or (
             found is not None and found.state is not JobState.FAILED and found.created_at == created_at
         ):
