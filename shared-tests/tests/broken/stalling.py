@@ -62,6 +62,12 @@ def writes_no_start(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @caught_by("stalls", "test_a_job_that_cannot_be_alone_here_soon_is_left_to_another_worker")
+def claims_jobs_that_have_stalled_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that is to run alone is claimed at once, and waits where the next deadly one may be held."""
+    monkeypatch.setattr(Poller, "_holds_nothing", True)
+
+
+@caught_by("stalls", "test_a_job_that_cannot_be_alone_here_soon_is_left_to_another_worker")
 def waits_for_ever_to_be_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A job that is to run alone is kept until everything else here has ended."""
     monkeypatch.setattr(Poller, "_return_isolated", lambda _: None)

@@ -177,6 +177,8 @@ class Stalls:
             await bench.later("1s")
             await bench.store.advance({"q"})
             await bench.queue.promote_jobs()
+            await bench.later("0.2s")
+            assert await bench.state(second) is JobState.WAITING, "claimed while another job is held"
             await bench.later("1s")
             await until_true(lambda: busy.stats().ready == 1)
             await bench.queue.add_bulk([NewJob("work") for _ in range(3)])
