@@ -185,7 +185,7 @@ class Poller:
         now = self._clock.monotonic()
         until_claim = self._claim_at - now if wanted > 0 else self._rules.poll_interval
         times = [until_claim, self._until_look(now), self._advance_at - now]
-        if self._clear_until is not None and self._clears:
+        if self._clear_until is not None and now < self._clear_until:
             times.append(self._clear_until - now)
         return max(0.0, min(times))
 
@@ -412,11 +412,13 @@ class Poller:
         """Whether nothing is claimed for a moment, for the next job has stalled before, and others are held.
 
         It is claimed when they have ended: one of them may be the first of its kind to kill the process, and
-        what only waits here is lost with it, too. If they take long it is claimed all the same, or every
-        worker would wait for it. Pinned by stalls.py.
+        what only waits here is lost with it, too. If those that run take long it is claimed all the same, or
+        every worker would wait for it. Pinned by stalls.py.
         """
         until = self._clear_until
-        return until is not None and self._clock.monotonic() < until and not self._holds_nothing
+        if until is None or self._holds_nothing:
+            return False
+        return self.ready > 0 or self._clock.monotonic() < until
 
     @property
     def _alone(self) -> bool:
