@@ -39,6 +39,7 @@ from rich.table import Table
 
 from conveyor.core import (
     Backoff,
+    Batch,
     ConveyorError,
     Deduplication,
     Feature,
@@ -64,6 +65,8 @@ LOCK_DURATION: Final = "4s"
 MOST_DEATHS: Final = 10
 #: From this size on, a file is worth a word about how far it is.
 LARGE_FILE: Final = 200_000
+#: Files for one call of the handler.
+FILES_AT_ONCE: Final = 4
 LONGEST_ID: Final = 255
 SECONDS_PER_LINE: Final = 2.0
 
@@ -154,14 +157,22 @@ def plain_count(files: Sequence[str]) -> Count:
 # ------------------------------------------------------------------------- the workers
 
 
-def parse(job: Job[Source]) -> Figures:
+def parse(jobs: list[Job[Source]]) -> list[Figures | Exception]:
     """The handler: a plain function, which the worker's processes import by its name.
 
     Parsing is all computing. In threads it would share one processor with the worker's event loop, which has
-    leases to renew, jobs to claim and results to write meanwhile.
+    leases to renew, jobs to claim and results to write meanwhile; and it takes a few files in each call, so
+    that their results are written together. One that fails does so alone.
     """
+    return [parsed(job) for job in jobs]
+
+
+def parsed(job: Job[Source]) -> Figures | Exception:
     time.sleep(job.data.slow)
-    source, tree = read(job.data.path)
+    try:
+        source, tree = read(job.data.path)
+    except (Unrecoverable, OSError) as error:
+        return error
     if len(source) > LARGE_FILE:
         job.update_progress(50)
     return figures_of(source, tree)
@@ -174,6 +185,7 @@ def worker_of(store: Store, queue_name: str, options: argparse.Namespace) -> Wor
         store,
         executor="process",
         processes=options.processes,
+        batch=Batch(FILES_AT_ONCE),
         lock_duration=LOCK_DURATION,
         stalled_interval="1s",
     )

@@ -133,7 +133,7 @@ def test_a_worker_process_that_is_killed_loses_nothing_and_a_second_run_is_a_new
 def test_a_program_that_was_killed_goes_on_where_it_was(
     folder: Path, main: Callable[..., int], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    first = start(folder, "--slow", "0.2")
+    first = start(folder, "--slow", "0.1")
     try:
         at_work(first, 1)
     finally:
