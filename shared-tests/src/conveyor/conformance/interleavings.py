@@ -37,7 +37,7 @@ LONG: Final = "1 minute"
 #: The calls that are held, each by its number among those of its kind: what a handler and the end of a family
 #: write; the others that a worker makes for certain.
 WRITTEN: Final = (("insert", 1), ("update", 1), ("delete", 1))
-CERTAIN: Final = (("claim", 1), ("settle", 1), ("renew", 1), ("advance", 1), *WRITTEN)
+CERTAIN: Final = (("claim", 1), ("settle", 1), ("renew", 1), ("advance", 1), *WRITTEN[:2])
 #: What is held of a worker of each kind.
 HELD: Final = {
     "one by one": (*CERTAIN[:4], ("claim", 2), ("settle", 2), ("count", 1), ("find", 1), ("pause", 1)),
