@@ -280,7 +280,7 @@ class Die(random.Random):
             self.lapse: 4,
             self.advance: 8,
             self.renew: 5,
-            self.update: 10,
+            self.update: 16,
             self.delete: 5,
             self.find: 2,
             self.count: 1,
