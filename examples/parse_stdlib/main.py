@@ -65,8 +65,6 @@ LOCK_DURATION: Final = "4s"
 MOST_DEATHS: Final = 10
 #: From this size on, a file is worth a word about how far it is.
 LARGE_FILE: Final = 200_000
-#: Files for one call of the handler.
-FILES_AT_ONCE: Final = 4
 LONGEST_ID: Final = 255
 SECONDS_PER_LINE: Final = 2.0
 
@@ -161,7 +159,7 @@ def parse(jobs: list[Job[Source]]) -> list[Figures | Exception]:
     """The handler: a plain function, which the worker's processes import by its name.
 
     Parsing is all computing. In threads it would share one processor with the worker's event loop, which has
-    leases to renew, jobs to claim and results to write meanwhile; and it takes a few files in each call, so
+    leases to renew, jobs to claim and results to write meanwhile; and it takes some files in each call, so
     that their results are written together. One that fails does so alone.
     """
     return [parsed(job) for job in jobs]
@@ -185,7 +183,7 @@ def worker_of(store: Store, queue_name: str, options: argparse.Namespace) -> Wor
         store,
         executor="process",
         processes=options.processes,
-        batch=Batch(FILES_AT_ONCE),
+        batch=Batch(options.files),
         lock_duration=LOCK_DURATION,
         stalled_interval="1s",
     )
@@ -204,7 +202,7 @@ class Crew:
     def __init__(self, queue_name: str, options: argparse.Namespace) -> None:
         self._command = [sys.executable, *(f"-W{w}" for w in sys.warnoptions), str(Path(__file__).resolve())]
         self._command += ["--work-for", queue_name, "--store", options.store]
-        self._command += ["--processes", str(options.processes)]
+        self._command += ["--processes", str(options.processes), "--files", str(options.files)]
         self._size: int = options.workers
         self._processes: list[asyncio.subprocess.Process] = []
         self._talk: set[asyncio.Task[None]] = set()
@@ -481,6 +479,9 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--processes", type=at_least_one, default=2, help="processes that parse, of each worker (default: 2)"
     )
     parser.add_argument("--workers", type=at_least_one, default=1, help="worker processes (default: 1)")
+    parser.add_argument(
+        "--files", type=at_least_one, default=20, help="files for one call of the handler (default: 20)"
+    )
     parser.add_argument(
         "--kill-one", action="store_true", help="kill a worker process half-way; nothing is lost"
     )

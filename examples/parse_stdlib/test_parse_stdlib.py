@@ -53,7 +53,7 @@ def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
 
     def run_main(folder: Path, *arguments: str) -> int:
         try:
-            status: int = module.main([str(folder), *arguments])
+            status: int = module.main([str(folder), "--files", "4", *arguments])
         except SystemExit as exit_:  # argparse's way
             return int(exit_.code or 0)
         return status
@@ -64,7 +64,7 @@ def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """The program in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-W", "error", str(PROGRAM), str(folder), *arguments],
+        [sys.executable, "-W", "error", str(PROGRAM), str(folder), "--files", "4", *arguments],
         cwd=folder.parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
