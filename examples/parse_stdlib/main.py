@@ -290,8 +290,8 @@ async def run(files: Sequence[str], folder: Path, options: argparse.Namespace) -
             how = "found the run that was cut off" if this.deduplicated else "new run"
             say(f"{how}: {len(added):,} jobs, {left:,} of them to do")
             await finished(queue, len(files), crew, kill_at=left // 2 if options.kill_one else None)
-        count = await outcome(queue, set(files))
-        count.seconds = time.perf_counter() - began
+            count = await outcome(queue, set(files))
+            count.seconds = time.perf_counter() - began
         count.jobs = left
 
         async def total(_: Job[None]) -> dict[str, int]:
