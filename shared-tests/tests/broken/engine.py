@@ -349,6 +349,14 @@ def its_worker_says_how_long_a_job_is_kept(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(keeping, "_said", by_worker_first)
 
 
+@caught_by(
+    "interleavings", "test_a_job_that_is_cancelled_while_its_claim_is_on_its_way_does_not_run_to_its_end"
+)
+def forgets_who_is_cancelled_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cancellation that is heard while a claim is on its way waits for the next heartbeat."""
+    monkeypatch.setattr(Poller, "heard_cancel", lambda _poller, _job_id: None)
+
+
 @caught_by("queue behaviour", "test_a_job_that_has_no_handler_here_goes_back_as_if_never_claimed")
 def runs_what_it_gets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a claim brings is run, and fails where there is no handler of its name."""

@@ -20,9 +20,10 @@ from typing import Any, Final
 import pytest
 
 from conveyor.conformance.area import area, needs
-from conveyor.conformance.bench import SOON, Bench, nothing, until, until_finished
+from conveyor.conformance.bench import SOON, Bench, Watcher, nothing, until, until_finished
 from conveyor.core import Batch, FlowJob, FlowProducer, Job, JobState, NewJob, Queue, RateLimited, Worker
 from conveyor.core.errors import StoreError, StoreUnavailableError
+from conveyor.core.events import CancelRequested
 from conveyor.core.store import Beat, Claim, Feature, JobRecord, Outcome, Store, Where
 from conveyor.core.testing import WrappedStore
 
@@ -417,6 +418,28 @@ class Interleavings:
 
             await until(gone_back)
             assert ran == ["limited"] + ["child"] * (held == "count")
+
+    async def test_a_job_that_is_cancelled_while_its_claim_is_on_its_way_does_not_run_to_its_end(
+        self, store: Store
+    ) -> None:
+        queue: Queue[Any] = Queue("q", store)
+        job = await queue.add("work")
+        holding = HeldStore(store, "q", "claim", 1, "end")
+
+        async def handler(_: Job[Any]) -> None:
+            await asyncio.Event().wait()
+
+        # Nothing but the event says it in time: the next heartbeat is hours away.
+        async with Worker("q", handler, holding, lock_duration="3h"):
+            await holding.reached.wait()
+            async with Watcher(queue, store) as watcher:
+                assert await queue.cancel(job.id)
+                await watcher.until(CancelRequested)
+            await asyncio.sleep(MOMENT)  # the worker hears it at the same time
+            holding.let_go.set()
+            await until_finished(job)
+
+        assert job.state is JobState.CANCELLED
 
     @needs(Feature.FLOWS)
     async def test_families_are_tidied_that_end_while_another_one_is(self, store: Store) -> None:

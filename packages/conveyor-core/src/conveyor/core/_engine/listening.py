@@ -85,7 +85,9 @@ class Listener:
                 self._poller.wake_for_time()
             case told.CancelRequested(job_id=job_id):
                 run = self._heartbeat.find(job_id)
-                if run is not None:
+                if run is None:
+                    self._poller.heard_cancel(job_id)
+                else:
                     run.halt(Stop.CANCELLED)
                     self._poller.freed()
             case told.QueuePaused(job_name=job_name, group=group):

@@ -109,6 +109,8 @@ class Poller:
         self._woken = self._due_sooner = False
         #: The pauses that were heard of since the latest claim began: it may not have seen them.
         self._paused_since: set[Pause] = set()
+        #: The jobs whose cancellation was asked for meanwhile; None: no claim is on its way.
+        self._cancelled_since: set[str] | None = None
         self._stopping = False
         self.paused = False
 
@@ -217,6 +219,11 @@ class Poller:
         self._paused_since.add(what)
         self.give_back(run for run in self._ready if _covers(what, run))
 
+    def heard_cancel(self, job_id: str) -> None:
+        """A job that is not held is to be cancelled: a claim on its way may bring it."""
+        if self._cancelled_since is not None:
+            self._cancelled_since.add(job_id)
+
     # -------------------------------------------------------------- claiming
 
     def _wanted(self) -> int:
@@ -247,7 +254,7 @@ class Poller:
         request = replace(self._rules.claim, count=wanted, token=new_token(), stalled=stalled)
         self._clear_until = None
         self._woken = False
-        self._paused_since = set()
+        self._paused_since, self._cancelled_since = set(), set()
         claimed = await self._store.claim(request)
         got = len(claimed.jobs) + len(claimed.undecodable)
         now = self._clock.monotonic()
@@ -278,7 +285,7 @@ class Poller:
         for lead, count in lacking:
             if lead.ended or self.paused or self._stopping or self._alone:
                 continue
-            self._paused_since = set()
+            self._paused_since, self._cancelled_since = set(), set()
             claimed = await find(self._store, claim, lead.record, count)
             if claimed is not None:
                 self._refuse(claimed)
@@ -294,6 +301,10 @@ class Poller:
         for run in runs:
             run.claimed_at = now
         self._heartbeat.hold(runs)
+        cancelled, self._cancelled_since = self._cancelled_since or (), None
+        for run in runs:
+            if run.record.id in cancelled:
+                run.halt(Stop.CANCELLED)
         # Held and ready before anything is waited for: what is heard meanwhile concerns them, too. Nothing
         # starts, since only the task that waits here starts jobs. Pinned by interleavings.py.
         self._ready.extend(runs)
