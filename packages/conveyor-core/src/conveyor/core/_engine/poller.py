@@ -116,8 +116,8 @@ class Poller:
 
     @property
     def ready(self) -> int:
-        """How many jobs are claimed and not started."""
-        return len(self._ready)
+        """How many jobs are claimed and not started; one whose lease was lost goes when a slot is free."""
+        return sum(run.stop is not Stop.LEASE_LOST for run in self._ready)
 
     def wake(self) -> None:
         """There may be jobs: claim now, if there is room."""
