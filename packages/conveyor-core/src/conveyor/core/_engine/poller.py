@@ -109,7 +109,7 @@ class Poller:
         self._woken = self._due_sooner = False
         #: The pauses that were heard of since the latest claim began: it may not have seen them.
         self._paused_since: set[Pause] = set()
-        #: The jobs whose cancellation was asked for meanwhile; None: no claim is on its way.
+        #: The jobs whose cancellation was heard of since then; None once what that claim brought is held.
         self._cancelled_since: set[str] | None = None
         self._stopping = False
         self.paused = False
