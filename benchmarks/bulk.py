@@ -23,8 +23,7 @@ from uuid import uuid4
 
 import psycopg
 
-from conveyor.core.jobs import JobRecord, JobState
-from conveyor.core.store import Inserted
+from conveyor.core.store import Inserted, JobRecord, JobState
 from conveyor.store.pg import PgStore
 from conveyor.store.pg.testing import private_server
 

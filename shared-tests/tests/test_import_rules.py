@@ -13,17 +13,14 @@ CORE = "conveyor.core"
 SUITE = "conveyor.conformance"
 STORES = "conveyor.store"
 # What the author of a store may use of core; docs/writing-a-store.md names the same.
-STORE_SURFACE = tuple(
-    f"conveyor.core.{name}"
-    for name in ("store", "jobs", "events", "errors", "durations", "planning", "using")
-)
+STORE_SURFACE = tuple(f"conveyor.core.{name}" for name in ("store", "events", "errors", "durations"))
 
 # They run code found in data, or (marshal, shelve) are pickle by another name.
 UNSAFE_MODULES = {"pickle", "marshal", "shelve"}
 UNSAFE_BUILTINS = {"eval", "exec", "__import__"}
 # Two places turn a name into a module: the one looks for installed stores, the other is for the processes
 # of a worker, which import the handlers that it was given. Neither reads a name from a row.
-MAY_IMPORT_BY_NAME = ("conveyor.core.discovery", "conveyor.core._engine.import_paths")
+MAY_IMPORT_BY_NAME = ("conveyor.core.discovery", "conveyor.core._engine.processes.import_paths")
 
 
 def breaches(source: str, module: str) -> list[str]:
@@ -115,24 +112,24 @@ def test_a_package_imports_only_what_its_layer_may(source: Path) -> None:
         ("conveyor.store.sqlite.store", "from conveyor.core import Queue"),
         ("conveyor.store.sqlite.store", "from conveyor.core import *"),
         ("conveyor.store.sqlite.store", "import conveyor.core"),
-        ("conveyor.store.sqlite.store", "from conveyor.core.codec import encode"),
+        ("conveyor.store.sqlite.store", "from conveyor.core._jobs.payload import encode"),
         ("conveyor.store.sqlite.store", "from conveyor.core.storekeeping import rows"),
         ("conveyor.store.sqlite.store", "from conveyor.store.memory import MemoryStore"),
         ("conveyor.store.sqlite.store", "from conveyor.store import memory"),
         ("conveyor.store.sqlite", "from .store import SqliteStore"),
         ("conveyor.store.sqlite.testing", "from _pytest.tmpdir import TempPathFactory"),
         ("conveyor.conformance.model", "from conveyor.store.sqlite import SqliteStore"),
-        ("conveyor.core.codec", "def f():\n    import pickle"),
-        ("conveyor.core.codec", "from marshal import loads"),
-        ("conveyor.core.codec", "import shelve as s"),
-        ("conveyor.core.codec", "eval('1')"),
-        ("conveyor.core.codec", "run = exec"),
-        ("conveyor.core.codec", "import builtins\nbuiltins.eval('1')"),
-        ("conveyor.core.codec", "from builtins import exec as run"),
-        ("conveyor.core.codec", "__import__('os')"),
-        ("conveyor.core.codec", "import importlib as i\ni.import_module('os')"),
-        ("conveyor.core.codec", "from importlib import import_module"),
-        ("conveyor.core._engine.child", "import runpy"),
+        ("conveyor.core._jobs.payload", "def f():\n    import pickle"),
+        ("conveyor.core._jobs.payload", "from marshal import loads"),
+        ("conveyor.core._jobs.payload", "import shelve as s"),
+        ("conveyor.core._jobs.payload", "eval('1')"),
+        ("conveyor.core._jobs.payload", "run = exec"),
+        ("conveyor.core._jobs.payload", "import builtins\nbuiltins.eval('1')"),
+        ("conveyor.core._jobs.payload", "from builtins import exec as run"),
+        ("conveyor.core._jobs.payload", "__import__('os')"),
+        ("conveyor.core._jobs.payload", "import importlib as i\ni.import_module('os')"),
+        ("conveyor.core._jobs.payload", "from importlib import import_module"),
+        ("conveyor.core._engine.processes.child", "import runpy"),
     ],
 )
 def test_a_planted_breach_is_caught(module: str, line: str) -> None:
@@ -149,13 +146,16 @@ def test_a_planted_breach_is_caught(module: str, line: str) -> None:
             "conveyor.core.discovery",
             "from importlib import import_module",
         ),
-        ("conveyor.core._engine.import_paths", "import importlib, runpy\nimportlib.import_module(module)"),
+        (
+            "conveyor.core._engine.processes.import_paths",
+            "import importlib, runpy\nimportlib.import_module(module)",
+        ),
         ("conveyor.store.sqlite.store", "from conveyor.core import errors"),
-        ("conveyor.store.sqlite.store", "from conveyor.core.jobs import JobState"),
+        ("conveyor.store.sqlite.store", "from conveyor.core.store import JobState"),
         ("conveyor.store.sqlite.store", "import conveyor.core.events"),
         ("conveyor.store.sqlite", "from conveyor.store.sqlite.store import SqliteStore"),
         ("conveyor.conformance.model", "import pytest\nfrom conveyor.store.memory import MemoryStore"),
-        ("conveyor.core.codec", "connection.exec('begin')"),
+        ("conveyor.core._jobs.payload", "connection.exec('begin')"),
     ],
 )
 def test_what_the_rules_allow_is_no_breach(module: str, line: str) -> None:

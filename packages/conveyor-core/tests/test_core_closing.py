@@ -30,10 +30,9 @@ from conveyor.core import (
     Worker,
     WorkerClosedError,
 )
+from conveyor.core._queue_names import workers_of
 from conveyor.core.events import LocalBus
-from conveyor.core.jobs import JobRecord
-from conveyor.core.reserved import workers_of
-from conveyor.core.store import Beat, Claim, Claimed, Renewed, Where
+from conveyor.core.store import Beat, Claim, Claimed, JobRecord, Renewed, Where
 from conveyor.core.testing import ClockedStore, FaultyStore, ManualClock, WrappedStore
 from conveyor.store.memory import MemoryStore
 

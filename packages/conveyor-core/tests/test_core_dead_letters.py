@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from conveyor.core import InvalidOptionError, NewJob, Queue, Worker
-from conveyor.core.dead_letters import dead_letter, letters_of, original
-from conveyor.core.jobs import JobRecord
+from conveyor.core._jobs.dead_letters import dead_letter, letters_of, original
+from conveyor.core._jobs.report import Failure, Report
 from conveyor.core.options import JobOptions
-from conveyor.core.report import Failure, Report
+from conveyor.core.store import JobRecord
 from conveyor.core.testing import FaultyStore, make_job
 
 

@@ -9,10 +9,9 @@ import pytest
 
 from conveyor.core import InvalidOptionError, JobState, Queue
 from conveyor.core import explanation as told
-from conveyor.core.jobs import JobKey
-from conveyor.core.reserved import workers_of
-from conveyor.core.seen import find_workers
-from conveyor.core.store import Claim
+from conveyor.core._inspect.workers import find_workers
+from conveyor.core._queue_names import workers_of
+from conveyor.core.store import Claim, JobKey
 from conveyor.core.testing import FaultyStore, make_job
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -19,7 +19,7 @@ from conveyor.core import (
     UnsupportedFeatureError,
     Worker,
 )
-from conveyor.core.report import Report
+from conveyor.core._jobs.report import Report
 from conveyor.core.testing import ClockedStore, FaultyStore, ManualClock, WrappedStore
 from conveyor.store.memory import MemoryStore
 

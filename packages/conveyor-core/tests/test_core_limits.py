@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from conveyor.core import InvalidOptionError, Job, NewJob, Queue, RateLimit, Worker
-from conveyor.core.ids import new_token
+from conveyor.core._jobs.ids import new_token
 from conveyor.core.store import Claim, Store
 from conveyor.core.testing import ManualClock
 

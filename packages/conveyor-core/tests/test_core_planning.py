@@ -7,9 +7,17 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from conveyor.core.errors import GroupFullError
-from conveyor.core.jobs import JobKey, JobRecord, JobState
-from conveyor.core.planning import Plan, beginning, check_groups, in_line, planned
-from conveyor.core.store import Inserted
+from conveyor.core.store import (
+    Inserted,
+    JobKey,
+    JobRecord,
+    JobState,
+    Plan,
+    beginning,
+    check_groups,
+    in_line,
+    planned,
+)
 
 NOW = datetime(2026, 3, 2, 9, tzinfo=UTC)
 BEFORE = NOW - timedelta(days=1)

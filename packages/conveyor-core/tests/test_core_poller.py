@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pytest
 
 from conveyor.core import Job, JobState, NewJob, Queue, Worker
-from conveyor.core.ids import new_token
+from conveyor.core._jobs.ids import new_token
 from conveyor.core.store import Advanced, Claim, Claimed, Settled, Store
 from conveyor.core.testing import ClockedStore, ManualClock, WrappedStore
 from conveyor.store.memory import MemoryStore
@@ -148,7 +148,7 @@ async def test_a_job_whose_fate_cannot_be_told_stalls_instead_of_being_held_for_
     def broken(*_: Any) -> None:
         raise SystemExit
 
-    monkeypatch.setattr("conveyor.core._engine.verdict.Judge.verdict", broken)
+    monkeypatch.setattr("conveyor.core._engine.decisions.Judge.verdict", broken)
     async with worker:
         await clock.advance(120)
 

@@ -18,13 +18,12 @@ from conveyor.core import (
     StoreUnavailableError,
     UnsupportedFeatureError,
     Worker,
-    firing,
-    plan,
 )
+from conveyor.core._schedules import decisions, definition
+from conveyor.core._schedules.timing import Cron, Every
 from conveyor.core.durations import duration
-from conveyor.core.jobs import JobRecord
 from conveyor.core.options import Deduplication
-from conveyor.core.schedule import Cron, Every
+from conveyor.core.store import JobRecord
 from conveyor.core.testing import ClockedStore, FaultyStore, ManualClock, WrappedStore
 from conveyor.store.memory import MemoryStore
 
@@ -182,7 +181,7 @@ async def test_a_worker_fires_on_when_its_store_is_back() -> None:
             assert await queue.count() == 2
 
 
-def a_plan(**given: Any) -> plan.Plan:
+def a_plan(**given: Any) -> definition.Plan:
     fields: dict[str, Any] = {
         "key": "k",
         "job": JobRecord(queue="q", id="", name="x"),
@@ -191,7 +190,7 @@ def a_plan(**given: Any) -> plan.Plan:
         "misfire": "run_once",
         "overlap": "allow",
     }
-    return plan.checked_plan(**fields | given)
+    return definition.checked_plan(**fields | given)
 
 
 @given(data=st.data())
@@ -222,7 +221,7 @@ def test_a_plan_and_its_standing_are_the_same_after_storage(data: st.DataObject)
         jitter=data.draw(st.none() | spans),
         misfire=data.draw(st.sampled_from(["run_once", "skip", RunAll(7)])),
     )
-    standing = plan.Standing(
+    standing = definition.Standing(
         since=data.draw(instants),
         next=data.draw(st.none() | instants),
         last=data.draw(st.none() | instants),
@@ -231,17 +230,17 @@ def test_a_plan_and_its_standing_are_the_same_after_storage(data: st.DataObject)
         made=("a", "b"),
     )
 
-    assert plan.decode(plan.encode(made, standing)) == (made, standing)
-    assert plan.decode(plan.encode(made)) == (made, None)
+    assert definition.decode(definition.encode(made, standing)) == (made, standing)
+    assert definition.decode(definition.encode(made)) == (made, None)
 
 
 def test_a_key_of_any_length_makes_ids_that_every_store_takes() -> None:
-    long = firing.occurrence(a_plan(key="k" * 255, interval="1s"), AWARE)
-    short = firing.occurrence(a_plan(key="k", interval="1s"), AWARE)
+    long = decisions.occurrence(a_plan(key="k" * 255, interval="1s"), AWARE)
+    short = decisions.occurrence(a_plan(key="k", interval="1s"), AWARE)
 
     assert len(long.id) <= 255
     assert short.id == "schedule:k:2026-01-01T00:00:00Z"
-    assert firing.occurrence(a_plan(key="k", interval="1s"), AWARE) == short
+    assert decisions.occurrence(a_plan(key="k", interval="1s"), AWARE) == short
 
 
 @given(
@@ -256,12 +255,12 @@ def test_no_run_is_made_twice_or_before_its_time(
 ) -> None:
     times: dict[str, Any] = {"expression": "*/10 * * * *"} if cron else {"interval": duration("7 min", "x")}
     made = a_plan(**times, misfire=misfire, limit=limit)
-    standing = firing.begin(made, AWARE + timedelta(seconds=start))
+    standing = decisions.begin(made, AWARE + timedelta(seconds=start))
     planned: list[str] = []
 
     for look in looks:
         now = AWARE + timedelta(seconds=start + look)
-        fired = firing.fire(made, standing, now, unfinished=(), random=lambda: 0.5)
+        fired = decisions.fire(made, standing, now, unfinished=(), random=lambda: 0.5)
         standing = fired.standing
         assert all(
             job.id.rpartition("Z")[0].rpartition("k:")[2] <= f"{now:%Y-%m-%dT%H:%M:%S}" for job in fired.jobs

@@ -37,7 +37,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from typing_extensions import TypedDict
 
 from conveyor.core import InvalidOptionError, PayloadError, Queue
-from conveyor.core.codec import MAX_BYTES, Payload, decode
+from conveyor.core._jobs.payload import MAX_BYTES, Payload, decode
 from conveyor.core.testing import FaultyStore
 
 

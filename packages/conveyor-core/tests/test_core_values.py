@@ -15,11 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conveyor.core import Backoff, InvalidOptionError, JobOptions, Keep, PayloadError, codec
+from conveyor.core import Backoff, InvalidOptionError, JobOptions, Keep, PayloadError
+from conveyor.core._jobs import payload
+from conveyor.core._jobs.ids import new_job_id, new_token
+from conveyor.core._jobs.report import LONGEST_LOG, LONGEST_MESSAGE, LONGEST_TRACEBACK, Failure, Report
 from conveyor.core.durations import LONGEST, duration, instant
-from conveyor.core.ids import new_job_id, new_token
 from conveyor.core.options import parse
-from conveyor.core.report import LONGEST_LOG, LONGEST_MESSAGE, LONGEST_TRACEBACK, Failure, Report
 
 # ----------------------------------------------------------------- durations
 
@@ -105,10 +106,10 @@ JSON = st.recursive(
 
 @given(JSON)
 def test_json_comes_back_equal_and_of_the_same_types(value: Any) -> None:
-    text = codec.encode(value)
+    text = payload.encode(value)
 
-    assert codec.decode(text) == value
-    assert repr(codec.decode(text)) == repr(value)
+    assert payload.decode(text) == value
+    assert repr(payload.decode(text)) == repr(value)
     assert json.loads(text) == value
     assert "\x00" not in text
 
@@ -116,16 +117,16 @@ def test_json_comes_back_equal_and_of_the_same_types(value: Any) -> None:
 @given(st.text(st.characters(exclude_categories=())))
 def test_text_is_stored_as_it_is_or_refused(text: str) -> None:
     try:
-        stored = codec.encode({"key": text})
+        stored = payload.encode({"key": text})
     except PayloadError:
         assert "\x00" in text or any("\ud800" <= letter <= "\udfff" for letter in text)
         return
 
-    assert codec.decode(stored) == {"key": text}
+    assert payload.decode(stored) == {"key": text}
 
 
 def test_tuples_become_lists() -> None:
-    assert codec.decode(codec.encode({"a": (1, (2, 3))})) == {"a": [1, [2, 3]]}
+    assert payload.decode(payload.encode({"a": (1, (2, 3))})) == {"a": [1, [2, 3]]}
 
 
 @given(JSON)
@@ -139,12 +140,12 @@ def test_the_order_of_keys_does_not_change_the_canonical_text(value: Any) -> Non
             case _:
                 return value
 
-    assert codec.canonical(codec.encode(value)) == codec.canonical(codec.encode(turned(value)))
+    assert payload.canonical(payload.encode(value)) == payload.canonical(payload.encode(turned(value)))
 
 
 @given(st.lists(TEXT, min_size=1), st.lists(TEXT, min_size=1))
 def test_fingerprints_are_equal_only_for_equal_parts(one: list[str], other: list[str]) -> None:
-    assert (codec.fingerprint(*one) == codec.fingerprint(*other)) == (one == other)
+    assert (payload.fingerprint(*one) == payload.fingerprint(*other)) == (one == other)
 
 
 # ------------------------------------------------------------------- options

@@ -423,7 +423,7 @@ async def test_a_follower_that_missed_the_end_reads_it(clock: ManualClock) -> No
 
 
 async def make_done(store: Any, job: Job[Any]) -> None:
-    from conveyor.core.report import Report  # noqa: PLC0415
+    from conveyor.core._jobs.report import Report  # noqa: PLC0415
     from conveyor.core.store import Claim, Outcome  # noqa: PLC0415
 
     claim = Claim(

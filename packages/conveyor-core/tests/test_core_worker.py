@@ -26,10 +26,9 @@ from conveyor.core import (
     UnsupportedFeatureError,
     Worker,
 )
-from conveyor.core._engine.lag import LagWatch
+from conveyor.core._engine.loop_lag import LagWatch
 from conveyor.core.events import CancelRequested, Event, JobWaiting, LocalBus, QueuePaused
-from conveyor.core.jobs import JobRecord
-from conveyor.core.store import Beat, Claim, Claimed, Feature, Limit, Rate, Store, Where
+from conveyor.core.store import Beat, Claim, Claimed, Feature, JobRecord, Limit, Rate, Store, Where
 from conveyor.core.testing import ClockedStore, FaultyStore, ManualClock, WrappedStore, make_job, make_record
 from conveyor.store.memory import MemoryStore
 

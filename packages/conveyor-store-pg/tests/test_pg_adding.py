@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from conveyor.core.errors import StoreUnavailableError
-from conveyor.core.jobs import JobKey, JobRecord, JobState
-from conveyor.core.store import Inserted
+from conveyor.core.store import Inserted, JobKey, JobRecord, JobState
 from conveyor.store.pg.adding import Adding
 
 

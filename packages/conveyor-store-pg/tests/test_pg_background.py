@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from conveyor.conformance.make import job
+from conveyor.core._jobs.ids import new_job_id
 from conveyor.core.events import JobWaiting
-from conveyor.core.ids import new_job_id
 from conveyor.store.pg import PgStore
 from conveyor.store.pg.testing import get_server
 

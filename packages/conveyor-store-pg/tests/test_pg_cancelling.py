@@ -12,8 +12,7 @@ from uuid import uuid4
 import pytest
 
 from conveyor.core import Job, Queue
-from conveyor.core.jobs import JobRecord
-from conveyor.core.store import Change, Claim, Limit, Pause, Where
+from conveyor.core.store import Change, Claim, JobRecord, Limit, Pause, Where
 from conveyor.store.pg import PgStore
 from conveyor.store.pg.statements import Session
 from conveyor.store.pg.testing import get_server

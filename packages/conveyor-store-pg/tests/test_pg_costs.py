@@ -19,11 +19,14 @@ import psycopg
 import pytest
 from psycopg import Connection
 
-from conveyor.core.jobs import JobKey, JobRecord, JobState, Lease
 from conveyor.core.store import (
     Beat,
     Change,
     Claim,
+    JobKey,
+    JobRecord,
+    JobState,
+    Lease,
     Limit,
     Order,
     Outcome,

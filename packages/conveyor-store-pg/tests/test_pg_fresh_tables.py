@@ -12,8 +12,7 @@ import psycopg
 import pytest
 
 from conveyor.core.errors import StoreUnavailableError
-from conveyor.core.jobs import JobRecord, JobState
-from conveyor.core.store import Claim, Limit, Outcome, Rate, Retention, Where
+from conveyor.core.store import Claim, JobRecord, JobState, Limit, Outcome, Rate, Retention, Where
 from conveyor.store.pg import PgStore
 from conveyor.store.pg.testing import get_server
 

@@ -15,8 +15,7 @@ from datetime import timedelta
 import psycopg
 import pytest
 
-from conveyor.core.jobs import JobRecord
-from conveyor.core.store import Claim, Limit
+from conveyor.core.store import Claim, JobRecord, Limit
 from conveyor.store.pg import PgStore, connections
 from conveyor.store.pg.statements import Session
 from conveyor.store.pg.testing import get_server

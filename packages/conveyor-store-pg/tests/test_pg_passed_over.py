@@ -10,8 +10,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from conveyor.core.jobs import JobRecord
-from conveyor.core.store import Claim, Limit
+from conveyor.core.store import Claim, JobRecord, Limit
 from conveyor.store.pg import PgStore
 from conveyor.store.pg.testing import get_server
 

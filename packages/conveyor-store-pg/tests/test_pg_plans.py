@@ -15,11 +15,14 @@ from typing import Any, TypeVar
 import psycopg
 import pytest
 
-from conveyor.core.jobs import JobKey, JobRecord, JobState, Lease
 from conveyor.core.store import (
     Beat,
     Change,
     Claim,
+    JobKey,
+    JobRecord,
+    JobState,
+    Lease,
     Limit,
     Order,
     Outcome,

@@ -17,8 +17,19 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from conveyor.core.jobs import JobRecord, JobState
-from conveyor.core.store import Beat, Change, Claim, Limit, Outcome, Pause, Rate, Retention, Where
+from conveyor.core.store import (
+    Beat,
+    Change,
+    Claim,
+    JobRecord,
+    JobState,
+    Limit,
+    Outcome,
+    Pause,
+    Rate,
+    Retention,
+    Where,
+)
 from conveyor.store.pg import PgStore
 from conveyor.store.pg.settling import renew
 from conveyor.store.pg.statements import Statements, SyncSession

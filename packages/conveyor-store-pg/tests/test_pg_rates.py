@@ -8,8 +8,7 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from conveyor.core.jobs import JobRecord
-from conveyor.core.store import Claim, Limit, Rate
+from conveyor.core.store import Claim, JobRecord, Limit, Rate
 from conveyor.store.pg import PgStore
 from conveyor.store.pg.statements import Statements
 from conveyor.store.pg.testing import get_server

@@ -12,8 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from conveyor.core.jobs import JobKey, JobRecord
-from conveyor.core.store import Claim, Outcome, Where
+from conveyor.core.store import Claim, JobKey, JobRecord, Outcome, Where
 from conveyor.store.pg import PgStore, inserting
 from conveyor.store.pg.testing import get_server
 
@@ -120,7 +119,7 @@ async def test_a_sequence_whose_last_number_is_the_last_rows_is_not_behind(
 #: The same from a process of its own.
 OTHER = """
 import asyncio, sys
-from conveyor.core.jobs import JobRecord
+from conveyor.core.store import JobRecord
 from conveyor.store.pg import PgStore, inserting
 
 async def main():

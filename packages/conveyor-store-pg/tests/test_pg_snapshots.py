@@ -17,8 +17,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from conveyor.core.jobs import JobRecord, JobState
-from conveyor.core.store import Claim, Claimed, Limit, Outcome, Pause, Where
+from conveyor.core.store import Claim, Claimed, JobRecord, JobState, Limit, Outcome, Pause, Where
 from conveyor.store.pg import PgStore, connections
 from conveyor.store.pg.statements import AsyncSession, Row
 from conveyor.store.pg.testing import get_server

@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 
 from conveyor.core.events import Event, JobActive, JobCompleted, JobWaiting
-from conveyor.core.jobs import JobRecord
-from conveyor.core.store import Pause, Where
+from conveyor.core.store import JobRecord, Pause, Where
 from conveyor.store.sqlite import SqliteStore, sharing
 from conveyor.store.sqlite.sharing import Sharing, may_lose_commits
 
@@ -387,7 +386,7 @@ async def test_a_process_is_not_told_of_others_after_a_second_store_of_its_own(
 def test_a_second_process_is_noticed(tmp_path: Path) -> None:
     program = """
 import asyncio, sys
-from conveyor.core.jobs import JobRecord
+from conveyor.core.store import JobRecord
 from conveyor.store.sqlite import SqliteStore
 
 async def main():

@@ -26,8 +26,7 @@ from conveyor.core.errors import (
     StoreReadOnlyError,
     StoreUnavailableError,
 )
-from conveyor.core.jobs import JobRecord, JobState
-from conveyor.core.store import Beat, Claim, Where
+from conveyor.core.store import Beat, Claim, JobRecord, JobState, Where
 from conveyor.store.sqlite import SqliteStore
 from conveyor.store.sqlite.errors import store_error
 from conveyor.store.sqlite.threads import Priority
@@ -567,7 +566,7 @@ def test_only_what_a_call_was_given_is_refused_for_good(code: int, *, about_the_
 FORK = """
 import asyncio, os, sys
 from conveyor.core.errors import StoreForkedError
-from conveyor.core.jobs import JobRecord
+from conveyor.core.store import JobRecord
 from conveyor.core.store import Where
 from conveyor.store.sqlite import SqliteStore
 
@@ -629,7 +628,7 @@ def test_a_forked_child_may_not_use_the_file_and_harms_nothing(tmp_path: Path) -
 
 VICTIM = """
 import asyncio, sys
-from conveyor.core.jobs import JobRecord
+from conveyor.core.store import JobRecord
 from conveyor.store.sqlite import SqliteStore
 
 async def main():

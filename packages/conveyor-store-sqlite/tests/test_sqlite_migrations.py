@@ -140,7 +140,7 @@ def test_the_version_of_a_file_without_tables_is_zero() -> None:
 #: Forks processes that wait for each other and then open one file.
 HERD = """
 import asyncio, os, sys
-from conveyor.core.jobs import JobRecord
+from conveyor.core.store import JobRecord
 from conveyor.store.sqlite import SqliteStore
 
 async def work(path, id):

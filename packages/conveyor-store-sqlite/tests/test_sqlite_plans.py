@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from conveyor.core.jobs import JobKey, JobRecord, JobState
-from conveyor.core.store import Claim, Limit, Order, Outcome, Pause, Rate, Where
+from conveyor.core.store import Claim, JobKey, JobRecord, JobState, Limit, Order, Outcome, Pause, Rate, Where
 from conveyor.store.sqlite import SqliteStore, where
 from conveyor.store.sqlite.connections import open_writer
 from conveyor.store.sqlite.statements import of_rows, statement

@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 
-from conveyor.core.jobs import JobRecord, JobState
-from conveyor.core.store import Where
+from conveyor.core.store import JobRecord, JobState, Where
 from conveyor.store.sqlite import SqliteStore
 
 pytestmark = pytest.mark.slow
@@ -26,7 +25,7 @@ WORKER = """
 import asyncio, json, os, sys
 from datetime import timedelta
 from uuid import uuid4
-from conveyor.core.jobs import JobRecord
+from conveyor.core.store import JobRecord
 from conveyor.core.store import Claim, Limit, Outcome, Where
 from conveyor.store.sqlite import SqliteStore
 

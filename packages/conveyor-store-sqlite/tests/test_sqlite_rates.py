@@ -6,8 +6,7 @@ import sqlite3
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from conveyor.core.jobs import JobRecord
-from conveyor.core.store import Claim, Limit, Rate
+from conveyor.core.store import Claim, JobRecord, Limit, Rate
 from conveyor.store.sqlite import SqliteStore
 
 HOUR = timedelta(hours=1)

@@ -27,8 +27,7 @@ from conveyor.core.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from conveyor.core.jobs import JobRecord, JobState
-from conveyor.core.store import Beat, Change, Claim, Order, Outcome, Pause, Where
+from conveyor.core.store import Beat, Change, Claim, JobRecord, JobState, Order, Outcome, Pause, Where
 from conveyor.store.sqlite import SqliteStore
 from conveyor.store.sqlite.rows import place_of, rank_key, rank_of, read, written
 from conveyor.store.sqlite.threads import Priority

@@ -11,7 +11,7 @@ import pytest
 
 from broken import engine
 from broken.store import Broken, Now, caught_by
-from conveyor.core.observing import _Listening
+from conveyor.core._inspect.follow import _Listening
 from conveyor.core.store import JobRecord, Where
 
 

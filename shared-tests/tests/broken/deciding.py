@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from broken.engine import caught_by
-from conveyor.core import holding
 from conveyor.core._engine import parents
+from conveyor.core._jobs import leases
 
 
 @caught_by("flow behaviour", "test_a_worker_that_dies_while_a_parent_is_decided_charges_it_nothing")
 def charges_for_decisions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parents are held, to be decided about, as if they ran."""
-    claim_of = holding.claim_of
+    claim_of = leases.claim_of
     monkeypatch.setattr(
         parents, "claim_of", lambda *args, **lease: replace(claim_of(*args, **lease), started=True)
     )
@@ -25,8 +25,8 @@ def charges_for_decisions(monkeypatch: pytest.MonkeyPatch) -> None:
 @caught_by("queue behaviour", "test_a_call_that_dies_at_any_moment_holds_no_job_for_long")
 def holds_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is held by its id, to be decided about, is held for half a minute."""
-    monkeypatch.setattr(holding, "MOMENT", timedelta(seconds=30))
-    monkeypatch.setattr(holding.claim_of, "__kwdefaults__", {"lease": timedelta(seconds=30)})
+    monkeypatch.setattr(leases, "MOMENT", timedelta(seconds=30))
+    monkeypatch.setattr(leases.claim_of, "__kwdefaults__", {"lease": timedelta(seconds=30)})
 
 
 @caught_by("flow behaviour", "test_a_decision_that_came_too_late_is_made_again")

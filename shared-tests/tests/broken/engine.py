@@ -12,26 +12,28 @@ from typing import Any
 
 import pytest
 
-from conveyor.core import acting, codec, durations, keeping, observing, removing, typed
+from conveyor.core import durations
 from conveyor.core._engine import retention
+from conveyor.core._engine.decisions import Judge
 from conveyor.core._engine.executor import Executor
 from conveyor.core._engine.handlers import Payloads, Results
 from conveyor.core._engine.parents import Consequences
 from conveyor.core._engine.poller import Poller
-from conveyor.core._engine.processes import Processes
+from conveyor.core._engine.processes.pool import Processes
 from conveyor.core._engine.run import Run
 from conveyor.core._engine.scheduler import Scheduler
 from conveyor.core._engine.settler import Verdict
-from conveyor.core._engine.verdict import Judge
+from conveyor.core._inspect import follow
+from conveyor.core._jobs import actions, keep, payload, remove, typed_payload
+from conveyor.core._jobs.payload import Payload
+from conveyor.core._jobs.report import Failure, Report
+from conveyor.core._jobs.run_context import Hold
 from conveyor.core.clock import Clock
-from conveyor.core.codec import Payload
 from conveyor.core.errors import ConveyorError
 from conveyor.core.events import Event
-from conveyor.core.hold import Hold
 from conveyor.core.job import Job
 from conveyor.core.options import JobOptions
 from conveyor.core.queue import Queue
-from conveyor.core.report import Failure, Report
 from conveyor.core.store import Change, Claimed, JobKey, JobRecord, JobState, Outcome, Retention, Store, Where
 from conveyor.core.worker import Worker
 
@@ -85,7 +87,7 @@ def waits_for_a_store_that_nobody_opens(monkeypatch: pytest.MonkeyPatch) -> None
 
     async def look(*_: object) -> None: ...
 
-    monkeypatch.setattr(observing, "refuse_closed", look)
+    monkeypatch.setattr(follow, "refuse_closed", look)
 
 
 @caught_by("queue behaviour", "test_every_handler_of_a_mapping_gets_the_type_it_names")
@@ -170,13 +172,13 @@ def takes_every_cancellation_for_one_from_outside(monkeypatch: pytest.MonkeyPatc
 @caught_by("queue behaviour", "test_typed_data_that_is_taken_comes_back_equal")
 def what_was_written_is_not_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever pydantic writes of a value is taken for that value."""
-    monkeypatch.setattr(typed, "_flaw", lambda *_: None)
+    monkeypatch.setattr(typed_payload, "_flaw", lambda *_: None)
 
 
 @caught_by("queue behaviour", "test_data_and_results_that_are_no_json_come_back_as_what_stands_for_them")
 def what_is_no_json_is_stored_as_python_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Dates and the like are stored as their `str`."""
-    monkeypatch.setattr(codec, "to_jsonable_python", lambda value, **_: str(value))
+    monkeypatch.setattr(payload, "to_jsonable_python", lambda value, **_: str(value))
 
 
 @caught_by("queue behaviour", "test_a_thread_past_its_timeout_keeps_its_slot_and_not_its_job")
@@ -230,7 +232,7 @@ def writers_from_outside_overwrite_one_another(monkeypatch: pytest.MonkeyPatch) 
         await store.update(where, Change(report=report.encode()))
         return replace(record, report=report.encode())
 
-    monkeypatch.setattr(acting, "edit_report", edit_report)
+    monkeypatch.setattr(actions, "edit_report", edit_report)
 
 
 @caught_by("queue behaviour", "test_a_job_is_promoted_beside_its_writers")
@@ -240,14 +242,14 @@ def writers_from_outside_hold_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     async def edit_report(
         store: Store, key: JobKey, edit: Callable[[Report], object], states: frozenset[JobState]
     ) -> JobRecord:
-        while (record := await acting.take(store, key)) is None:
+        while (record := await actions.take(store, key)) is None:
             assert states
         report = Report.of(record)
         edit(report)
         await store.settle([Outcome.snoozed(record, report.encode())])
         return replace(record, report=report.encode())
 
-    monkeypatch.setattr(acting, "edit_report", edit_report)
+    monkeypatch.setattr(actions, "edit_report", edit_report)
 
 
 @caught_by("queue behaviour", "test_a_line_beside_a_claim_is_kept_or_refused")
@@ -264,7 +266,7 @@ def nobody_looks_for_what_was_written_to(monkeypatch: pytest.MonkeyPatch) -> Non
 def finished_jobs_are_edited_as_if_they_had_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """The report of a finished job is written again as that of one that is to run."""
     encode = Report.encode
-    edit = acting.edit_report
+    edit = actions.edit_report
 
     async def edit_report(
         store: Store, key: JobKey, change: Callable[[Report], object], states: frozenset[JobState]
@@ -273,7 +275,7 @@ def finished_jobs_are_edited_as_if_they_had_not(monkeypatch: pytest.MonkeyPatch)
             patched.setattr(Report, "encode", lambda report, **_: encode(report))
             return await edit(store, key, change, states)
 
-    monkeypatch.setattr(acting, "edit_report", edit_report)
+    monkeypatch.setattr(actions, "edit_report", edit_report)
 
 
 @caught_by("queue behaviour", "test_typed_results_come_back_typed")
@@ -292,7 +294,7 @@ def results_have_the_limit_of_all_workers(monkeypatch: pytest.MonkeyPatch) -> No
     encode = Results.encode
 
     def of_any_size(results: Results, name: str, value: object) -> str:
-        return encode(replace(results, max_bytes=codec.MAX_BYTES), name, value)
+        return encode(replace(results, max_bytes=payload.MAX_BYTES), name, value)
 
     monkeypatch.setattr(Results, "encode", of_any_size)
 
@@ -305,7 +307,7 @@ def removals_are_told_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     async def events_of(*_: object) -> list[Event]:
         return []
 
-    monkeypatch.setattr(removing, "events_of", events_of)
+    monkeypatch.setattr(remove, "events_of", events_of)
 
 
 @caught_by("queue behaviour", "test_children_are_kept_by_default_until_their_parent_has_completed")
@@ -333,20 +335,20 @@ def sweeps_what_another_is_sweeping(monkeypatch: pytest.MonkeyPatch) -> None:
 @caught_by("queue behaviour", "test_by_default_finished_jobs_are_kept_a_day_and_failed_ones_a_fortnight")
 def keeps_no_key_and_no_letter(monkeypatch: pytest.MonkeyPatch) -> None:
     """What nobody has said anything of goes by default, whatever it is."""
-    monkeypatch.setattr(keeping, "_exception", lambda *_: None)
+    monkeypatch.setattr(keep, "_exception", lambda *_: None)
 
 
 @caught_by("queue behaviour", "test_the_job_says_how_long_it_is_kept_else_its_worker_else_its_queue")
 def its_worker_says_how_long_a_job_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a worker says goes for all that it finishes."""
-    said = keeping._said
+    said = keep._said
 
     def by_worker_first(
         state: JobState, options: JobOptions, by_worker: Retention | None
     ) -> Retention | None:
         return by_worker or said(state, options, None)
 
-    monkeypatch.setattr(keeping, "_said", by_worker_first)
+    monkeypatch.setattr(keep, "_said", by_worker_first)
 
 
 @caught_by(

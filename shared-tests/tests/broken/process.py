@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from conveyor.core._engine import lag, stopping
+from conveyor.core._engine import loop_lag, os_signals
 from conveyor.store.sqlite.threads import ConnectionThread
 
 PutIn = Callable[[], None]
@@ -68,13 +68,13 @@ def the_writer_ends_at_the_unexpected() -> None:
 def forked_children_keep_the_wake_up_descriptor() -> None:
     """What a forked child writes to be woken by a signal arrives in its parent."""
     kept = {**vars(signal), "set_wakeup_fd": lambda _: None}
-    put(stopping, "signal", SimpleNamespace(**kept))
+    put(os_signals, "signal", SimpleNamespace(**kept))
 
 
 @caught_by("conveyor-core", "test_core_signals.py", "test_who_had_a_signal_before_gets_it_too")
 def the_servers_signals_are_taken() -> None:
     """Nobody else gets a signal while a worker runs."""
-    put(stopping, "_is_runners", lambda _: True)
+    put(os_signals, "_is_runners", lambda _: True)
 
 
 @caught_by(
@@ -82,10 +82,10 @@ def the_servers_signals_are_taken() -> None:
 )
 def blocks_are_looked_for_every_ten_seconds() -> None:
     """A block is reported as shorter than it was by up to ten seconds, or not at all."""
-    put(lag, "_EVERY", 10.0)
+    put(loop_lag, "_EVERY", 10.0)
 
 
 @caught_by("conveyor-core", "test_core_worker.py", "test_a_job_that_blocked_the_loop_and_ended_is_named")
 def only_what_still_runs_has_blocked_the_loop() -> None:
     """A job that blocked the event loop and has ended since is not named."""
-    put(lag.LagWatch, "end", lambda *_: None)
+    put(loop_lag.LagWatch, "end", lambda *_: None)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from broken.engine import caught_by
-from conveyor.core._engine import parents, refusals, settler
+from conveyor.core._engine import parents, settler
+from conveyor.core._jobs import refusals
 from conveyor.core.errors import StoreError
 
 

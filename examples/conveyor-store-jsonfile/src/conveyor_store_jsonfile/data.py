@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from conveyor.core.errors import SchemaTooNewError, StoreUnavailableError
-from conveyor.core.jobs import JobKey, JobRecord, JobState, Lease
+from conveyor.core.store import JobKey, JobRecord, JobState, Lease
 
 VERSION = 1
 REMEMBERED = timedelta(minutes=10)

@@ -5,19 +5,24 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from conveyor.core.jobs import TERMINAL, JobKey, JobRecord, JobState, Lease
-from conveyor.core.planning import Beginning, planned
 from conveyor.core.store import (
+    TERMINAL,
     Advanced,
     Beat,
+    Beginning,
     Claim,
     Claimed,
     Inserted,
+    JobKey,
+    JobRecord,
+    JobState,
+    Lease,
     Outcome,
     Renewed,
     Retention,
     Settled,
     Stalled,
+    planned,
 )
 from conveyor_store_jsonfile.data import REMEMBERED, Applied, Data
 

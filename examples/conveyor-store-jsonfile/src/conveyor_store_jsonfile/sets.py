@@ -6,8 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from conveyor.core.jobs import TERMINAL, JobKey, JobRecord, JobState
-from conveyor.core.store import Change, Order, Where
+from conveyor.core.store import TERMINAL, Change, JobKey, JobRecord, JobState, Order, Where
 from conveyor_store_jsonfile.data import Data
 from conveyor_store_jsonfile.moving import IN_LINE, retained, wait
 

@@ -18,7 +18,6 @@ from conveyor.core.errors import (
     showable,
 )
 from conveyor.core.events import Bus, LocalBus
-from conveyor.core.jobs import JobKey, JobRecord, JobState
 from conveyor.core.store import (
     Advanced,
     Beat,
@@ -28,6 +27,9 @@ from conveyor.core.store import (
     Deleted,
     Feature,
     Inserted,
+    JobKey,
+    JobRecord,
+    JobState,
     Order,
     Outcome,
     Pause,

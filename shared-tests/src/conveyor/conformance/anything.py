@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from conveyor.core.errors import InvalidOptionError
-from conveyor.core.jobs import JobState
+from conveyor.core.store import JobState
 
 
 class Strange:

@@ -39,8 +39,8 @@ from conveyor.core import (
     WaitTimeoutError,
     Worker,
 )
+from conveyor.core._jobs.report import Report
 from conveyor.core.events import JobEvent, JobRemoved, QueuePaused
-from conveyor.core.report import Report
 from conveyor.core.store import Outcome
 
 #: What JSON can say, and stores have been known to change.

@@ -15,6 +15,7 @@ from conveyor.conformance.flow_bench import FlowBench, leaf
 from conveyor.conformance.make import claim
 from conveyor.conformance.workers_seen import running, seen
 from conveyor.core import Job, JobState, NewJob, Unrecoverable
+from conveyor.core._jobs.report import Failure, Report
 from conveyor.core.errors import (
     SchemaTooNewError,
     StoreBusyError,
@@ -25,7 +26,6 @@ from conveyor.core.errors import (
     StoreReadOnlyError,
     StoreUnavailableError,
 )
-from conveyor.core.report import Failure, Report
 from conveyor.core.store import Beat, Feature, JobRecord, Outcome, Release, Renewed, Settled, Store
 from conveyor.core.testing import FaultyStore, WrappedStore
 

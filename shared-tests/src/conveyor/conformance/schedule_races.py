@@ -16,8 +16,8 @@ from conveyor.conformance.bench import Bench, nothing, until
 from conveyor.conformance.make import at, everything
 from conveyor.conformance.races import Handles, at_once, in_processes, turns
 from conveyor.core import Feature, Queue, RunAll, ScheduleNotFoundError, Store, StoreUnavailableError, Worker
-from conveyor.core.holding import MOMENT
-from conveyor.core.reserved import schedules_of
+from conveyor.core._jobs.leases import MOMENT
+from conveyor.core._queue_names import schedules_of
 from conveyor.core.store import Where
 from conveyor.core.testing import ClockedStore, FaultyStore, ManualClock
 

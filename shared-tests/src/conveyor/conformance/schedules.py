@@ -25,8 +25,8 @@ from conveyor.core import (
     StoreUnavailableError,
     Worker,
 )
-from conveyor.core.plan import Misfire
-from conveyor.core.reserved import schedules_of
+from conveyor.core._queue_names import schedules_of
+from conveyor.core._schedules.definition import Misfire
 from conveyor.core.store import JobRecord, Outcome, Where
 from conveyor.core.testing import WrappedStore
 

@@ -14,7 +14,7 @@ from conveyor.conformance.bench import Bench, fail
 from conveyor.conformance.flow_bench import Dying, FlowBench, leaf, run_and_die
 from conveyor.conformance.make import MANY, span
 from conveyor.core import FlowJob, Queue
-from conveyor.core.reserved import schedules_of
+from conveyor.core._queue_names import schedules_of
 from conveyor.core.store import Feature, JobRecord, JobState, Outcome, Settled, Store, Where
 from conveyor.core.testing import WrappedStore
 

@@ -24,7 +24,7 @@ from conveyor.core import (
     Worker,
     WorkerInfo,
 )
-from conveyor.core.reserved import workers_of
+from conveyor.core._queue_names import workers_of
 from conveyor.core.store import JobRecord, Where
 from conveyor.core.testing import FaultyStore
 

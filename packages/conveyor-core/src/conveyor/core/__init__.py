@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from conveyor.core.batches import Batch
-from conveyor.core.dead_letters import DeadLetter
+from conveyor.core._inspect.groups import GroupInfo
+from conveyor.core._inspect.workers import RunningJob, WorkerInfo
+from conveyor.core._jobs.dead_letters import DeadLetter
+from conveyor.core._jobs.report import Attempt
+from conveyor.core._schedules.definition import RunAll
+from conveyor.core._schedules.manager import Schedule
+from conveyor.core.backoff import Backoff
+from conveyor.core.batch import Batch
 from conveyor.core.discovery import InstalledStore, installed_stores, open_store
 from conveyor.core.errors import (
     BatchResultError,
@@ -37,19 +43,12 @@ from conveyor.core.errors import (
 )
 from conveyor.core.explanation import Explanation, Reason
 from conveyor.core.flow import FlowJob, FlowProducer, FlowResult
-from conveyor.core.groups import GroupInfo
 from conveyor.core.job import Job
-from conveyor.core.jobs import JobState
 from conveyor.core.limits import GroupLimit, RateLimit
 from conveyor.core.options import AddOptions, Deduplication, Group, JobOptions, Keep
-from conveyor.core.plan import RunAll
 from conveyor.core.queue import NewJob, Queue
-from conveyor.core.report import Attempt
-from conveyor.core.retry import Backoff
-from conveyor.core.scheduling import Schedule
-from conveyor.core.seen import RunningJob, WorkerInfo
 from conveyor.core.signals import RateLimited, Retry, Snooze, Unrecoverable
-from conveyor.core.store import Feature, Order, Pause, Store
+from conveyor.core.store import Feature, JobState, Order, Pause, Store
 from conveyor.core.worker import Handler, Worker, WorkerStats
 
 __all__ = [

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import ClassVar
 
-from conveyor.core.jobs import JobKey, JobState
+from conveyor.core.store import JobKey, JobState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

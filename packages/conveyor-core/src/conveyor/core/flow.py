@@ -6,20 +6,19 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from conveyor.core._engine.settler import told
-from conveyor.core.arguments import checked_clock, checked_store, several
-from conveyor.core.codec import MAX_BYTES
+from conveyor.core._enqueue import Intake, as_stored
+from conveyor.core._jobs.flow_graph import FlowJob, Node, flow_jobs, planned, subtree
+from conveyor.core._jobs.payload import MAX_BYTES
+from conveyor.core._validation import checked_clock, checked_store, several
 from conveyor.core.errors import (
     InvalidOptionError,
     JobExistsError,
     LeaseLostError,
     UnsupportedFeatureError,
 )
-from conveyor.core.intake import Intake, as_stored
-from conveyor.core.jobs import JobKey, JobRecord, JobState
 from conveyor.core.options import Parsed, whole
 from conveyor.core.queue import Queue
-from conveyor.core.store import Feature, Where
-from conveyor.core.tree import FlowJob, Node, flow_jobs, planned, subtree
+from conveyor.core.store import Feature, JobKey, JobRecord, JobState, Where
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

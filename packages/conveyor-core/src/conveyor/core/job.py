@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from typing_extensions import TypeVar
 
-from conveyor.core import acting, observing, removing
-from conveyor.core._engine.family import FAILED
 from conveyor.core._engine.parents import failure_of
-from conveyor.core.acting import ASIDE
-from conveyor.core.codec import MAX_BYTES, Payload
-from conveyor.core.dead_letters import DeadLetter, dead_letter
+from conveyor.core._inspect import follow
+from conveyor.core._jobs import actions, remove
+from conveyor.core._jobs.actions import ASIDE
+from conveyor.core._jobs.dead_letters import DeadLetter, dead_letter
+from conveyor.core._jobs.dependencies import FAILED
+from conveyor.core._jobs.payload import MAX_BYTES, Payload
+from conveyor.core._jobs.report import Report
+from conveyor.core._jobs.run_context import from_threads, statement_from_threads
 from conveyor.core.durations import Duration, duration, instant
 from conveyor.core.errors import (
     InvalidJobStateError,
@@ -27,25 +30,21 @@ from conveyor.core.events import (
     JobProgress,
     JobWaiting,
 )
-from conveyor.core.hold import from_threads, statement_from_threads
-from conveyor.core.jobs import TERMINAL, JobState
 from conveyor.core.options import INT32, JobOptions, whole
-from conveyor.core.report import Report
 from conveyor.core.signals import Snooze, Unrecoverable
-from conveyor.core.store import Change, Where
+from conveyor.core.store import TERMINAL, Change, JobState, Where
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
+    from conveyor.core._jobs.flow_graph import FlowJob
+    from conveyor.core._jobs.report import Attempt
+    from conveyor.core._jobs.run_context import Hold
     from conveyor.core.clock import Clock
     from conveyor.core.events import Event
-    from conveyor.core.hold import Hold
-    from conveyor.core.jobs import JobKey, JobRecord
     from conveyor.core.queue import Queue
-    from conveyor.core.report import Attempt
     from conveyor.core.signals import Signal
-    from conveyor.core.store import Store
-    from conveyor.core.tree import FlowJob
+    from conveyor.core.store import JobKey, JobRecord, Store
 
 #: The type of the data, and that of the result.
 T = TypeVar("T", default=Any)
@@ -350,11 +349,11 @@ class Job(Generic[T, R]):
         the job then goes on. Raises PayloadError if the result does not fit the type.
         """
         limit = None if timeout is None else duration(timeout, "timeout")
-        return self._result.of_json(await observing.outcome(self._store, self._key, self._clock, limit))
+        return self._result.of_json(await follow.outcome(self._store, self._key, self._clock, limit))
 
     def observe(self) -> AsyncIterator[Event]:
         """This job's events, until it has finished or been removed."""
-        return observing.follow(self._store, self._key, self._clock, asyncio.Event(), known=True)
+        return follow.follow(self._store, self._key, self._clock, asyncio.Event(), known=True)
 
     # ----------------------------------------------------------- relatives
 
@@ -363,7 +362,7 @@ class Job(Generic[T, R]):
         """The job that waits for this one, as it is now; None without one, or if it has been removed."""
         if self._record.parent is None:
             return None
-        record = await observing.read(self._store, self._record.parent)
+        record = await follow.read(self._store, self._record.parent)
         return None if record is None else self._relative(record)
 
     @from_threads
@@ -520,7 +519,7 @@ class Job(Generic[T, R]):
         holds its deduplication key now.
         """
         await self._change(Change(retry=True), tuple(sorted(TERMINAL)))
-        reopened = await acting.reopened(self._store, [self._record], self._clock)
+        reopened = await actions.reopened(self._store, [self._record], self._clock)
         await self._tell(JobWaiting(**self._of_event()), *reopened)
 
     @statement_from_threads
@@ -529,7 +528,7 @@ class Job(Generic[T, R]):
 
         Raises InvalidJobStateError if it is active: cancel it first.
         """
-        await removing.remove(self._store, self._key, self._clock)
+        await remove.remove(self._store, self._key, self._clock)
 
     @from_threads
     async def cancel(self) -> bool:
@@ -538,7 +537,7 @@ class Job(Generic[T, R]):
         Its unfinished children are cancelled, too, and theirs. False if it has finished, or is not there any
         more. A handler that ends before it hears of this ends as it does: `wait_until_finished` tells.
         """
-        return await acting.cancel(self._store, self._key, self._clock)
+        return await actions.cancel(self._store, self._key, self._clock)
 
     # --------------------------------------------------------------- below
 
@@ -582,7 +581,7 @@ class Job(Generic[T, R]):
             await self._tell(JobWaiting(**self._of_event()))
 
     async def _read(self) -> JobRecord:
-        record = await observing.read(self._store, self._key)
+        record = await follow.read(self._store, self._key)
         if record is None:
             raise JobNotFoundError(self.queue_name, self.id)
         return record
@@ -608,7 +607,7 @@ class Job(Generic[T, R]):
             edit(run.report)
             await run.write()
             return
-        self._took(await acting.edit_report(self._store, self._key, edit, states))
+        self._took(await actions.edit_report(self._store, self._key, edit, states))
         await self._wake()
 
     async def _change(self, change: Change, states: tuple[JobState, ...]) -> None:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypedDict
 
 from pydantic_core import from_json, to_json
 
+from conveyor.core.backoff import Backoff
 from conveyor.core.durations import LONGEST, Duration, duration, instant
 from conveyor.core.errors import InvalidOptionError
-from conveyor.core.retry import Backoff
 from conveyor.core.store import Retention
 
 if TYPE_CHECKING:

@@ -9,32 +9,31 @@ from typing import TYPE_CHECKING, Any, Generic, Self, Unpack
 
 from typing_extensions import TypeVar
 
-from conveyor.core import acting, deduplicating, explaining, groups, observing, redriving, removing, seen
-from conveyor.core.arguments import checked_clock, checked_store, one_of, several
-from conveyor.core.codec import MAX_BYTES, Payload
-from conveyor.core.dead_letters import checked_dead_letter
+from conveyor.core._enqueue import Intake, as_stored, checked_ageing, checked_defaults
+from conveyor.core._inspect import explain, follow, groups, workers
+from conveyor.core._jobs import actions, deduplication, redrive, remove
+from conveyor.core._jobs.dead_letters import checked_dead_letter
+from conveyor.core._jobs.payload import MAX_BYTES, Payload
+from conveyor.core._queue_names import checked_queue_name
+from conveyor.core._schedules.definition import Misfire, Overlap, Plan, checked_plan
+from conveyor.core._schedules.manager import Schedule, Schedules
+from conveyor.core._validation import checked_clock, checked_store, one_of, several
 from conveyor.core.durations import Duration, duration, instant
 from conveyor.core.errors import InvalidJobStateError, InvalidOptionError
 from conveyor.core.events import JobWaiting, QueueDrained, QueuePaused, QueueResumed
-from conveyor.core.intake import Intake, as_stored, checked_ageing, checked_defaults
 from conveyor.core.job import Job
-from conveyor.core.jobs import TERMINAL, JobKey, JobState
 from conveyor.core.options import AddOptions, Keeping, checked_keep, checked_name, flag, whole
-from conveyor.core.plan import Misfire, Overlap, Plan, checked_plan
-from conveyor.core.reserved import checked_queue_name
-from conveyor.core.scheduling import Schedule, Schedules
-from conveyor.core.store import Change, Feature, Order, Pause, Where
+from conveyor.core.store import TERMINAL, Change, Feature, JobKey, JobState, Order, Pause, Where
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
     from types import TracebackType
 
+    from conveyor.core._inspect.workers import WorkerInfo
     from conveyor.core.clock import Clock
     from conveyor.core.events import Event
     from conveyor.core.explanation import Explanation
-    from conveyor.core.jobs import JobRecord
-    from conveyor.core.seen import WorkerInfo
-    from conveyor.core.store import Store
+    from conveyor.core.store import JobRecord, Store
 
 #: The type of the jobs' data, and that of their results.
 T = TypeVar("T", default=Any)
@@ -259,7 +258,7 @@ class Queue(Generic[T, R]):
         Raises ScheduleNotFoundError.
         """
         record, found = await self._schedules.trigger(checked_name(key, "key"))
-        standing = None if found.created else await observing.read(self._store, found.key)
+        standing = None if found.created else await follow.read(self._store, found.key)
         return self._intake.seen(
             as_stored(record, found) if standing is None else standing, deduplicated=not found.created
         )
@@ -282,7 +281,7 @@ class Queue(Generic[T, R]):
 
     async def get_job(self, job_id: str) -> Job[T, R] | None:
         """The job as it is now, or None if there is none."""
-        record = await observing.read(self._store, self._key(job_id))
+        record = await follow.read(self._store, self._key(job_id))
         return None if record is None else self._intake.seen(record)
 
     async def get_jobs(
@@ -326,7 +325,7 @@ class Queue(Generic[T, R]):
         Each tells of itself with its heartbeat, three times per `lock_duration`; one that died is listed
         until that is over. One that has just started, or cannot reach the store, may be missing.
         """
-        return await seen.find_workers(self._store, self.name)
+        return await workers.find_workers(self._store, self.name)
 
     async def explain(self, job_id: str) -> Explanation:
         """Say why a job is not running: as a value, and by `str()` as text. Nothing is changed.
@@ -334,7 +333,7 @@ class Queue(Generic[T, R]):
         Limits are known from the workers seen; the jobs ahead of it are counted up to 1,000. Raises
         JobNotFoundError if there is no such job.
         """
-        return await explaining.explain(self._store, self._key(job_id))
+        return await explain.explain(self._store, self._key(job_id))
 
     async def get_groups(
         self, *, finished: bool = False, limit: int = 1_000, after: str | None = None
@@ -361,14 +360,14 @@ class Queue(Generic[T, R]):
 
         One that cannot keep up gets a `Gap` for what it missed. Ends when the queue or the store is closed.
         """
-        return observing.all_of(self._store, self.name, self._closed)
+        return follow.all_of(self._store, self.name, self._closed)
 
     def observe(self, job_id: str) -> AsyncIterator[Event]:
         """One job's events, until it has finished or been removed; at least its end is told.
 
         Raises JobNotFoundError, from the first step of the iteration, if there is no such job.
         """
-        return observing.follow(self._store, self._key(job_id), self._clock, self._closed)
+        return follow.follow(self._store, self._key(job_id), self._clock, self._closed)
 
     # ------------------------------------------------------------- pausing
 
@@ -403,7 +402,7 @@ class Queue(Generic[T, R]):
         if group is not None:
             checked_name(group, "group")
         where = Where(queue=self.name, states=frozenset(states), group=group)
-        removed = await removing.remove_all(self._store, where, self._clock)
+        removed = await remove.remove_all(self._store, where, self._clock)
         await self._store.bus.publish([QueueDrained(queue_name=self.name, at=self._clock.now(), group=group)])
         return removed
 
@@ -419,7 +418,7 @@ class Queue(Generic[T, R]):
         age = duration(grace, "grace")
         where = Where(queue=self.name, states=frozenset({wanted}), older_than=age)
         most = whole(limit, "limit", least=1)
-        return await removing.remove_all(self._store, where, self._clock, limit=most)
+        return await remove.remove_all(self._store, where, self._clock, limit=most)
 
     async def obliterate(self, *, force: bool = False) -> None:
         """Remove every trace of the queue: jobs, schedules, pauses, turns, rate windows.
@@ -439,8 +438,8 @@ class Queue(Generic[T, R]):
                 raise
         # First, so that none of them adds a job to a queue that is gone.
         await self._schedules.forget()
-        await removing.forget(self._store, self.name, self._clock)
-        await seen.sweep(self._store, self.name, spare_young=False)
+        await remove.forget(self._store, self.name, self._clock)
+        await workers.sweep(self._store, self.name, spare_young=False)
 
     async def _refuse_active(self) -> None:
         active = Where(queue=self.name, states=frozenset({JobState.ACTIVE}))
@@ -468,21 +467,21 @@ class Queue(Generic[T, R]):
         Its unfinished children are cancelled, too, and theirs. False if it has finished, or there is none.
         A handler that ends before it hears of this ends as it does: `wait_until_finished` tells.
         """
-        return await acting.cancel(self._store, self._key(job_id), self._clock)
+        return await actions.cancel(self._store, self._key(job_id), self._clock)
 
     async def remove(self, job_id: str) -> bool:
         """Remove a job, and say whether it was there.
 
         Raises InvalidJobStateError if it is active: cancel it first.
         """
-        return await removing.remove(self._store, self._key(job_id), self._clock)
+        return await remove.remove(self._store, self._key(job_id), self._clock)
 
     async def remove_deduplication_key(self, key: str) -> bool:
         """Let the next add with this key add a job, and say whether a job held it.
 
         The key of a job that was added by its payload is its `Job.deduplication_key`.
         """
-        return await deduplicating.release(self._store, self.name, key)
+        return await deduplication.release(self._store, self.name, key)
 
     async def redrive(self, *, ids: Iterable[str] | None = None, limit: int | None = None) -> int:
         """Send the dead letters that wait in this queue back to where they came from, and return how many.
@@ -496,7 +495,7 @@ class Queue(Generic[T, R]):
         given = None if ids is None else several(ids, "ids", str, '"01a2…"')
         wanted = None if given is None else frozenset(checked_name(one, "ids") for one in given)
         most = None if limit is None else whole(limit, "limit", least=1)
-        return await redriving.redrive(self._store, self.name, self._clock, ids=wanted, limit=most)
+        return await redrive.redrive(self._store, self.name, self._clock, ids=wanted, limit=most)
 
     def _key(self, job_id: object) -> JobKey:
         return JobKey(self.name, checked_name(job_id, "job_id"))
@@ -519,7 +518,7 @@ class Queue(Generic[T, R]):
             for start in range(0, len(ids), _LOOK):
                 page = frozenset(ids[start : start + _LOOK])
                 retried = await self._store.find(Where(queue=self.name, ids=page), limit=_LOOK)
-                await self._store.bus.publish(await acting.reopened(self._store, retried, self._clock))
+                await self._store.bus.publish(await actions.reopened(self._store, retried, self._clock))
         return len(applied)
 
 

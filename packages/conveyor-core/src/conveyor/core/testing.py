@@ -20,15 +20,14 @@ from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from conveyor.core.arguments import checked_clock, checked_store
-from conveyor.core.codec import encode
+from conveyor.core._jobs.ids import new_job_id, new_token
+from conveyor.core._jobs.payload import encode
+from conveyor.core._jobs.report import Failure, Report
+from conveyor.core._validation import checked_clock, checked_store
 from conveyor.core.durations import Duration, duration, instant
 from conveyor.core.errors import InvalidOptionError
-from conveyor.core.ids import new_job_id, new_token
-from conveyor.core.jobs import JobKey, JobRecord, JobState
 from conveyor.core.options import checked_name, flag, whole
-from conveyor.core.report import Failure, Report
-from conveyor.core.store import Claim, Outcome, Store, Where
+from conveyor.core.store import Claim, JobKey, JobRecord, JobState, Outcome, Store, Where
 from conveyor.core.worker import Worker
 
 if TYPE_CHECKING:

@@ -20,44 +20,44 @@ from uuid import uuid4
 from typing_extensions import TypeVar
 
 from conveyor.core import events as told
-from conveyor.core import observing, seen
-from conveyor.core._engine.announcer import Announcer
-from conveyor.core._engine.checks import (
+from conveyor.core._engine.decisions import Judge
+from conveyor.core._engine.error_backoff import Outage
+from conveyor.core._engine.executor import Executor
+from conveyor.core._engine.handlers import checked_handler, payloads_of, refuse_generator, results_of
+from conveyor.core._engine.heartbeat import Heartbeat
+from conveyor.core._engine.maintenance import Maintenance
+from conveyor.core._engine.os_signals import told_by_signals
+from conveyor.core._engine.parents import Parents
+from conveyor.core._engine.poller import Poller, Rules
+from conveyor.core._engine.processes.options import checked_processes, plan_of
+from conveyor.core._engine.processes.pool import Processes
+from conveyor.core._engine.publisher import Announcer
+from conveyor.core._engine.registration import Presence
+from conveyor.core._engine.run import Run
+from conveyor.core._engine.scheduler import Scheduler
+from conveyor.core._engine.settler import Settler, Verdict
+from conveyor.core._engine.shutdown import Closing, Tasks
+from conveyor.core._engine.subscriber import Listener
+from conveyor.core._engine.validation import (
     checked_batch,
     checked_group_limit,
     checked_limit,
     checked_strategies,
     refuse_missing,
 )
-from conveyor.core._engine.closing import Closing, Tasks
-from conveyor.core._engine.executor import Executor
-from conveyor.core._engine.handlers import checked_handler, payloads_of, refuse_generator, results_of
-from conveyor.core._engine.heartbeat import Heartbeat
-from conveyor.core._engine.listening import Listener
-from conveyor.core._engine.maintenance import Maintenance
-from conveyor.core._engine.outage import Outage
-from conveyor.core._engine.parents import Parents
-from conveyor.core._engine.poller import Poller, Rules
-from conveyor.core._engine.presence import Presence
-from conveyor.core._engine.process_options import checked_processes, plan_of
-from conveyor.core._engine.processes import Processes
-from conveyor.core._engine.run import Run
-from conveyor.core._engine.scheduler import Scheduler
-from conveyor.core._engine.settler import Settler, Verdict
-from conveyor.core._engine.stopping import told_by_signals
-from conveyor.core._engine.verdict import Judge
-from conveyor.core.arguments import checked_clock, checked_store
-from conveyor.core.batches import Batch
-from conveyor.core.codec import MAX_BYTES
+from conveyor.core._inspect import follow, workers
+from conveyor.core._inspect.workers import RunningJob, WorkerInfo
+from conveyor.core._jobs.ids import new_token
+from conveyor.core._jobs.payload import MAX_BYTES
+from conveyor.core._queue_names import checked_queue_name
+from conveyor.core._validation import checked_clock, checked_store
+from conveyor.core.batch import Batch
 from conveyor.core.durations import Duration, duration
 from conveyor.core.errors import InvalidOptionError, WorkerClosedError
 from conveyor.core.flow import adopt
-from conveyor.core.ids import new_token
 from conveyor.core.job import Job
 from conveyor.core.limits import GroupLimit, RateLimit
 from conveyor.core.options import Keeping, checked_keep, checked_name, flag, whole
-from conveyor.core.reserved import checked_queue_name
-from conveyor.core.seen import RunningJob, WorkerInfo
 from conveyor.core.store import Claim, Stalled
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ class Worker(Generic[T]):
             queue=self.queue_name,
             id=self.id,
             worker=self.name,
-            payload=lambda: seen.entry(self._info(), self._lease),
+            payload=lambda: workers.entry(self._info(), self._lease),
             lease=self._lease,
             clock=clock,
         )
@@ -389,7 +389,7 @@ class Worker(Generic[T]):
             return
         self._state = "running"
         try:
-            await observing.refuse_closed(self._store, self.queue_name)
+            await follow.refuse_closed(self._store, self.queue_name)
         except BaseException:
             if self._closing is None:
                 self._state = "new"
@@ -581,7 +581,7 @@ class Worker(Generic[T]):
             ready_count=self._poller.ready,
             running=tuple(
                 RunningJob(id=run.record.id, name=run.record.name, started_at=run.started_at)
-                for run in islice(running, seen.MOST_RUNNING)
+                for run in islice(running, workers.MOST_RUNNING)
             ),
         )
 

@@ -6,17 +6,15 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from conveyor.core.ids import new_token
-from conveyor.core.jobs import JobState
-from conveyor.core.store import Order, Pause, Where
+from conveyor.core._jobs.ids import new_token
+from conveyor.core.store import JobState, Order, Pause, Where
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from conveyor.core._engine.run import Run
-    from conveyor.core.jobs import JobRecord
-    from conveyor.core.store import Claim, Claimed, Store
+    from conveyor.core.store import Claim, Claimed, JobRecord, Store
 
 _log: Final = logging.getLogger("conveyor.worker")
 

@@ -9,25 +9,25 @@ from functools import partial
 from itertools import chain, takewhile
 from typing import TYPE_CHECKING, Any, Final
 
-from conveyor.core._engine import results
-from conveyor.core._engine.lag import LagWatch
-from conveyor.core._engine.processes import Call
+from conveyor.core._engine import batch_results
+from conveyor.core._engine.decisions import Ending, Judge, Raised, Returned
+from conveyor.core._engine.loop_lag import LagWatch
+from conveyor.core._engine.processes.pool import Call
 from conveyor.core._engine.run import Stop
 from conveyor.core._engine.settler import shown
 from conveyor.core._engine.threads import Threads
-from conveyor.core._engine.verdict import Ending, Judge, Raised, Returned
 from conveyor.core.events import JobActive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from conveyor.core._engine.announcer import Announcer
-    from conveyor.core._engine.processes import Process, Processes
+    from conveyor.core._engine.processes.pool import Process, Processes
+    from conveyor.core._engine.publisher import Announcer
     from conveyor.core._engine.run import Run
     from conveyor.core._engine.settler import Settler, Verdict
     from conveyor.core.clock import Clock, Timer
     from conveyor.core.job import Job
-    from conveyor.core.jobs import JobRecord
+    from conveyor.core.store import JobRecord
 
 
 _log: Final = logging.getLogger("conveyor.worker")
@@ -196,7 +196,7 @@ class Executor:
             if not isinstance(ending, Returned):
                 return [ending] * len(runs)
             value = ending.value
-        return results.each(runs, value) if self._batched else [Returned(value)]
+        return batch_results.each(runs, value) if self._batched else [Returned(value)]
 
     async def _call_in(self, process: Process, runs: Sequence[Run]) -> Ending:
         call = Call(

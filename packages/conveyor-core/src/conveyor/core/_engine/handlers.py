@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, TypeVar, Union
 
-from conveyor.core.codec import Payload
+from conveyor.core._jobs.payload import Payload
 from conveyor.core.errors import InvalidOptionError, UnserialisableResultError
 from conveyor.core.job import Job
 from conveyor.core.options import checked_name

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from conveyor.core import clock as time
-from conveyor.core._engine.refusals import write_in_parts
 from conveyor.core._engine.run import Stop
+from conveyor.core._jobs.refusals import write_in_parts
 from conveyor.core.errors import LeaseLostError
 from conveyor.core.store import Beat, Renewed
 
@@ -17,12 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from datetime import timedelta
 
-    from conveyor.core._engine.outage import Outage
-    from conveyor.core._engine.presence import Presence
+    from conveyor.core._engine.error_backoff import Outage
+    from conveyor.core._engine.registration import Presence
     from conveyor.core._engine.run import Run
     from conveyor.core.clock import Clock
-    from conveyor.core.jobs import Lease
-    from conveyor.core.store import Store
+    from conveyor.core.store import Lease, Store
 
 _log: Final = logging.getLogger("conveyor.worker")
 

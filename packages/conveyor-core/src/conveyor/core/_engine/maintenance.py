@@ -7,13 +7,12 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from conveyor.core import clock as time
-from conveyor.core import seen
 from conveyor.core._engine.retention import sweep
-from conveyor.core.jobs import JobState
-from conveyor.core.store import Order, Where
+from conveyor.core._inspect import workers
+from conveyor.core.store import JobState, Order, Where
 
 if TYPE_CHECKING:
-    from conveyor.core._engine.outage import Outage
+    from conveyor.core._engine.error_backoff import Outage
     from conveyor.core.clock import Clock
     from conveyor.core.store import Store
 
@@ -64,7 +63,7 @@ class Maintenance:
         await sweep(self._store, self._queue, self._clock, self._stopped.is_set)
         if self._names is not None:
             await self._warn_of_unknown_names(self._names)
-        await seen.sweep(self._store, self._queue)
+        await workers.sweep(self._store, self._queue)
 
     async def _warn_of_unknown_names(self, known: frozenset[str]) -> None:
         waiting = Where(queue=self._queue, states=frozenset({JobState.WAITING}))

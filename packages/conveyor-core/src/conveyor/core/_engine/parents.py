@@ -13,30 +13,28 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from conveyor.core import removing
-from conveyor.core._engine.descendants import PAGE, by_queue, cancel_descendants
-from conveyor.core._engine.family import FAILED, UNFINISHED
-from conveyor.core._engine.refusals import concerns_store, settle_in_parts, write_in_parts
+from conveyor.core._engine.decisions import NOBODY, Judge
 from conveyor.core._engine.run_log import log_runs
 from conveyor.core._engine.settler import Verdict, events_of
-from conveyor.core._engine.verdict import NOBODY, Judge
+from conveyor.core._jobs import remove
+from conveyor.core._jobs.dependencies import FAILED, UNFINISHED
+from conveyor.core._jobs.descendants import PAGE, by_queue, cancel_descendants
+from conveyor.core._jobs.leases import MOMENT, claim_of
+from conveyor.core._jobs.refusals import concerns_store, settle_in_parts, write_in_parts
+from conveyor.core._jobs.report import Failure, Report
 from conveyor.core.events import JobDelayed, JobWaiting
-from conveyor.core.holding import MOMENT, claim_of
-from conveyor.core.jobs import JobKey, JobState
 from conveyor.core.options import JobOptions
-from conveyor.core.report import Failure, Report
-from conveyor.core.store import Change, Outcome, Release, Retention, Where
+from conveyor.core.store import Change, JobKey, JobState, Outcome, Release, Retention, Where
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from conveyor.core._engine.announcer import Announcer
-    from conveyor.core._engine.descendants import Tell
-    from conveyor.core._engine.outage import Outage
+    from conveyor.core._engine.error_backoff import Outage
+    from conveyor.core._engine.publisher import Announcer
+    from conveyor.core._jobs.descendants import Tell
     from conveyor.core.clock import Clock
     from conveyor.core.events import Event
-    from conveyor.core.jobs import JobRecord
-    from conveyor.core.store import Settled, Store
+    from conveyor.core.store import JobRecord, Settled, Store
 
 _log: Final = logging.getLogger("conveyor.flow")
 
@@ -266,7 +264,7 @@ async def _sweep(store: Store, parent: JobKey, clock: Clock, tell: Tell) -> None
     """Remove the children that were kept for a parent."""
     kept = Where(parent=parent, expired=True)
     while (deleted := await store.delete(kept, limit=PAGE)).removed:
-        await tell(await removing.events_of(store, deleted, clock))
+        await tell(await remove.events_of(store, deleted, clock))
 
 
 async def _decided(store: Store, record: JobRecord, clock: Clock, judge: Judge) -> Verdict:

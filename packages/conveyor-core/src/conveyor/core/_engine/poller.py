@@ -11,30 +11,29 @@ from typing import TYPE_CHECKING, Final
 
 from conveyor.core import clock as time
 from conveyor.core._engine import company
-from conveyor.core._engine.gathering import Gatherer
+from conveyor.core._engine.batching import Gatherer
 from conveyor.core._engine.parents import fate
 from conveyor.core._engine.run import Run, Stop
 from conveyor.core._engine.settler import Verdict, shown
+from conveyor.core._jobs.ids import new_token
+from conveyor.core._jobs.report import Failure, Report
 from conveyor.core.events import JobStalled, JobWaiting
-from conveyor.core.ids import new_token
 from conveyor.core.options import JobOptions
-from conveyor.core.report import Failure, Report
 from conveyor.core.store import Claim, Outcome, Stalled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from conveyor.core._engine.announcer import Announcer
+    from conveyor.core._engine.decisions import Judge
+    from conveyor.core._engine.error_backoff import Outage
     from conveyor.core._engine.executor import Executor
     from conveyor.core._engine.handlers import Payloads
     from conveyor.core._engine.heartbeat import Heartbeat
-    from conveyor.core._engine.outage import Outage
+    from conveyor.core._engine.publisher import Announcer
     from conveyor.core._engine.settler import Settler
-    from conveyor.core._engine.verdict import Judge
-    from conveyor.core.batches import Batch
+    from conveyor.core.batch import Batch
     from conveyor.core.clock import Clock
-    from conveyor.core.jobs import JobRecord
-    from conveyor.core.store import Claimed, Pause, Store
+    from conveyor.core.store import Claimed, JobRecord, Pause, Store
 
 _log: Final = logging.getLogger("conveyor.worker")
 

@@ -17,18 +17,16 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from conveyor.core import removing
-from conveyor.core._engine.family import FAILED
-from conveyor.core.jobs import JobState
-from conveyor.core.keeping import BY_DEFAULT
-from conveyor.core.store import Change, Feature, Order, Retention, Where
+from conveyor.core._jobs import remove
+from conveyor.core._jobs.dependencies import FAILED
+from conveyor.core._jobs.keep import BY_DEFAULT
+from conveyor.core.store import Change, Feature, JobState, Order, Retention, Where
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from conveyor.core.clock import Clock
-    from conveyor.core.jobs import JobKey, JobRecord
-    from conveyor.core.store import Store
+    from conveyor.core.store import JobKey, JobRecord, Store
 
 #: How many are read at once: their data may be large.
 _LOOK: Final = 100
@@ -88,7 +86,7 @@ async def _remove(store: Store, where: Where, over: Sequence[JobRecord], clock: 
     if not over:
         return 0
     ids = frozenset(record.id for record in over)
-    return await removing.remove_all(store, replace(where, ids=ids), clock, limit=len(ids))
+    return await remove.remove_all(store, replace(where, ids=ids), clock, limit=len(ids))
 
 
 async def _states(store: Store, parents: Iterable[JobKey]) -> dict[JobKey, JobState | None]:

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from conveyor.core._engine.heartbeat import Heartbeat
-    from conveyor.core._engine.processes import Call
-    from conveyor.core.jobs import JobRecord
+    from conveyor.core._engine.processes.pool import Call
+    from conveyor.core._jobs.flow_graph import FlowJob
+    from conveyor.core._jobs.report import Report
     from conveyor.core.options import JobOptions
     from conveyor.core.queue import Queue
-    from conveyor.core.report import Report
     from conveyor.core.signals import Signal
-    from conveyor.core.tree import FlowJob
+    from conveyor.core.store import JobRecord
 
     Adopt = Callable[["Run", Iterable[FlowJob], Iterable[Queue[Any]]], Awaitable[None]]
 

@@ -12,14 +12,14 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from conveyor.core.jobs import JobState
+from conveyor.core.store import JobState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
     from conveyor.core._engine.settler import Verdict
-    from conveyor.core.report import Failure
+    from conveyor.core._jobs.report import Failure
 
 _log: Final = logging.getLogger("conveyor.worker")
 #: The most of an error's text in one line; its traceback has all of it.

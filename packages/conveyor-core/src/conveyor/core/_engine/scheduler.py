@@ -9,14 +9,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from conveyor.core import clock as time
-from conveyor.core import firing
-from conveyor.core._engine.refusals import concerns_store, write_in_parts
 from conveyor.core._engine.settler import told
-from conveyor.core.holding import MOMENT
-from conveyor.core.ids import new_token
-from conveyor.core.jobs import TERMINAL, JobState
-from conveyor.core.reserved import schedules_of
-from conveyor.core.schedule_rows import (
+from conveyor.core._jobs.ids import new_token
+from conveyor.core._jobs.leases import MOMENT
+from conveyor.core._jobs.refusals import concerns_store, write_in_parts
+from conveyor.core._queue_names import schedules_of
+from conveyor.core._schedules import decisions
+from conveyor.core._schedules.rows import (
     UNREADABLE,
     held_at,
     let_go,
@@ -24,17 +23,16 @@ from conveyor.core.schedule_rows import (
     take_over,
     unreadable,
 )
-from conveyor.core.store import Claim, Outcome, Where
+from conveyor.core.store import TERMINAL, Claim, JobState, Outcome, Where
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from conveyor.core._engine.announcer import Announcer
-    from conveyor.core._engine.outage import Outage
+    from conveyor.core._engine.error_backoff import Outage
+    from conveyor.core._engine.publisher import Announcer
+    from conveyor.core._schedules.definition import Plan, Standing
     from conveyor.core.clock import Clock
-    from conveyor.core.jobs import JobRecord
-    from conveyor.core.plan import Plan, Standing
-    from conveyor.core.store import Claimed, Store
+    from conveyor.core.store import Claimed, JobRecord, Store
 
 _log: Final = logging.getLogger("conveyor.worker")
 
@@ -153,7 +151,7 @@ class Scheduler:
         unfinished = await self._unfinished(frozenset(made)) if made else frozenset[str]()
         for record, plan, standing in held:
             try:
-                fired = firing.fire(
+                fired = decisions.fire(
                     plan, standing, held_at(record), unfinished=unfinished, random=self._random
                 )
             except Exception as error:  # noqa: BLE001 - a zone unknown here, say: it stops no other one

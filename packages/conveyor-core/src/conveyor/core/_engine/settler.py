@@ -8,25 +8,24 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from conveyor.core._engine.refusals import concerns_store, reason, write_in_parts
 from conveyor.core._engine.run_log import log_runs
+from conveyor.core._jobs.refusals import concerns_store, reason, write_in_parts
 from conveyor.core.errors import StoreError
 from conveyor.core.events import JobDelayed, JobRemoved, JobWaiting, JobWaitingChildren
-from conveyor.core.jobs import JobState
+from conveyor.core.store import JobState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime, timedelta
 
-    from conveyor.core._engine.announcer import Announcer
+    from conveyor.core._engine.decisions import Judge
+    from conveyor.core._engine.error_backoff import Outage
     from conveyor.core._engine.heartbeat import Heartbeat
-    from conveyor.core._engine.outage import Outage
+    from conveyor.core._engine.publisher import Announcer
     from conveyor.core._engine.run_log import RunLog
-    from conveyor.core._engine.verdict import Judge
     from conveyor.core.clock import Clock
     from conveyor.core.events import Event
-    from conveyor.core.jobs import JobKey, JobRecord, Lease
-    from conveyor.core.store import Inserted, Outcome, Pause, Settled, Store
+    from conveyor.core.store import Inserted, JobKey, JobRecord, Lease, Outcome, Pause, Settled, Store
 
 _log: Final = logging.getLogger("conveyor.worker")
 

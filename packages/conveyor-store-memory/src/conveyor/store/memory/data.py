@@ -8,8 +8,18 @@ from datetime import datetime
 from heapq import merge
 from itertools import count, takewhile
 
-from conveyor.core.jobs import TERMINAL, JobKey, JobRecord, JobState
-from conveyor.core.store import Deleted, Order, Outcome, Release, Retention, Where
+from conveyor.core.store import (
+    TERMINAL,
+    Deleted,
+    JobKey,
+    JobRecord,
+    JobState,
+    Order,
+    Outcome,
+    Release,
+    Retention,
+    Where,
+)
 from conveyor.store.memory.matching import ORDERS, matching
 from conveyor.store.memory.queues import Queue
 from conveyor.store.memory.rows import DELAYED, WAITING, WAITING_CHILDREN, Row

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from conveyor.core.jobs import JobRecord
-from conveyor.core.planning import Beginning, check_groups, in_line, planned
-from conveyor.core.store import Inserted
+from conveyor.core.store import Beginning, Inserted, JobRecord, check_groups, in_line, planned
 from conveyor.store.memory.data import Data
 from conveyor.store.memory.rows import WAITING_CHILDREN, Row
 

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Any, Final
 
-from conveyor.core.jobs import JobRecord
-from conveyor.core.store import Order, Where
+from conveyor.core.store import JobRecord, Order, Where
 from conveyor.store.memory.rows import EPOCH, Row, place
 
 

@@ -8,8 +8,7 @@ from datetime import datetime, timedelta
 from heapq import merge
 from typing import Final
 
-from conveyor.core.jobs import JobRecord, JobState
-from conveyor.core.store import Claim, Limit, Order, Pause
+from conveyor.core.store import Claim, JobRecord, JobState, Limit, Order, Pause
 from conveyor.store.memory.lanes import Group, Lane
 from conveyor.store.memory.matching import ORDERS
 from conveyor.store.memory.rows import ACTIVE, DELAYED, FOREVER, WAITING, Row, place

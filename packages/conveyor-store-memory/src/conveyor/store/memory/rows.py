@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Final
 
-from conveyor.core.jobs import JobKey, JobRecord, JobState
+from conveyor.core.store import JobKey, JobRecord, JobState
 
 # An attribute of an enum costs more than a look-up in a dictionary, and these are asked for all the time.
 WAITING: Final = JobState.WAITING

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from conveyor.core.jobs import TERMINAL, JobKey, Lease
-from conveyor.core.store import Change, Inserted, Outcome, Settled
+from conveyor.core.store import TERMINAL, Change, Inserted, JobKey, Lease, Outcome, Settled
 from conveyor.store.memory.data import Data, retain
 from conveyor.store.memory.inserting import insert
 from conveyor.store.memory.rows import ACTIVE, DELAYED, WAITING, WAITING_CHILDREN, Row

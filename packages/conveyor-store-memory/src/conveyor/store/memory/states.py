@@ -7,7 +7,7 @@ from datetime import datetime
 from heapq import merge
 from typing import Final
 
-from conveyor.core.jobs import TERMINAL, JobRecord, JobState
+from conveyor.core.store import TERMINAL, JobRecord, JobState
 from conveyor.store.memory.numbered import Numbered
 from conveyor.store.memory.rows import Row
 from conveyor.store.memory.timeline import Timeline

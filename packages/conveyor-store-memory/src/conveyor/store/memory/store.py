@@ -14,7 +14,6 @@ from weakref import WeakKeyDictionary
 
 from conveyor.core.errors import HIDDEN, InvalidOptionError, StoreClosedError, showable
 from conveyor.core.events import Bus, Event, LocalBus
-from conveyor.core.jobs import JobKey, JobRecord, JobState, Lease
 from conveyor.core.store import (
     Advanced,
     Beat,
@@ -24,6 +23,10 @@ from conveyor.core.store import (
     Deleted,
     Feature,
     Inserted,
+    JobKey,
+    JobRecord,
+    JobState,
+    Lease,
     Order,
     Outcome,
     Pause,

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from conveyor.core.errors import StoreError
-from conveyor.core.jobs import JobRecord
-from conveyor.core.store import Inserted
+from conveyor.core.store import Inserted, JobRecord
 from conveyor.store.pg.connections import Connections
 from conveyor.store.pg.inserting import insert
 from conveyor.store.pg.statements import Session

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime, timedelta
 
-from conveyor.core.jobs import JobKey, JobState
-from conveyor.core.store import Advanced
+from conveyor.core.store import Advanced, JobKey, JobState
 from conveyor.store.pg.groups import Move, moved
 from conveyor.store.pg.rows import known_instant, moment
 from conveyor.store.pg.statements import Session

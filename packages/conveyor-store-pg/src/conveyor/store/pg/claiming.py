@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from conveyor.core.jobs import JobRecord, JobState, Lease
-from conveyor.core.store import Claim, Claimed, Rate, Stalled, Undecodable
+from conveyor.core.store import Claim, Claimed, JobRecord, JobState, Lease, Rate, Stalled, Undecodable
 from conveyor.store.pg.groups import Move, moved
 from conveyor.store.pg.limits import Scope, carry, queue_started, rate_name, room, started
 from conveyor.store.pg.rows import (

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
-from conveyor.core.jobs import JobState
-from conveyor.core.store import Rate
+from conveyor.core.store import JobState, Rate
 from conveyor.store.pg.limits import rate_name
 from conveyor.store.pg.rows import moment
 from conveyor.store.pg.statements import Row, Session

@@ -14,9 +14,7 @@ from datetime import datetime
 from itertools import repeat
 from typing import Final
 
-from conveyor.core.jobs import JobKey, JobRecord, JobState
-from conveyor.core.planning import Plan, check_groups, in_line, planned
-from conveyor.core.store import Inserted
+from conveyor.core.store import Inserted, JobKey, JobRecord, JobState, Plan, check_groups, in_line, planned
 from conveyor.store.pg.groups import Move, moved
 from conveyor.store.pg.rows import jsonb, known_instant, known_state, microseconds, moment
 from conveyor.store.pg.statements import Again, Session

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from conveyor.core.jobs import TERMINAL, JobKey, JobState
-from conveyor.core.store import Release, Retention
+from conveyor.core.store import TERMINAL, JobKey, JobState, Release, Retention
 from conveyor.store.pg.groups import Move, moved
 from conveyor.store.pg.rows import MICROSECOND, instant
 from conveyor.store.pg.statements import Row, Session

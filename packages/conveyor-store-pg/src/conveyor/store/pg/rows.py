@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
-from conveyor.core.jobs import JobKey, JobRecord, JobState
+from conveyor.core.store import JobKey, JobRecord, JobState
 from conveyor.store.pg.statements import Row, Session
 
 #: The end of what does not end by itself.

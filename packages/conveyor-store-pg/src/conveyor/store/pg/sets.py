@@ -8,8 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
-from conveyor.core.jobs import TERMINAL, JobKey, JobRecord, JobState
-from conveyor.core.store import Change, Deleted, Order, Where
+from conveyor.core.store import TERMINAL, Change, Deleted, JobKey, JobRecord, JobState, Order, Where
 from conveyor.store.pg.groups import follow
 from conveyor.store.pg.ledger import ACTIVE, DELAYED, ENDED, WAITING, Entry, Ledger
 from conveyor.store.pg.rows import ID, jsonb, moment, record_or_reason

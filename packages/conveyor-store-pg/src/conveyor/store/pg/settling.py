@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from conveyor.core.jobs import JobKey, JobState, Lease
-from conveyor.core.store import Beat, Inserted, Outcome, Renewed, Settled
+from conveyor.core.store import Beat, Inserted, JobKey, JobState, Lease, Outcome, Renewed, Settled
 from conveyor.store.pg.inserting import moves_of, write
 from conveyor.store.pg.ledger import ACTIVE, ENDED, WAITING_CHILDREN, Entry, Ledger
 from conveyor.store.pg.rows import MICROSECOND, jsonb, microseconds, moment

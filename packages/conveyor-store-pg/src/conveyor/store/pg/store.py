@@ -12,7 +12,6 @@ from psycopg import AsyncConnection, Connection
 
 from conveyor.core.durations import Duration
 from conveyor.core.events import Bus
-from conveyor.core.jobs import JobKey, JobRecord, JobState
 from conveyor.core.store import (
     Advanced,
     Beat,
@@ -22,6 +21,9 @@ from conveyor.core.store import (
     Deleted,
     Feature,
     Inserted,
+    JobKey,
+    JobRecord,
+    JobState,
     Order,
     Outcome,
     Pause,

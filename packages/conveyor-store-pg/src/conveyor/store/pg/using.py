@@ -14,9 +14,7 @@ from psycopg import AsyncConnection, Connection, pq
 
 from conveyor.core.errors import InvalidOptionError, StoreError
 from conveyor.core.events import Event
-from conveyor.core.jobs import JobRecord, JobState
-from conveyor.core.store import Inserted, Order, Store, Where
-from conveyor.core.using import View
+from conveyor.core.store import Inserted, JobRecord, JobState, Order, Store, View, Where
 from conveyor.store.pg import inserting, sets
 from conveyor.store.pg.bus import transactional_notify
 from conveyor.store.pg.cursors import async_cursor, cursor

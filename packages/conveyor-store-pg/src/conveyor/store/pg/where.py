@@ -13,8 +13,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Final
 
-from conveyor.core.jobs import JobRecord, JobState
-from conveyor.core.store import Order, Where
+from conveyor.core.store import JobRecord, JobState, Order, Where
 from conveyor.store.pg.statements import Row, Session
 
 #: No limit.

@@ -9,8 +9,7 @@ from itertools import islice
 from sqlite3 import Connection
 from typing import Any, Final
 
-from conveyor.core.jobs import JobKey
-from conveyor.core.store import Advanced
+from conveyor.core.store import Advanced, JobKey
 from conveyor.store.sqlite.ledger import REMEMBERED
 from conveyor.store.sqlite.limits import forget_starts
 from conveyor.store.sqlite.rows import FOREVER, read_or, written

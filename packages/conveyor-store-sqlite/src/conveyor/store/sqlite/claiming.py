@@ -12,8 +12,7 @@ from datetime import datetime, timedelta
 from sqlite3 import Connection
 from typing import Final
 
-from conveyor.core.jobs import JobRecord, Lease
-from conveyor.core.store import Claim, Claimed, Undecodable
+from conveyor.core.store import Claim, Claimed, JobRecord, Lease, Undecodable
 from conveyor.store.sqlite.limits import Scope, carry, queue_started, room
 from conveyor.store.sqlite.rows import ATTEMPT, FOREVER, ID, read_or, records, written
 from conveyor.store.sqlite.statements import ask, run, text

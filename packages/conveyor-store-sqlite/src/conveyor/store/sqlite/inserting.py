@@ -9,9 +9,17 @@ from itertools import repeat
 from sqlite3 import Connection
 from typing import Final
 
-from conveyor.core.jobs import JobKey, JobRecord, JobState
-from conveyor.core.planning import Plan, beginning, check_groups, in_line, planned
-from conveyor.core.store import Inserted
+from conveyor.core.store import (
+    Inserted,
+    JobKey,
+    JobRecord,
+    JobState,
+    Plan,
+    beginning,
+    check_groups,
+    in_line,
+    planned,
+)
 from conveyor.store.sqlite.rows import known_state, new_row, read_or, written
 from conveyor.store.sqlite.statements import ask, fetch, run, text, write
 

@@ -12,8 +12,7 @@ from datetime import datetime, timedelta
 from sqlite3 import Connection
 from typing import Any, Final
 
-from conveyor.core.jobs import TERMINAL, JobKey, JobState
-from conveyor.core.store import Release, Retention
+from conveyor.core.store import TERMINAL, JobKey, JobState, Release, Retention
 from conveyor.store.sqlite.rows import MICROSECOND, read_or, written
 from conveyor.store.sqlite.statements import ask, fetch, run, text, write
 

@@ -14,8 +14,7 @@ from functools import lru_cache
 from sqlite3 import Connection
 from typing import Any, Final
 
-from conveyor.core.jobs import JobKey, JobRecord, JobState
-from conveyor.core.planning import Beginning
+from conveyor.core.store import Beginning, JobKey, JobRecord, JobState
 from conveyor.store.sqlite.statements import ask, text
 
 #: The end of what does not end by itself.

@@ -8,8 +8,7 @@ from datetime import datetime
 from sqlite3 import Connection
 from typing import Final
 
-from conveyor.core.jobs import JobKey, JobRecord, JobState
-from conveyor.core.store import Change, Deleted, Order, Where
+from conveyor.core.store import Change, Deleted, JobKey, JobRecord, JobState, Order, Where
 from conveyor.store.sqlite.ledger import ACTIVE, DELAYED, ENDED, WAITING, Entry, Ledger
 from conveyor.store.sqlite.rows import ID, rank_key, rank_of, records, written
 from conveyor.store.sqlite.statements import ask, run

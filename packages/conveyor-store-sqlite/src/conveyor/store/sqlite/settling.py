@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from sqlite3 import Connection
 
-from conveyor.core.jobs import JobKey, Lease
-from conveyor.core.store import Beat, Inserted, Outcome, Renewed, Settled
+from conveyor.core.store import Beat, Inserted, JobKey, Lease, Outcome, Renewed, Settled
 from conveyor.store.sqlite.inserting import insert
 from conveyor.store.sqlite.ledger import ACTIVE, ENDED, WAITING_CHILDREN, Entry, Ledger
 from conveyor.store.sqlite.rows import written

@@ -15,7 +15,6 @@ from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 from conveyor.core.durations import Duration
 from conveyor.core.errors import InvalidOptionError, StoreClosedError, StoreForkedError
 from conveyor.core.events import Bus
-from conveyor.core.jobs import JobKey, JobRecord, JobState
 from conveyor.core.store import (
     Advanced,
     Beat,
@@ -25,6 +24,9 @@ from conveyor.core.store import (
     Deleted,
     Feature,
     Inserted,
+    JobKey,
+    JobRecord,
+    JobState,
     Order,
     Outcome,
     Pause,

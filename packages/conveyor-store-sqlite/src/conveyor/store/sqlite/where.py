@@ -14,8 +14,7 @@ from functools import cache
 from sqlite3 import Connection
 from typing import Any, Final
 
-from conveyor.core.jobs import JobRecord, JobState
-from conveyor.core.store import Order, Where
+from conveyor.core.store import JobRecord, JobState, Order, Where
 from conveyor.store.sqlite.rows import place_of, rank_key, written
 from conveyor.store.sqlite.statements import execute, statement, text
 

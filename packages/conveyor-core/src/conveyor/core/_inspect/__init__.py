@@ -1,0 +1,1 @@
+"""What is read of a queue without changing it: events, explanations, groups, workers."""

@@ -1,0 +1,188 @@
+"""Workers seen: who works at a queue, as told by the entries that workers keep in a queue of core's own.
+
+An entry is a job that the worker has leased itself. Its payload is what the worker says of itself, its lease
+is the worker's heartbeat: an entry whose lease has run out is of a worker that died, or is out of touch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic_core import from_json, to_json
+
+from conveyor.core._jobs.ids import new_token
+from conveyor.core._jobs.leases import claim_of
+from conveyor.core._queue_names import workers_of
+from conveyor.core.limits import GroupLimit, RateLimit
+from conveyor.core.store import JobState, Where
+
+if TYPE_CHECKING:
+    from conveyor.core.store import JobRecord, Store
+
+#: The most running jobs that an entry names: what a heartbeat writes has to stay small.
+MOST_RUNNING: Final = 100
+_PAGE: Final = 500
+#: A younger entry that nobody holds may be of a worker that is just starting.
+_YOUNG: Final = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningJob:
+    """A job that a worker said it is running."""
+
+    id: str
+    name: str
+    started_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerInfo:
+    """What a running worker last told of itself, at `last_beat_at` by the store's clock.
+
+    `names` are the job names it has handlers for; None: it takes any. `running` names the first 100 of
+    `running_count` jobs, `ready_count` is how many it has claimed and not started. `batch_size` is how many a
+    call of its handler takes at most, 1 without `batch=`, and `free_count` how many more calls it may start.
+    """
+
+    id: str
+    name: str
+    queue_names: tuple[str, ...]
+    host: str
+    pid: int
+    started_at: datetime
+    last_beat_at: datetime
+    concurrency: int
+    batch_size: int
+    free_count: int
+    paused: bool
+    lifo: bool
+    names: frozenset[str] | None
+    max_global_concurrency: int | None
+    limiter: RateLimit | None
+    group: GroupLimit | None
+    running_count: int
+    ready_count: int
+    running: tuple[RunningJob, ...]
+
+    @property
+    def room(self) -> int:
+        """How many jobs it may hold at once: of a batch that has started, as many as are in it."""
+        held = self.running_count + self.ready_count
+        return self.concurrency * self.batch_size if self.free_count or self.batch_size == 1 else held
+
+    def handles(self, job_name: str) -> bool:
+        """Whether it claims jobs of this name."""
+        return self.names is None or job_name in self.names
+
+
+def entry(info: WorkerInfo, lease: timedelta) -> str:
+    """What a worker says of itself, as JSON text; it is believed for `lease`."""
+    return to_json(
+        {
+            "id": info.id,
+            "name": info.name,
+            "queue_names": info.queue_names,
+            "host": info.host,
+            "pid": info.pid,
+            "started_at": info.started_at,
+            "lease": lease.total_seconds(),
+            "concurrency": info.concurrency,
+            "batch_size": info.batch_size,
+            "free_count": info.free_count,
+            "paused": info.paused,
+            "lifo": info.lifo,
+            "names": None if info.names is None else sorted(info.names),
+            "max_global_concurrency": info.max_global_concurrency,
+            "limiter": _rate_entry(info.limiter),
+            "group": info.group
+            and {"concurrency": info.group.concurrency, "limiter": _rate_entry(info.group.limiter)},
+            "running_count": info.running_count,
+            "ready_count": info.ready_count,
+            "running": [
+                {"id": job.id, "name": job.name, "started_at": job.started_at}
+                for job in info.running[:MOST_RUNNING]
+            ],
+        }
+    ).decode()
+
+
+async def find_workers(store: Store, queue: str) -> list[WorkerInfo]:
+    """The workers of a queue whose heartbeat has not run out, the longest there first."""
+    entries: list[JobRecord] = []
+    held = Where(queue=workers_of(queue), states=frozenset({JobState.ACTIVE}))
+    while page := await store.find(held, limit=_PAGE, after=entries[-1] if entries else None):
+        entries += page
+    if not entries:
+        return []
+    now = await store_time(store, queue)
+    found = [
+        info
+        for record in entries
+        if (until := record.lease_until) is not None and until > now
+        if (info := _info(record, until)) is not None
+    ]
+    return sorted(found, key=lambda info: (info.started_at, info.id))
+
+
+async def store_time(store: Store, queue: str) -> datetime:
+    """What time it is by the store's clock: told by a claim that can get nothing."""
+    return (await store.claim(claim_of(workers_of(queue), [new_token()]))).now
+
+
+async def sweep(store: Store, queue: str, *, limit: int = _PAGE, spare_young: bool = True) -> None:
+    """Remove the entries of workers that died."""
+    workers = workers_of(queue)
+    await store.advance({workers})
+    dead = Where(
+        queue=workers,
+        states=frozenset({JobState.WAITING}),
+        older_than=_YOUNG if spare_young else None,
+    )
+    await store.delete(dead, limit=limit)
+
+
+def _info(record: JobRecord, lease_until: datetime) -> WorkerInfo | None:
+    """What an entry says; None if that cannot be read."""
+    try:
+        found: Any = from_json(record.payload)
+        group, names = found["group"], found["names"]
+        return WorkerInfo(
+            id=found["id"],
+            name=found["name"],
+            queue_names=tuple(found["queue_names"]),
+            host=found["host"],
+            pid=found["pid"],
+            started_at=datetime.fromisoformat(found["started_at"]),
+            last_beat_at=lease_until - timedelta(seconds=found["lease"]),
+            concurrency=found["concurrency"],
+            batch_size=found["batch_size"],
+            free_count=found["free_count"],
+            paused=found["paused"],
+            lifo=found["lifo"],
+            names=None if names is None else frozenset(names),
+            max_global_concurrency=found["max_global_concurrency"],
+            limiter=_rate(found["limiter"]),
+            group=group and GroupLimit(group["concurrency"], _rate(group["limiter"])),
+            running_count=found["running_count"],
+            ready_count=found["ready_count"],
+            running=tuple(
+                RunningJob(
+                    id=job["id"],
+                    name=job["name"],
+                    started_at=job["started_at"] and datetime.fromisoformat(job["started_at"]),
+                )
+                for job in found["running"]
+            ),
+        )
+    except (ValueError, TypeError, LookupError):
+        return None
+
+
+def _rate_entry(rate: RateLimit | None) -> dict[str, float] | None:
+    return None if rate is None else {"max": rate.max, "per": rate.per.total_seconds()}
+
+
+def _rate(found: dict[str, Any] | None) -> RateLimit | None:
+    return None if found is None else RateLimit(found["max"], found["per"])

@@ -1,0 +1,33 @@
+"""Holding jobs by their ids for as long as it takes to decide about them, which is no run of theirs."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from conveyor.core._jobs.ids import new_token
+from conveyor.core.store import Claim
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+#: For how long a job is held at most by who dies while deciding about it. A decision takes a few calls; what
+#: comes later than this is refused by the fence, and has to be made again.
+MOMENT: Final = timedelta(seconds=5)
+
+
+def claim_of(queue: str, ids: Iterable[str], *, lease: timedelta = MOMENT) -> Claim:
+    """A request for exactly these jobs, whatever is paused; losing them is no stall.
+
+    A worker gives its own `lease`: they are held for that long, or for a moment if that is shorter.
+    """
+    wanted = frozenset(ids)
+    return Claim(
+        queue=queue,
+        count=len(wanted),
+        token=new_token(),
+        lease=min(lease, MOMENT),
+        worker="",
+        ids=wanted,
+        started=False,
+    )

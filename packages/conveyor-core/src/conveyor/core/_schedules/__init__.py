@@ -1,0 +1,1 @@
+"""Schedules: when they are due, how they are stored, and what their runs become."""

@@ -1,0 +1,71 @@
+"""All that a store needs of core: the contract, its values, the records of jobs, and the plan of an insert.
+
+`conveyor.core.store.contract` says what a store owes. Its errors are in `conveyor.core.errors`, its events in
+`conveyor.core.events`, and the durations of its options in `conveyor.core.durations`.
+"""
+
+from __future__ import annotations
+
+from conveyor.core.store.contract import Store
+from conveyor.core.store.insertion import Beginning, Plan, beginning, check_groups, in_line, planned
+from conveyor.core.store.records import TERMINAL, JobKey, JobRecord, JobState, Lease
+from conveyor.core.store.using import View, buffered
+from conveyor.core.store.values import (
+    Advanced,
+    Beat,
+    Change,
+    Claim,
+    Claimed,
+    Deleted,
+    Feature,
+    Inserted,
+    Limit,
+    Order,
+    Outcome,
+    Pause,
+    Rate,
+    Release,
+    Renewed,
+    Retention,
+    Settled,
+    Stalled,
+    Undecodable,
+    Where,
+)
+
+__all__ = [
+    "TERMINAL",
+    "Advanced",
+    "Beat",
+    "Beginning",
+    "Change",
+    "Claim",
+    "Claimed",
+    "Deleted",
+    "Feature",
+    "Inserted",
+    "JobKey",
+    "JobRecord",
+    "JobState",
+    "Lease",
+    "Limit",
+    "Order",
+    "Outcome",
+    "Pause",
+    "Plan",
+    "Rate",
+    "Release",
+    "Renewed",
+    "Retention",
+    "Settled",
+    "Stalled",
+    "Store",
+    "Undecodable",
+    "View",
+    "Where",
+    "beginning",
+    "buffered",
+    "check_groups",
+    "in_line",
+    "planned",
+]
