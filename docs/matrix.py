@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from conveyor.conformance.proofs import PROOFS, Test, proved
+from conveyor.conformance.kit.proofs import PROOFS, Test, proved
 from conveyor.core import open_store
 
 ROOT: Final = Path(__file__).resolve().parent.parent

@@ -5,6 +5,7 @@ So does each of some processes, which a test of our packages catches.
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -14,45 +15,10 @@ import pytest
 
 from broken import BUGS, ENGINE_BUGS, Bug, EngineBug, process
 from broken.process import PROCESS_BUGS, ProcessBug
-from conveyor.conformance import (
-    advancing,
-    ageing,
-    batches,
-    cancellations,
-    claiming,
-    crashes,
-    dead_letters,
-    deduplication,
-    events,
-    explain,
-    flow_behaviour,
-    flows,
-    group_behaviour,
-    groups,
-    honesty,
-    inserting,
-    interleavings,
-    lifecycle,
-    limit_behaviour,
-    limits,
-    model,
-    pausing,
-    plugin,
-    queue_behaviour,
-    races,
-    renewing,
-    round_trips,
-    schedules,
-    sets,
-    settling,
-    stalls,
-    unique_keys,
-    using,
-    workers_seen,
-)
-from conveyor.conformance import (
-    area as areas,
-)
+from conveyor.conformance.contract import events
+from conveyor.conformance.kit import area as areas
+from conveyor.conformance.plugin import hooks
+from conveyor.conformance.suite import Fixtures, StoreContract
 from conveyor.store.memory import MemoryStore
 
 pytest_plugins = ["pytester"]
@@ -60,40 +26,13 @@ pytest_plugins = ["pytester"]
 ROOT = Path(__file__).parents[2]
 
 ALL_BUGS: list[Bug | EngineBug] = [*BUGS, *ENGINE_BUGS]
+#: The class of each area, from what its tests say of themselves.
 AREAS: dict[str, type] = {
-    "inserting": inserting.Inserting,
-    "claiming": claiming.Claiming,
-    "renewing": renewing.Renewing,
-    "settling": settling.Settling,
-    "advancing": advancing.Advancing,
-    "sets": sets.Sets,
-    "pausing": pausing.Pausing,
-    "unique keys": unique_keys.UniqueKeys,
-    "flows": flows.Flows,
-    "groups": groups.Groups,
-    "limits": limits.Limits,
-    "events": events.AllEvents,
-    "round trips": round_trips.RoundTrips,
-    "lifecycle": lifecycle.Lifecycle,
-    "honesty": honesty.Honesty,
-    "races": races.AllRaces,
-    "crashes": crashes.Crashes,
-    "cancellations": cancellations.Cancellations,
-    "interleavings": interleavings.Interleavings,
-    "stalls": stalls.AllStalls,
-    "model": model.Model,
-    "queue behaviour": queue_behaviour.QueueBehaviour,
-    "flow behaviour": flow_behaviour.AllFlowBehaviour,
-    "deduplication": deduplication.DeduplicationModes,
-    "dead letters": dead_letters.DeadLetters,
-    "workers seen": workers_seen.WorkersSeen,
-    "explain": explain.Explaining,
-    "group behaviour": group_behaviour.GroupBehaviour,
-    "limit behaviour": limit_behaviour.LimitBehaviour,
-    "batches": batches.Batches,
-    "ageing": ageing.Ageing,
-    "schedules": schedules.Schedules,
-    "using": using.Using,
+    test.conveyor_area: part
+    for part in StoreContract.__bases__
+    if part is not Fixtures
+    for name, test in inspect.getmembers(part)
+    if name.startswith("test_")
 }
 
 
@@ -103,7 +42,7 @@ def failures(pytester: pytest.Pytester, area: str, store: type[MemoryStore], *op
         f"""
         import sys
         import pytest
-        from conveyor.conformance.contract import Fixtures
+        from conveyor.conformance.suite import Fixtures
 
         catches = sys.modules[{__name__!r}]
 
@@ -181,7 +120,7 @@ def test_a_process_with_one_bug_is_caught(tmp_path: Path, bug: ProcessBug) -> No
 
 
 def test_every_area_catches_a_bug() -> None:
-    assert {bug.area for bug in ALL_BUGS} == {name.replace("_", " ") for name in plugin.AREAS}
+    assert {bug.area for bug in ALL_BUGS} == {name.replace("_", " ") for name in hooks.AREAS}
 
 
 def test_every_bug_is_another() -> None:

@@ -118,7 +118,7 @@ def test_a_package_imports_only_what_its_layer_may(source: Path) -> None:
         ("conveyor.store.sqlite.store", "from conveyor.store import memory"),
         ("conveyor.store.sqlite", "from .store import SqliteStore"),
         ("conveyor.store.sqlite.testing", "from _pytest.tmpdir import TempPathFactory"),
-        ("conveyor.conformance.model", "from conveyor.store.sqlite import SqliteStore"),
+        ("conveyor.conformance.concurrency.model", "from conveyor.store.sqlite import SqliteStore"),
         ("conveyor.core._jobs.payload", "def f():\n    import pickle"),
         ("conveyor.core._jobs.payload", "from marshal import loads"),
         ("conveyor.core._jobs.payload", "import shelve as s"),
@@ -154,7 +154,10 @@ def test_a_planted_breach_is_caught(module: str, line: str) -> None:
         ("conveyor.store.sqlite.store", "from conveyor.core.store import JobState"),
         ("conveyor.store.sqlite.store", "import conveyor.core.events"),
         ("conveyor.store.sqlite", "from conveyor.store.sqlite.store import SqliteStore"),
-        ("conveyor.conformance.model", "import pytest\nfrom conveyor.store.memory import MemoryStore"),
+        (
+            "conveyor.conformance.concurrency.model",
+            "import pytest\nfrom conveyor.store.memory import MemoryStore",
+        ),
         ("conveyor.core._jobs.payload", "connection.exec('begin')"),
     ],
 )

@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 from conveyor.conformance import StoreContract
-from conveyor.conformance.proofs import PROOFS, proved
+from conveyor.conformance.kit.proofs import PROOFS, proved
 from conveyor.core import installed_stores
 from conveyor.core.discovery import open_store
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol, cast
 import pytest
 
 import conveyor.core
-from conveyor.conformance import anything
+from conveyor.conformance.kit import anything
 from conveyor.core import (
     AddOptions,
     Backoff,

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from conveyor.conformance.bench import SOON, until
+from conveyor.conformance.kit.bench import SOON, until
 from conveyor.core import Batch, InvalidOptionError, Job, JobState, Queue, Worker
 from conveyor.core._engine.processes.import_paths import import_path, imported
 from conveyor.core.testing import ManualClock, run_until_idle

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from conveyor.conformance.costs import SHAPES, costs, fill, grown
+from conveyor.conformance.contract.costs import SHAPES, costs, fill, grown
 from conveyor.store.memory import MemoryStore
 from conveyor.store.memory.states import States
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 import conveyor.store.memory
-from conveyor.conformance.anything import ANYTHING, wrongly_taken
+from conveyor.conformance.kit.anything import ANYTHING, wrongly_taken
 from conveyor.core.errors import HIDDEN, GroupFullError, InvalidOptionError, StoreClosedError, StoreError
 from conveyor.core.events import JobWaiting
 from conveyor.core.store import (

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from conveyor.conformance.make import job
+from conveyor.conformance.kit.make import job
 from conveyor.core._jobs.ids import new_job_id
 from conveyor.core.events import JobWaiting
 from conveyor.store.pg import PgStore

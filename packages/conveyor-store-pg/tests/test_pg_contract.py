@@ -10,8 +10,8 @@ import psycopg
 import pytest
 
 from conveyor.conformance import StoreContract
-from conveyor.conformance.contract import Fixtures
-from conveyor.conformance.using import Transaction, Using
+from conveyor.conformance.behaviour.using import Transaction, Using
+from conveyor.conformance.suite import Fixtures
 from conveyor.store.pg.options import parsed
 
 

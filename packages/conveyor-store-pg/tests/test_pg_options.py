@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from conveyor.conformance.anything import wrongly_taken
+from conveyor.conformance.kit.anything import wrongly_taken
 from conveyor.core import open_store
 from conveyor.core.errors import InvalidOptionError
 from conveyor.store.pg import PgStore

@@ -18,7 +18,7 @@ import pytest
 from psycopg import rows
 from psycopg.adapt import Dumper, Loader
 
-from conveyor.conformance.crashes import cut
+from conveyor.conformance.concurrency.crashes import cut
 from conveyor.core import Deduplication, FlowJob, FlowProducer, Group, NewJob, Queue
 from conveyor.core.errors import StoreError
 from conveyor.core.store import JobRecord, Where

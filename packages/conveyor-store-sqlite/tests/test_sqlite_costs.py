@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from conveyor.conformance.costs import GROUPS, SHAPES, begin, costs, fill, grown
-from conveyor.conformance.make import START, at
+from conveyor.conformance.contract.costs import GROUPS, SHAPES, begin, costs, fill, grown
+from conveyor.conformance.kit.make import START, at
 from conveyor.core.store import JobState, Where
 from conveyor.store.sqlite import SqliteStore
 from conveyor.store.sqlite.rows import written

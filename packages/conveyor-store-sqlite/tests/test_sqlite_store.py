@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from conveyor.conformance.anything import wrongly_taken
+from conveyor.conformance.kit.anything import wrongly_taken
 from conveyor.core.errors import (
     GroupFullError,
     InvalidOptionError,

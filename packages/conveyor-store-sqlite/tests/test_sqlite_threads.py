@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from conveyor.conformance.make import job
+from conveyor.conformance.kit.make import job
 from conveyor.core.errors import StoreClosedError, StoreError
 from conveyor.core.events import JobWaiting
 from conveyor.core.store import Where

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from conveyor.conformance.contract import StoreContract
+    from conveyor.conformance.suite import StoreContract
 
 __all__ = ["StoreContract"]
 
@@ -22,7 +22,7 @@ __all__ = ["StoreContract"]
 def __getattr__(name: str) -> Any:
     """Import the suite when it is asked for: pytest imports this package in every run."""
     if name == "StoreContract":
-        from conveyor.conformance.contract import StoreContract  # noqa: PLC0415
+        from conveyor.conformance.suite import StoreContract  # noqa: PLC0415
 
         return StoreContract
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

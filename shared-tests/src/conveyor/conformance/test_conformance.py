@@ -1,6 +1,6 @@
 """What `pytest --pyargs conveyor.conformance --conveyor-store SCHEME` runs."""
 
-from conveyor.conformance.contract import StoreContract
+from conveyor.conformance.suite import StoreContract
 
 
 class TestConformance(StoreContract):

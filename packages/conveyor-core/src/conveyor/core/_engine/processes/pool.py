@@ -23,6 +23,7 @@ from weakref import WeakSet
 from conveyor.core._engine.batch_results import Misfit
 from conveyor.core._engine.decisions import Died, Raised, Returned
 from conveyor.core._engine.handlers import Encoded
+from conveyor.core._engine.processes import import_paths
 from conveyor.core._engine.processes.messages import (
     HEAD,
     framed,
@@ -33,7 +34,6 @@ from conveyor.core._engine.processes.messages import (
     unpacked,
     unpacked_raise,
 )
-from conveyor.core._engine.processes import import_paths
 from conveyor.core.errors import ConveyorError, InvalidOptionError, LeaseLostError
 from conveyor.core.job import Job
 

@@ -1,0 +1,1 @@
+"""Many at once: races, crashes, interleavings, and random histories."""

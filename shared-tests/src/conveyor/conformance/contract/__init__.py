@@ -1,0 +1,1 @@
+"""The contract, call by call: what each call of a store promises."""

@@ -1,0 +1,7 @@
+"""The pytest plugin of the suite: its options, the places of its stores, and its report."""
+
+from __future__ import annotations
+
+from conveyor.conformance.plugin.hooks import LEFT_OUT, NOT_OFFERED, Fresh, Place
+
+__all__ = ["LEFT_OUT", "NOT_OFFERED", "Fresh", "Place"]
