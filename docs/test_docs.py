@@ -38,6 +38,8 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 DATABASE: Final = "postgresql://app@localhost/app"
 PAGES: Final = sorted((ROOT / "docs").glob("*.md"))
 README: Final = ROOT / "README.md"
+ARCHITECTURE: Final = ROOT / "ARCHITECTURE.md"
+DECISIONS: Final = sorted((ROOT / "docs" / "decisions").glob("*.md"))
 #: Pages whose Python is meant to run. The others show parts of files that have tests of their own.
 RUN: Final = [
     README,
@@ -261,7 +263,7 @@ def slug(title: str) -> str:
     return re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-")
 
 
-@pytest.mark.parametrize("page", sorted({*RUN, *PAGES}), ids=name_of)
+@pytest.mark.parametrize("page", sorted({*RUN, *PAGES, *DECISIONS, ARCHITECTURE}), ids=name_of)
 def test_every_relative_link_leads_somewhere(page: Path) -> None:
     broken = []
     prose = _BLOCK.sub("", page.read_text(encoding="utf-8"))
@@ -278,6 +280,33 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
                 broken.append(found["target"])
 
     assert broken == []
+
+
+def test_a_decision_has_its_day_its_reasons_and_what_would_change_it() -> None:
+    index = (ROOT / "docs" / "decisions" / "index.md").read_text(encoding="utf-8")
+    shape = re.compile(
+        r"# (?P<title>.+)\n\nDecided (on|between) 20\d\d-.+\.\n\n(?s:.+)\n\n"
+        r"## What would change it\n\n(?s:.+)\n"
+    )
+
+    for page in DECISIONS:
+        if page.name == "index.md":
+            continue
+        found = shape.fullmatch(page.read_text(encoding="utf-8"))
+        assert found is not None, page.name
+        assert f"- [{found['title']}]({page.name})" in index
+
+
+def test_what_the_architecture_names_is_there() -> None:
+    text = ARCHITECTURE.read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w./-]+(?:\.py|/))`", text))
+    roots = [*ROOT.glob("packages/*/src/conveyor"), ROOT / "shared-tests"]
+    there = {f"{place.as_posix()}/" for root in roots for place in root.rglob("*")}
+
+    assert named
+    assert [
+        name for name in named if not any(f"/{name}/".replace("//", "/") in place for place in there)
+    ] == []
 
 
 def test_the_readme_starts_with_exactly_two_commands() -> None:

@@ -1,4 +1,4 @@
-"""Who may import what: the layers of ARCHITECTURE.md, read from the source text of every package."""
+"""Who may import what: the layers of the packages, read from the source text of every package."""
 
 import ast
 from collections.abc import Iterator
