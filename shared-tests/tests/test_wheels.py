@@ -185,6 +185,13 @@ def editable(
     return environment
 
 
+def test_the_tests_of_a_group_run_in_one_process(request: pytest.FixtureRequest) -> None:
+    # pytest-xdist names the group behind an `@`, and tells by that; a pytest that hides it splits the group
+    grouped = request.config.getvalue("loadgroup") if "PYTEST_XDIST_WORKER" in os.environ else False
+
+    assert request.node.nodeid.endswith("@wheels") == grouped
+
+
 @each_of_ours
 def test_a_wheel_holds_its_whole_source_tree_and_no_namespace(
     distribution: Distribution, wheels: dict[str, Path]
