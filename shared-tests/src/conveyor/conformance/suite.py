@@ -25,8 +25,8 @@ from conveyor.conformance.behaviour.using import Transaction, Using
 from conveyor.conformance.behaviour.worker_registry import WorkersSeen
 from conveyor.conformance.concurrency.cancellations import Cancellations
 from conveyor.conformance.concurrency.crashes import Crashes
-from conveyor.conformance.concurrency.interleavings import Interleavings
-from conveyor.conformance.concurrency.model import Model
+from conveyor.conformance.concurrency.interleavings.every_call import Interleavings
+from conveyor.conformance.concurrency.model.agreeing import Model
 from conveyor.conformance.concurrency.races import AllRaces
 from conveyor.conformance.concurrency.stalls import AllStalls
 from conveyor.conformance.contract.advancing import Advancing
