@@ -44,7 +44,7 @@ from conveyor.conformance.contract.sets import Sets
 from conveyor.conformance.contract.settling import Settling
 from conveyor.conformance.contract.unique_keys import UniqueKeys
 from conveyor.conformance.kit.bench import Bench
-from conveyor.conformance.plugin.hooks import NOT_OFFERED
+from conveyor.conformance.plugin.areas import NOT_OFFERED
 from conveyor.core.discovery import open_store
 from conveyor.core.store import Feature, Store
 
