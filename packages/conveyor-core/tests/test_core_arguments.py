@@ -484,7 +484,7 @@ def public_parameters() -> dict[str, set[str]]:
                 found[name] = parameters(value)
             for method in dir(value):
                 if not method.startswith("_") and callable(getattr(value, method)):
-                    if issubclass(value, WrappedStore) and method in vars(Store):
+                    if issubclass(value, WrappedStore) and method in dir(Store):
                         continue
                     if not issubclass(value, Exception):
                         found[f"{name}.{method}"] = parameters(getattr(value, method))

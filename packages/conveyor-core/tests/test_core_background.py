@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from conveyor.core import FlowJob, FlowProducer, JobState, Queue, Worker
-from conveyor.core._engine.parents import Consequences
 from conveyor.core._engine.threads import Threads
+from conveyor.core._jobs.parents import FollowUp
 from conveyor.core.errors import StoreError
 from conveyor.core.events import Event, JobCompleted
 from conveyor.core.testing import FaultyStore, ManualClock
@@ -147,7 +147,7 @@ async def test_parents_are_looked_after_after_a_failure(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    fault = Fault(monkeypatch, Consequences, "draw")
+    fault = Fault(monkeypatch, FollowUp, "run")
     fault.times = 1
     flow = await FlowProducer(store, clock=clock).add(
         FlowJob(

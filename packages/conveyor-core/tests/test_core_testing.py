@@ -193,7 +193,7 @@ async def test_wrapped_stores_are_stores_and_pass_everything_on(clock: ManualClo
     assert all(
         inspect.signature(getattr(Store, name)).parameters.keys()
         <= inspect.signature(getattr(WrappedStore, name)).parameters.keys()
-        for name in vars(Store)
+        for name in dir(Store)
         if inspect.iscoroutinefunction(getattr(Store, name)) and not name.startswith("_")
     )
 

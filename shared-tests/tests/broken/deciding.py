@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from broken.engine import caught_by
-from conveyor.core._engine import parents
-from conveyor.core._jobs import leases
+from conveyor.core._jobs import leases, parents
 
 
 @caught_by("flow behaviour", "test_a_worker_that_dies_while_a_parent_is_decided_charges_it_nothing")
@@ -32,13 +31,13 @@ def holds_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
 @caught_by("flow behaviour", "test_a_decision_that_came_too_late_is_made_again")
 def forgets_what_it_was_too_late_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """What became of a parent counts as decided, applied or not."""
-    draw = parents.Consequences.draw
+    run = parents.FollowUp.run
 
-    async def decide_once(self: parents.Consequences, *args: Any, **lease: Any) -> Any:
+    async def decide_once(self: parents.FollowUp, *args: Any, **lease: Any) -> Any:
         decided = list(self.undecided)
-        refused = await draw(self, *args, **lease)
+        refused = await run(self, *args, **lease)
         for key in decided:
             self.undecided.pop(key, None)
         return refused
 
-    monkeypatch.setattr(parents.Consequences, "draw", decide_once)
+    monkeypatch.setattr(parents.FollowUp, "run", decide_once)

@@ -17,17 +17,17 @@ from conveyor.core._engine import retention
 from conveyor.core._engine.decisions import Judge
 from conveyor.core._engine.executor import Executor
 from conveyor.core._engine.handlers import Payloads, Results
-from conveyor.core._engine.parents import Consequences
 from conveyor.core._engine.poller import Poller
 from conveyor.core._engine.processes.pool import Processes
 from conveyor.core._engine.run import Run
 from conveyor.core._engine.scheduler import Scheduler
-from conveyor.core._engine.settler import Verdict
 from conveyor.core._inspect import follow
 from conveyor.core._jobs import actions, keep, payload, remove, typed_payload
+from conveyor.core._jobs.outcomes import Settlement
+from conveyor.core._jobs.parents import FollowUp
 from conveyor.core._jobs.payload import Payload
 from conveyor.core._jobs.report import Failure, Report
-from conveyor.core._jobs.run_context import Hold
+from conveyor.core._jobs.run_context import RunContext
 from conveyor.core.clock import Clock
 from conveyor.core.errors import ConveyorError
 from conveyor.core.events import Event
@@ -69,7 +69,7 @@ def caught_by(area: str, test: str) -> Callable[[PutIn], PutIn]:
 def ended_runs_write_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """The job of a handler that has ended is an ordinary one, and may be written to."""
 
-    def own_run(job: Job[object]) -> Hold | None:
+    def own_run(job: Job[object]) -> RunContext | None:
         return job.hold if job.hold is not None and not job.hold.over else None
 
     monkeypatch.setattr(Job, "_own_run", own_run)
@@ -140,13 +140,13 @@ def holds_what_it_has_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
 def strikes_off_the_latest_family(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last one of a list is tidied, and the last one is struck off: by then it may be another."""
 
-    async def draw(consequences: Consequences, store: Store, *_: object, **__: object) -> list[Exception]:
-        while consequences.over:
-            await store.delete(Where(parent=list(consequences.over)[-1], expired=True), limit=100)
-            consequences.over.popitem()
+    async def run(following: FollowUp, store: Store, *_: object, **__: object) -> list[Exception]:
+        while following.over:
+            await store.delete(Where(parent=list(following.over)[-1], expired=True), limit=100)
+            following.over.popitem()
         return []
 
-    monkeypatch.setattr(Consequences, "draw", draw)
+    monkeypatch.setattr(FollowUp, "run", run)
 
 
 @caught_by("schedules", "test_a_schedule_whose_jobs_cannot_be_looked_at_fires_when_they_can")
@@ -200,7 +200,7 @@ def waits_for_threads_past_their_timeouts(monkeypatch: pytest.MonkeyPatch) -> No
 def the_death_of_a_process_is_a_failed_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """A job whose process died has failed, and used an attempt."""
 
-    def stalled(judge: Judge, run: Run, how: str, now: datetime) -> Verdict:
+    def stalled(judge: Judge, run: Run, how: str, now: datetime) -> Settlement:
         error = ConveyorError(how)
         return judge._failed(run, Failure.of(error), now, error)
 

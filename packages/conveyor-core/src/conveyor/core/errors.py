@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from conveyor.core.store.records import JobState
+    from conveyor.core.states import JobState
 
 #: Stands in an error for what was given, and may hold a password.
 HIDDEN: Final = "..."

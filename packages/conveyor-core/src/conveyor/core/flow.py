@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from conveyor.core._engine.settler import told
-from conveyor.core._enqueue import Intake, as_stored
+from conveyor.core._jobs.builder import as_identified, as_stored
 from conveyor.core._jobs.flow_graph import FlowJob, Node, flow_jobs, planned, subtree
+from conveyor.core._jobs.outcomes import event_for
 from conveyor.core._jobs.payload import MAX_BYTES
 from conveyor.core._validation import checked_clock, checked_store, several
 from conveyor.core.errors import (
@@ -21,9 +21,11 @@ from conveyor.core.queue import Queue
 from conveyor.core.store import Feature, JobKey, JobRecord, JobState, Where
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from conveyor.core._engine.run import Run
+    from conveyor.core._enqueue import Enqueuer
+    from conveyor.core._jobs.builder import RecordBuilder
     from conveyor.core.clock import Clock
     from conveyor.core.job import Job
     from conveyor.core.store import Inserted, Store
@@ -74,7 +76,7 @@ class FlowProducer:
         _offered(checked_store(store))
         self._store = store
         self._clock = checked_clock(clock)
-        self._intake_of = _intakes_of(
+        self._queues = _Queues(
             store, queues, self._clock, whole(max_payload_bytes, "max_payload_bytes", least=1)
         )
 
@@ -95,13 +97,13 @@ class FlowProducer:
         return await self._add(flow_jobs(flows, "flows"), "flows")
 
     async def _add(self, flows: Sequence[FlowJob], beside: str) -> list[FlowResult]:
-        nodes = planned(flows, beside, self._intake_of)
+        nodes = planned(flows, beside, self._queues.builder)
         if not nodes:
             return []
         inserted = await self._insert(nodes)
         at = self._clock.now()
-        await self._store.bus.publish([told(found, at) for found in inserted if found.created])
-        return await _results(nodes, inserted)
+        await self._store.bus.publish([event_for(found, at) for found in inserted if found.created])
+        return await _results(self._queues, nodes, inserted)
 
     async def _insert(self, nodes: Sequence[Node]) -> Sequence[Inserted]:
         records = [node.record for node in nodes]
@@ -115,36 +117,36 @@ class FlowProducer:
             )
             if not refused:
                 return inserted
-            standing = await existing(self._store, nodes)
+            there = await existing(self._store, nodes)
             for node in nodes:
-                if node.record.key in standing:
+                if node.record.key in there:
                     raise JobExistsError(*node.record.key, node.path)
         raise JobExistsError(*nodes[-1].record.key, nodes[-1].path)
 
 
-async def adopt(
+async def add_children(
     store: Store, clock: Clock, run: Run, given: Iterable[FlowJob], queues: Iterable[Any], *, max_bytes: int
 ) -> None:
-    """Take in the children that a running handler adds.
+    """Note the children that a running handler adds: its outcome adds them.
 
     Those that it has already, by their ids, are passed over.
     """
     _offered(store)
     flows = flow_jobs(given, "children")
-    intake_of = _intakes_of(store, queues, clock, max_bytes)
-    nodes = planned(flows, "children", intake_of, (run.record.key, run.settings))
-    standing = await existing(store, nodes)
+    builder_of = _Queues(store, queues, clock, max_bytes).builder
+    nodes = planned(flows, "children", builder_of, (run.record.key, run.settings))
+    there = await existing(store, nodes)
     if run.over:
         raise LeaseLostError(run.record.id)  # it ended while they were looked for
     known = set[JobKey]()
     for node in nodes:
-        found = standing.get(node.record.key)
+        found = there.get(node.record.key)
         if node.above is None and found is not None and found.parent == run.record.key:
             known.update(one.record.key for one in subtree(node))
     asked = {record.key for record in run.children}
     adding = [node for node in nodes if node.record.key not in known]
     for node in adding:
-        if node.record.key in standing:
+        if node.record.key in there:
             raise JobExistsError(*node.record.key, node.path)
         if node.record.key in asked:
             allowed = "this run has added a job with this id already"
@@ -166,23 +168,22 @@ async def existing(store: Store, nodes: Iterable[Node]) -> dict[JobKey, JobRecor
     return found
 
 
-async def _results(nodes: Sequence[Node], inserted: Sequence[Inserted]) -> list[FlowResult]:
+async def _results(queues: _Queues, nodes: Sequence[Node], inserted: Sequence[Inserted]) -> list[FlowResult]:
     # The holders of keys take what replaces their data, as when a single job is added.
-    duplicates: dict[Intake[Any], list[tuple[JobRecord, Parsed, JobKey]]] = {}
+    duplicates: dict[str, list[tuple[JobRecord, Parsed, JobKey]]] = {}
     for node, found in zip(nodes, inserted, strict=True):
         if not found.created and found.key != node.record.key:
-            duplicates.setdefault(node.intake, []).append((node.record, node.parsed, found.key))
-    standing = {intake: await intake.standing(given) for intake, given in duplicates.items()}
+            duplicates.setdefault(found.key.queue, []).append((node.record, node.parsed, found.key))
+    there = {queue: await queues.enqueuer(queue).existing(given) for queue, given in duplicates.items()}
     results: dict[Node, FlowResult] = {}
     for node, found in zip(nodes, inserted, strict=True):
+        job_of = queues.enqueuer(node.record.queue).job_of
         if found.created:
-            job = node.intake.seen(_as_added(node.record, found))
-            results[node] = FlowResult(job, tuple(results[child] for child in node.children))
+            children = tuple(results[child] for child in node.children)
+            results[node] = FlowResult(job_of(_as_added(node.record, found)), children)
         else:
-            record = standing.get(node.intake, {}).get(found.key.id) or replace(
-                node.record, id=found.key.id, state=found.state, created_at=found.created_at
-            )
-            results[node] = FlowResult(node.intake.seen(record, deduplicated=True))
+            holder = there.get(found.key.queue, {}).get(found.key.id) or as_identified(node.record, found)
+            results[node] = FlowResult(job_of(holder, deduplicated=True))
     return [results[node] for node in nodes if node.above is None]
 
 
@@ -193,30 +194,36 @@ def _as_added(record: JobRecord, found: Inserted) -> JobRecord:
     return stored
 
 
-def _intakes_of(
-    store: Store, given: Iterable[Queue[Any]], clock: Clock, max_bytes: int
-) -> Callable[[str], Intake[Any]]:
-    """How jobs get into the queue of a name: one of those given, or a plain one."""
-    known: dict[str, Queue[Any]] = {}
-    for queue in several(given, "queues", Queue, "Queue(name, store)"):
-        if known.setdefault(queue.name, queue) is not queue:
-            raise InvalidOptionError("queues", queue, f"there are two queues of the name {queue.name!r}")
-    intakes: dict[str, Intake[Any]] = {}
+class _Queues:
+    """The queues of flows, by their names: those given, and plain ones for the rest."""
 
-    def intake_of(name: str) -> Intake[Any]:
-        if isinstance(name, str) and name in intakes:
-            return intakes[name]
-        queue = known.get(name) if isinstance(name, str) else None
+    def __init__(self, store: Store, given: Iterable[Queue[Any]], clock: Clock, max_bytes: int) -> None:
+        self._store = store
+        self._clock = clock
+        self._max_bytes = max_bytes
+        self._known: dict[str, Queue[Any]] = {}
+        for queue in several(given, "queues", Queue, "Queue(name, store)"):
+            if self._known.setdefault(queue.name, queue) is not queue:
+                raise InvalidOptionError("queues", queue, f"there are two queues of the name {queue.name!r}")
+        self._enqueuers: dict[str, Enqueuer[Any]] = {}
+
+    def enqueuer(self, name: str) -> Enqueuer[Any]:
+        """Adds jobs to the queue of this name. Raises InvalidOptionError."""
+        if isinstance(name, str) and name in self._enqueuers:
+            return self._enqueuers[name]
+        queue = self._known.get(name) if isinstance(name, str) else None
         if queue is None:
             try:
-                queue = Queue(name, store, max_payload_bytes=max_bytes, clock=clock)
+                queue = Queue(name, self._store, max_payload_bytes=self._max_bytes, clock=self._clock)
             except InvalidOptionError as error:
                 raise InvalidOptionError("queue_name", error.value, error.allowed) from None
         # Whatever store it was made with: the jobs that are returned are to be found where they were added.
-        intakes[name] = queue._intake.of_store(store)  # noqa: SLF001 - a flow's jobs are added like any other
-        return intakes[name]
+        self._enqueuers[name] = queue._enqueuer.of_store(self._store)  # noqa: SLF001 - jobs are added as by the queue
+        return self._enqueuers[name]
 
-    return intake_of
+    def builder(self, name: str) -> RecordBuilder[Any]:
+        """Makes the records of jobs of the queue of this name. Raises InvalidOptionError."""
+        return self.enqueuer(name).builder
 
 
 def _offered(store: Store) -> None:

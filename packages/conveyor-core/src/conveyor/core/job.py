@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from typing_extensions import TypeVar
 
-from conveyor.core._engine.parents import failure_of
 from conveyor.core._inspect import follow
 from conveyor.core._jobs import actions, remove
 from conveyor.core._jobs.actions import ASIDE
 from conveyor.core._jobs.dead_letters import DeadLetter, dead_letter
 from conveyor.core._jobs.dependencies import FAILED
+from conveyor.core._jobs.lookup import read
+from conveyor.core._jobs.parents import failure_of
 from conveyor.core._jobs.payload import MAX_BYTES, Payload
 from conveyor.core._jobs.report import Report
 from conveyor.core._jobs.run_context import from_threads, statement_from_threads
@@ -39,10 +40,9 @@ if TYPE_CHECKING:
 
     from conveyor.core._jobs.flow_graph import FlowJob
     from conveyor.core._jobs.report import Attempt
-    from conveyor.core._jobs.run_context import Hold
+    from conveyor.core._jobs.run_context import AnyQueue, RunContext
     from conveyor.core.clock import Clock
     from conveyor.core.events import Event
-    from conveyor.core.queue import Queue
     from conveyor.core.signals import Signal
     from conveyor.core.store import JobKey, JobRecord, Store
 
@@ -75,7 +75,7 @@ class Job(Generic[T, R]):
         result: Payload[R] | None = None,
         deduplicated: bool = False,
         max_bytes: int = MAX_BYTES,
-        hold: Hold | None = None,
+        hold: RunContext | None = None,
     ) -> None:
         """Made by queues and workers."""
         self._store = store
@@ -103,7 +103,7 @@ class Job(Generic[T, R]):
         return self._record
 
     @property
-    def hold(self) -> Hold | None:
+    def hold(self) -> RunContext | None:
         """The hold of the handler that this was given to. Not for users."""
         return self._hold
 
@@ -362,7 +362,7 @@ class Job(Generic[T, R]):
         """The job that waits for this one, as it is now; None without one, or if it has been removed."""
         if self._record.parent is None:
             return None
-        record = await follow.read(self._store, self._record.parent)
+        record = await read(self._store, self._record.parent)
         return None if record is None else self._relative(record)
 
     @from_threads
@@ -445,7 +445,7 @@ class Job(Generic[T, R]):
         self._decide("move_to_failed", Unrecoverable(reason))
 
     @statement_from_threads
-    async def add_children(self, children: Iterable[FlowJob], *, queues: Iterable[Queue[Any]] = ()) -> None:
+    async def add_children(self, children: Iterable[FlowJob], *, queues: Iterable[AnyQueue] = ()) -> None:
         """From the handler: when it returns, add these jobs, and run this one again when they have ended.
 
         What it returns is not kept then. They are added if, and only if, it returns: not if it raises, asks
@@ -545,7 +545,7 @@ class Job(Generic[T, R]):
     def _key(self) -> JobKey:
         return self._record.key
 
-    def _own_run(self) -> Hold | None:
+    def _own_run(self) -> RunContext | None:
         """The run that this job was given to, to write through; None for a job that was read or added.
 
         Raises LeaseLostError once that run is over: what it left behind may be at work beside the next one.
@@ -581,7 +581,7 @@ class Job(Generic[T, R]):
             await self._tell(JobWaiting(**self._of_event()))
 
     async def _read(self) -> JobRecord:
-        record = await follow.read(self._store, self._key)
+        record = await read(self._store, self._key)
         if record is None:
             raise JobNotFoundError(self.queue_name, self.id)
         return record

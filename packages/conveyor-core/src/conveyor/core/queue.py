@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Generic, Self, Unpack
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, Unpack
 
 from typing_extensions import TypeVar
 
-from conveyor.core._enqueue import Intake, as_stored, checked_ageing, checked_defaults
+from conveyor.core._enqueue import Enqueuer
 from conveyor.core._inspect import explain, follow, groups, workers
 from conveyor.core._jobs import actions, deduplication, redrive, remove
+from conveyor.core._jobs.builder import RecordBuilder, as_stored, checked_ageing, checked_defaults
 from conveyor.core._jobs.dead_letters import checked_dead_letter
+from conveyor.core._jobs.lookup import read
 from conveyor.core._jobs.payload import MAX_BYTES, Payload
 from conveyor.core._queue_names import checked_queue_name
 from conveyor.core._schedules.definition import Misfire, Overlap, Plan, checked_plan
@@ -95,16 +97,17 @@ class Queue(Generic[T, R]):
         if dead_letter is not None:
             defaults.setdefault("dead_letter", dead_letter)
             checked_dead_letter(checked_name(dead_letter, "dead_letter"), self.name)
-        self._intake: Intake[T, R] = Intake(
+        #: Makes the records of jobs that are to be added. Not for users.
+        self.builder: Final[RecordBuilder[T]] = RecordBuilder(
             self.name,
-            store,
             payload=Payload(payload),
-            result=Payload(result, "result"),
             defaults=defaults,
             ageing=None if ageing is None else checked_ageing(ageing),
             keep=checked_keep(keep),
             max_bytes=whole(max_payload_bytes, "max_payload_bytes", least=1),
-            clock=self._clock,
+        )
+        self._enqueuer: Enqueuer[T, R] = Enqueuer(
+            store=store, builder=self.builder, result=Payload(result, "result"), clock=self._clock
         )
         self._schedules = Schedules(store, self.name, self._clock)
         self._closed = asyncio.Event()
@@ -140,13 +143,13 @@ class Queue(Generic[T, R]):
 
         Raises InvalidOptionError or PayloadError, having stored nothing; GroupFullError if the group is full.
         """
-        [job] = await self._intake.add([(name, data, options)])
+        [job] = await self._enqueuer.add([(name, data, options)])
         return job
 
     async def add_bulk(self, jobs: Iterable[NewJob[T]]) -> list[Job[T, R]]:
         """Add jobs in one step: all of them, or, if an error is raised, none. Returned in order."""
         given = several(jobs, "jobs", NewJob, "NewJob(name, data, …)")
-        return await self._intake.add([(job.name, job.data, job.options) for job in given])
+        return await self._enqueuer.add([(job.name, job.data, job.options) for job in given])
 
     async def schedule(
         self,
@@ -163,12 +166,12 @@ class Queue(Generic[T, R]):
             timing["delay"] = duration(when.strip().removeprefix("in "), "when")
         else:
             timing["delay"] = duration(when, "when")
-        [job] = await self._intake.add([(name, data, {**options, **timing})])
+        [job] = await self._enqueuer.add([(name, data, {**options, **timing})])
         return job
 
     async def now(self, name: str, data: T | None = None, **options: Unpack[AddOptions]) -> Job[T, R]:
         """Add a job without a delay, whatever the queue's default options say."""
-        [job] = await self._intake.add([(name, data, {**options, "delay": 0, "run_at": None})])
+        [job] = await self._enqueuer.add([(name, data, {**options, "delay": 0, "run_at": None})])
         return job
 
     # ----------------------------------------------------------- schedules
@@ -258,9 +261,9 @@ class Queue(Generic[T, R]):
         Raises ScheduleNotFoundError.
         """
         record, found = await self._schedules.trigger(checked_name(key, "key"))
-        standing = None if found.created else await follow.read(self._store, found.key)
-        return self._intake.seen(
-            as_stored(record, found) if standing is None else standing, deduplicated=not found.created
+        existing = None if found.created else await read(self._store, found.key)
+        return self._enqueuer.job_of(
+            as_stored(record, found) if existing is None else existing, deduplicated=not found.created
         )
 
     async def remove_schedule(self, key: str) -> bool:
@@ -268,21 +271,21 @@ class Queue(Generic[T, R]):
         return await self._schedules.remove(checked_name(key, "key"))
 
     def _plan(self, name: str, data: T | None, options: Mapping[str, Any], **given: Any) -> Plan:
-        parsed = self._intake.parsed(options)
+        parsed = self.builder.parsed(options)
         for option, value in (("job_id", parsed.job_id), ("run_at", parsed.run_at)):
             if value is not None:
                 allowed = "each job of a schedule has an id and a time of its own"
                 raise InvalidOptionError(option, value, allowed)
         dedup = parsed.deduplication
         replaces = dedup is not None and dedup.mode == "replace"
-        return checked_plan(job=self._intake.record(name, data, parsed), replaces=replaces, **given)
+        return checked_plan(job=self.builder.record(name, data, parsed), replaces=replaces, **given)
 
     # ------------------------------------------------------------- reading
 
     async def get_job(self, job_id: str) -> Job[T, R] | None:
         """The job as it is now, or None if there is none."""
-        record = await follow.read(self._store, self._key(job_id))
-        return None if record is None else self._intake.seen(record)
+        record = await read(self._store, self._key(job_id))
+        return None if record is None else self._enqueuer.job_of(record)
 
     async def get_jobs(
         self,
@@ -298,7 +301,7 @@ class Queue(Generic[T, R]):
             after=self._checked_after(after),
             order=one_of(order, "order", Order),
         )
-        return [self._intake.seen(record) for record in found]
+        return [self._enqueuer.job_of(record) for record in found]
 
     async def get_job_counts(self, *, most: int | None = None) -> dict[JobState, int]:
         """How many jobs are in each state; every state is there.

@@ -61,7 +61,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-_METHODS: Final = frozenset(name for name in vars(Store) if not name.startswith("_")) - {"features", "bus"}
+_METHODS: Final = frozenset(name for name in dir(Store) if not name.startswith("_")) - {"features", "bus"}
 _FIELDS: Final = frozenset(field.name for field in fields(JobRecord))
 #: Where a ManualClock stands when it is made.
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)

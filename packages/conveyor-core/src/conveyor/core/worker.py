@@ -35,7 +35,7 @@ from conveyor.core._engine.publisher import Announcer
 from conveyor.core._engine.registration import Presence
 from conveyor.core._engine.run import Run
 from conveyor.core._engine.scheduler import Scheduler
-from conveyor.core._engine.settler import Settler, Verdict
+from conveyor.core._engine.settler import Settler
 from conveyor.core._engine.shutdown import Closing, Tasks
 from conveyor.core._engine.subscriber import Listener
 from conveyor.core._engine.validation import (
@@ -54,7 +54,7 @@ from conveyor.core._validation import checked_clock, checked_store
 from conveyor.core.batch import Batch
 from conveyor.core.durations import Duration, duration
 from conveyor.core.errors import InvalidOptionError, WorkerClosedError
-from conveyor.core.flow import adopt
+from conveyor.core.flow import add_children
 from conveyor.core.job import Job
 from conveyor.core.limits import GroupLimit, RateLimit
 from conveyor.core.options import Keeping, checked_keep, checked_name, flag, whole
@@ -63,6 +63,7 @@ from conveyor.core.store import Claim, Stalled
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from conveyor.core._jobs.outcomes import Settlement
     from conveyor.core.clock import Clock
     from conveyor.core.events import Event
     from conveyor.core.store import Store
@@ -266,7 +267,7 @@ class Worker(Generic[T]):
         self._parents = Parents(
             store=store,
             lease=self._lease,
-            judge=judge,
+            keep=self._keep,
             announcer=self._announcer,
             outage=outage("looking after parents"),
             clock=clock,
@@ -599,7 +600,7 @@ class Worker(Generic[T]):
         return self._tasks.cancelled
 
     def _job_of(self, run: Run) -> Job[T]:
-        run.adopt = partial(adopt, self._store, self._clock, max_bytes=self._max_bytes)
+        run.child_adder = partial(add_children, self._store, self._clock, max_bytes=self._max_bytes)
         job: Job[T] = Job(
             self._store,
             run.record,
@@ -611,18 +612,18 @@ class Worker(Generic[T]):
         job._data, job._decoded = run.data, True  # noqa: SLF001 - decoded once, by the poller
         return job
 
-    def _applied(self, _: Verdict) -> None:
+    def _applied(self, _: Settlement) -> None:
         self._settled += 1
         self._stopping.notice()
         self._poller.written()
         if self._limited:
             self._poller.wake()
 
-    def _freed(self, verdict: Verdict | None) -> None:
+    def _freed(self, settlement: Settlement | None) -> None:
         self._stopping.notice()
-        if verdict is not None and verdict.pause is not None:
+        if settlement is not None and settlement.pause is not None:
             # Heard of at once: what this worker has ready must not run into the same limit.
-            self._poller.heard_pause(verdict.pause[0])
+            self._poller.heard_pause(settlement.pause[0])
         self._poller.freed()
 
 

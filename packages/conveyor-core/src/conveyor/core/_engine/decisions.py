@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import random
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from conveyor.core._engine.run import Stop
-from conveyor.core._engine.run_log import RunLog
-from conveyor.core._engine.settler import Verdict
-from conveyor.core._jobs.dead_letters import letters_of
-from conveyor.core._jobs.dependencies import is_parent, read_options, release
-from conveyor.core._jobs.keep import BY_DEFAULT, retention_of
+from conveyor.core._jobs.dependencies import release
+from conveyor.core._jobs.keep import retention_of
+from conveyor.core._jobs.outcomes import (
+    RunLog,
+    Settlement,
+    event_of,
+    fail_permanently,
+    fail_undecodable,
+)
 from conveyor.core._jobs.payload import decode, encode
 from conveyor.core._jobs.refusals import reason
 from conveyor.core._jobs.report import Failure, Report
@@ -33,9 +35,8 @@ from conveyor.core.events import (
     JobWaitingChildren,
     QueuePaused,
 )
-from conveyor.core.options import JobOptions
 from conveyor.core.signals import RateLimited, Retry, Signal, Snooze, Unrecoverable
-from conveyor.core.store import JobState, Outcome, Pause, Retention
+from conveyor.core.store import JobState, Outcome, Pause
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -43,8 +44,8 @@ if TYPE_CHECKING:
 
     from conveyor.core._engine.run import Run
     from conveyor.core.durations import Duration
-    from conveyor.core.events import Event
-    from conveyor.core.store import JobRecord, Undecodable
+    from conveyor.core.options import JobOptions
+    from conveyor.core.store import JobRecord, Retention
 
 _log: Final = logging.getLogger("conveyor.worker")
 _AT_ONCE: Final = timedelta(0)
@@ -101,7 +102,7 @@ class Judge:
 
     def verdict(  # noqa: PLR0911 - one for each way that a run can end
         self, run: Run, ending: Ending, now: datetime
-    ) -> Verdict | None:
+    ) -> Settlement | None:
         """What becomes of a job whose run has ended; None if it is not ours to say any more."""
         match run.stop, ending:
             case Stop.LEASE_LOST, _:
@@ -128,54 +129,36 @@ class Judge:
             case _:  # pragma: no cover - the cases above are all there are
                 raise AssertionError(ending)
 
-    def _unfinished(self, run: Run, now: datetime) -> Verdict:
+    def _unfinished(self, run: Run, now: datetime) -> Settlement:
         """The run was broken off, which is not the job's fault: it goes back, with what it has logged."""
-        return Verdict(
+        return Settlement(
             outcome=Outcome.snoozed(run.record, run.report.encode()),
-            events=(_event(JobWaiting, run.record, now),),
+            events=(event_of(JobWaiting, run.record, now),),
             run_log=_run_log(run, now),
         )
 
-    def stalled(self, record: JobRecord, report: Report, options: JobOptions, now: datetime) -> Verdict:
+    def stalled(self, record: JobRecord, report: Report, options: JobOptions, now: datetime) -> Settlement:
         """The job has lost its worker too often: fail it without running it."""
         failure = Failure(
             type="stalled",
             message=f"stalled: {record.stalled} times its worker died, or lost touch for too long",
         )
         report.error = failure
-        return self.gone(record, report, options, failure, now)
+        return fail_permanently(record, report, options, failure, now, keep=self.keep)
 
-    def unrunnable(self, record: JobRecord, failure: Failure, now: datetime) -> Verdict:
-        """What is stored of the job cannot be read: fail it without running it."""
-        report, options = _readable(record)
-        report.error = failure
-        return self.gone(record, report, options, failure, now)
-
-    def unreadable(self, row: Undecodable, now: datetime) -> Verdict:
-        """The job's row cannot be read: fail it."""
-        report = Report(error=Failure(type="undecodable", message=f"its row cannot be read: {row.reason}"))
-        event = JobFailed(queue_name=row.lease.queue, job_id=row.lease.id, at=now, reason=row.reason)
-        return Verdict(
-            # What its key is cannot be read, either: the store keeps it until that lapses.
-            outcome=replace(
-                Outcome.unreadable(row, report.encode(final=True)),
-                retention=self.keep or Retention(age=BY_DEFAULT[JobState.FAILED]),
-            ),
-            events=(event,),
-            run_log=RunLog(None, now, failure=report.error),
-        )
-
-    def refused(self, verdict: Verdict, record: JobRecord | None, error: Exception, now: datetime) -> Verdict:
+    def refused(
+        self, settlement: Settlement, record: JobRecord | None, error: Exception, now: datetime
+    ) -> Settlement:
         """The store refuses what the job's outcome contains: fail it, with what it has accepted before.
 
         Without a `record` the job never ran here, and fails as its outcome has it.
         """
         failure = Failure(type="refused", message=f"the store refused the outcome: {reason(error)}")
         if record is not None:
-            return self.unrunnable(record, failure, now)
-        lease = verdict.outcome.lease
+            return fail_undecodable(record, failure, now, keep=self.keep)
+        lease = settlement.outcome.lease
         outcome = replace(
-            verdict.outcome,
+            settlement.outcome,
             state=JobState.FAILED,
             report=Report(error=failure).encode(final=True),
             delay=None,
@@ -184,25 +167,9 @@ class Judge:
         )
         event = JobFailed(queue_name=lease.queue, job_id=lease.id, at=now, reason=failure.message)
         run_log = RunLog(None, now, failure=failure)
-        return replace(verdict, outcome=outcome, events=(event,), pause=None, run_log=run_log)
+        return replace(settlement, outcome=outcome, events=(event,), pause=None, run_log=run_log)
 
-    def cancelled_unrun(self, record: JobRecord, report: Report, now: datetime) -> Verdict:
-        """Somebody asked the job's last run to stop, and it stalled: it ends here."""
-        options = read_options(record)
-        return Verdict(
-            outcome=Outcome.cancelled(
-                record,
-                report.encode(final=True),
-                release=release(record, options),
-                retention=retention_of(record, JobState.CANCELLED, report, options, by_worker=self.keep),
-            ),
-            events=(_event(JobCancelled, record, now),),
-            parent=record.parent,
-            has_children=is_parent(record),
-            run_log=RunLog(record.name, now, report.failures + 1),
-        )
-
-    def _completed(self, run: Run, value: Any, now: datetime) -> Verdict:
+    def _completed(self, run: Run, value: Any, now: datetime) -> Settlement:
         record, report = run.record, run.report
         if run.children:
             return self._awaiting(run, now)
@@ -214,23 +181,23 @@ class Judge:
             self._note(run, "failed", now, failure)
             report.error = failure
             run_log = _run_log(run, now, failure)
-            return self.gone(record, report, run.settings, failure, now, run_log=run_log)
+            return self._fail_permanently(run, failure, now, run_log)
         report.result = result
         report.error = None
         self._note(run, "completed", now)
-        return Verdict(
+        return Settlement(
             outcome=Outcome.completed(
                 record,
                 report.encode(final=True),
                 retention=retention_of(record, JobState.COMPLETED, report, run.settings, by_worker=self.keep),
             ),
-            events=(_event(JobCompleted, record, now),),
+            events=(event_of(JobCompleted, record, now),),
             parent=record.parent,
             has_children=bool(run.settings.children or report.children),
             run_log=_run_log(run, now),
         )
 
-    def _awaiting(self, run: Run, now: datetime) -> Verdict:
+    def _awaiting(self, run: Run, now: datetime) -> Settlement:
         """The handler has added children: the job runs again when they have ended. This result goes."""
         record, report = run.record, run.report
         report.error = None
@@ -239,28 +206,28 @@ class Judge:
             child.id for child in run.children if child.parent == record.key and child.id not in known
         ]
         self._note(run, "completed", now)
-        return Verdict(
+        return Settlement(
             outcome=Outcome.awaiting(record, report.encode(), children=tuple(run.children)),
-            events=(_event(JobWaitingChildren, record, now),),
+            events=(event_of(JobWaitingChildren, record, now),),
             run_log=_run_log(run, now),
         )
 
-    def _signalled(self, run: Run, raised: Raised, now: datetime) -> Verdict:
+    def _signalled(self, run: Run, raised: Raised, now: datetime) -> Settlement:
         record, report = run.record, run.report
         match raised.error:
             case Snooze(delay=delay):
                 self._note(run, "snoozed", now)
-                return Verdict(
+                return Settlement(
                     outcome=Outcome.snoozed(record, report.encode(), delay=delay),
-                    events=(_event(JobDelayed if delay else JobWaiting, record, now),),
+                    events=(event_of(JobDelayed if delay else JobWaiting, record, now),),
                     run_log=_run_log(run, now),
                 )
             case RateLimited(delay=delay):
                 self._note(run, "snoozed", now)
-                return Verdict(
+                return Settlement(
                     outcome=Outcome.snoozed(record, report.encode(), delay=_AT_ONCE),
                     events=(
-                        _event(JobWaiting, record, now),
+                        event_of(JobWaiting, record, now),
                         QueuePaused(queue_name=record.queue, at=now, group=record.group),
                     ),
                     pause=(Pause(group=record.group), delay),
@@ -273,23 +240,23 @@ class Judge:
             case _:
                 return self._failed(run, raised.failure, now, raised.error)
 
-    def _stalled(self, run: Run, how: str, now: datetime) -> Verdict:
+    def _stalled(self, run: Run, how: str, now: datetime) -> Settlement:
         """What ran the job died, and nobody can tell how far it had come: it is as if its worker had died."""
         record, report = run.record, run.report
         failure = Failure(type="ProcessDied", message=f"the process that ran it died: {how}")
         self._note(run, "stalled", now, failure)
         report.stalls = record.stalled + 1
-        return Verdict(
+        return Settlement(
             outcome=Outcome.stalled(record, report.encode()),
-            events=(_event(JobStalled, record, now), _event(JobWaiting, record, now)),
+            events=(event_of(JobStalled, record, now), event_of(JobWaiting, record, now)),
             run_log=RunLog(
                 record.name, now, report.failures + 1, run.settings.attempts, run.started_at, failure
             ),
         )
 
-    def _cancelled(self, run: Run, now: datetime) -> Verdict:
+    def _cancelled(self, run: Run, now: datetime) -> Settlement:
         self._note(run, "cancelled", now)
-        return Verdict(
+        return Settlement(
             outcome=Outcome.cancelled(
                 run.record,
                 run.report.encode(final=True),
@@ -298,7 +265,7 @@ class Judge:
                     run.record, JobState.CANCELLED, run.report, run.settings, by_worker=self.keep
                 ),
             ),
-            events=(_event(JobCancelled, run.record, now),),
+            events=(event_of(JobCancelled, run.record, now),),
             parent=run.record.parent,
             has_children=bool(run.settings.children or run.report.children),
             run_log=_run_log(run, now),
@@ -314,46 +281,26 @@ class Judge:
         outcome: str = "failed",
         delay: timedelta | None = None,
         final: bool = False,
-    ) -> Verdict:
+    ) -> Settlement:
         record, report = run.record, run.report
         report.failures += 1
         report.error = failure
         self._note(run, outcome, now, failure)
         if final or report.discarded or report.failures >= run.settings.attempts:
             run_log = _run_log(run, now, failure, error)
-            return self.gone(record, report, run.settings, failure, now, run_log=run_log)
+            return self._fail_permanently(run, failure, now, run_log)
         if delay is None:
             delay = self._backoff(run, report.failures)
-        event = _event(JobRetrying, record, now, reason=failure.message, attempts_made=report.failures)
-        return Verdict(
+        event = event_of(JobRetrying, record, now, reason=failure.message, attempts_made=report.failures)
+        return Settlement(
             outcome=Outcome.retry(record, report.encode(), delay=delay),
-            events=(event, _event(JobDelayed if delay else JobWaiting, record, now)),
+            events=(event, event_of(JobDelayed if delay else JobWaiting, record, now)),
             run_log=_run_log(run, now, failure, error),
         )
 
-    def gone(
-        self,
-        record: JobRecord,
-        report: Report,
-        options: JobOptions | None,
-        failure: Failure,
-        now: datetime,
-        *,
-        run_log: RunLog | None = None,
-    ) -> Verdict:
-        """The job has failed for good; `options` None: they cannot be read; `run_log` None: it never ran."""
-        return Verdict(
-            outcome=Outcome.failed(
-                record,
-                report.encode(final=True),
-                release=release(record, options),
-                retention=retention_of(record, JobState.FAILED, report, options, by_worker=self.keep),
-                spawn=letters_of(record, report, options or JobOptions()),
-            ),
-            events=(_event(JobFailed, record, now, reason=failure.message),),
-            parent=record.parent,
-            has_children=is_parent(record) if options is None else bool(options.children or report.children),
-            run_log=run_log or RunLog(record.name, now, failure=failure),
+    def _fail_permanently(self, run: Run, failure: Failure, now: datetime, run_log: RunLog) -> Settlement:
+        return fail_permanently(
+            run.record, run.report, run.settings, failure, now, keep=self.keep, run_log=run_log
         )
 
     def _backoff(self, run: Run, failures: int) -> timedelta:
@@ -388,27 +335,9 @@ def _so(run: Run) -> str:
     return "was cancelled" if run.call is None else "its process was killed"
 
 
-#: Decides for those who are no worker.
-NOBODY: Final = Judge(worker="", strategies={}, random=random.random)
-
-
-def _readable(record: JobRecord) -> tuple[Report, JobOptions | None]:
-    """What can be read of a job that cannot be read whole."""
-    report, options = Report(), None
-    with contextlib.suppress(Exception):
-        report = Report.for_run(record)
-    with contextlib.suppress(Exception):
-        options = JobOptions.decode(record.options)
-    return report, options
-
-
 def _run_log(
     run: Run, now: datetime, failure: Failure | None = None, error: BaseException | None = None
 ) -> RunLog:
     # A failure that the handler raised is counted in the report already.
     attempt = run.report.failures + (error is None)
     return RunLog(run.record.name, now, attempt, run.settings.attempts, run.started_at, failure, error)
-
-
-def _event(kind: type[Event], record: JobRecord, at: datetime, **details: Any) -> Event:
-    return kind(queue_name=record.queue, job_id=record.id, at=at, **details)  # type: ignore[call-arg]

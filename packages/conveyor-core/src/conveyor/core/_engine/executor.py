@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from conveyor.core._engine.processes.pool import Process, Processes
     from conveyor.core._engine.publisher import Announcer
     from conveyor.core._engine.run import Run
-    from conveyor.core._engine.settler import Settler, Verdict
+    from conveyor.core._engine.settler import Settler
+    from conveyor.core._jobs.outcomes import Settlement
     from conveyor.core.clock import Clock, Timer
     from conveyor.core.job import Job
     from conveyor.core.store import JobRecord
@@ -53,7 +54,7 @@ class Executor:
         settler: Settler,
         announcer: Announcer,
         clock: Clock,
-        freed: Callable[[Verdict | None], None],
+        freed: Callable[[Settlement | None], None],
         ending: Callable[[], bool],
         processes: Processes | None = None,
     ) -> None:
@@ -211,16 +212,16 @@ class Executor:
         return await process.run(call)
 
     def _settle(self, run: Run, ending: Ending) -> None:
-        verdict: Verdict | None = None
+        settlement: Settlement | None = None
         try:
-            verdict = self._judge.verdict(run, ending, self._clock.now())
+            settlement = self._judge.verdict(run, ending, self._clock.now())
         except BaseException:  # noqa: BLE001 - what a handler left may be hostile: then the job stalls
             _log.exception("what becomes of job %s cannot be told; its lease is let go", run.record.id)
-        if verdict is not None:
-            self._settler.put(verdict)
+        if settlement is not None:
+            self._settler.put(settlement)
         else:
             run.heartbeat.drop([run.record.lease])
-        self._freed(verdict)
+        self._freed(settlement)
 
     def _active(self, run: Run) -> JobActive:
         record, at = run.record, run.started_at or self._clock.now()

@@ -12,10 +12,16 @@ from typing import TYPE_CHECKING, Final
 from conveyor.core import clock as time
 from conveyor.core._engine import company
 from conveyor.core._engine.batching import Gatherer
-from conveyor.core._engine.parents import fate
 from conveyor.core._engine.run import Run, Stop
-from conveyor.core._engine.settler import Verdict, shown
+from conveyor.core._engine.settler import shown
 from conveyor.core._jobs.ids import new_token
+from conveyor.core._jobs.outcomes import (
+    Settlement,
+    cancel_unrun,
+    fail_undecodable,
+    fail_unreadable,
+)
+from conveyor.core._jobs.parents import parent_outcome
 from conveyor.core._jobs.report import Failure, Report
 from conveyor.core.events import JobStalled, JobWaiting
 from conveyor.core.options import JobOptions
@@ -211,7 +217,7 @@ class Poller:
             run.ended = True
             event = JobWaiting(queue_name=run.record.queue, job_id=run.record.id, at=self._clock.now())
             events = () if quietly else (event,)
-            self._settler.put(Verdict(outcome=Outcome.given_back(run.record), events=events))
+            self._settler.put(Settlement(outcome=Outcome.given_back(run.record), events=events))
 
     def heard_pause(self, what: Pause) -> None:
         """What is paused and has not started goes back, and so does what a claim on its way brings of it."""
@@ -292,7 +298,7 @@ class Poller:
 
     def _refuse(self, claimed: Claimed) -> None:
         for row in claimed.undecodable:
-            self._settler.put(self._judge.unreadable(row, self._clock.now()))
+            self._settler.put(fail_unreadable(row, self._clock.now(), keep=self._judge.keep))
 
     async def _take(self, claimed: Claimed, *, by_ids: bool = False) -> None:
         now = self._clock.monotonic()
@@ -337,7 +343,9 @@ class Poller:
             return
         fates = await asyncio.gather(
             *(
-                fate(self._store, run.record, run.report, run.settings, self._clock, judge=self._judge)
+                parent_outcome(
+                    self._store, run.record, run.report, run.settings, self._clock, keep=self._judge.keep
+                )
                 for run in parents
             ),
             return_exceptions=True,
@@ -349,11 +357,11 @@ class Poller:
                 self._settler.put(verdict)
         self._ready = deque(run for run in self._ready if not run.ended)
 
-    def _not_told(self, run: Run, error: BaseException) -> Verdict:
+    def _not_told(self, run: Run, error: BaseException) -> Settlement:
         """It cannot be told now whether a parent may run: it goes back, and is looked at again."""
         self._outage.failed(error if isinstance(error, Exception) else RuntimeError(repr(error)))
         self._claim_at = self._clock.monotonic() + _BREATH
-        return Verdict(outcome=Outcome.given_back(run.record))
+        return Settlement(outcome=Outcome.given_back(run.record))
 
     def _return_hoarded(self) -> None:
         """Give back what was claimed ahead of handlers that turn out to take long: others may be idle."""
@@ -380,19 +388,19 @@ class Poller:
 
     def _opened(self, record: JobRecord) -> Run | None:
         """The run of a claimed job; None if it is settled without one."""
-        now = self._clock.now()
+        now, keep = self._clock.now(), self._judge.keep
         names = self._rules.claim.names
         if names is not None and record.name not in names:
             # Not one that was asked for: another worker has a handler for it.
             self._claim_at = self._clock.monotonic() + _BREATH
             event = JobWaiting(queue_name=record.queue, job_id=record.id, at=now)
-            self._settler.put(Verdict(outcome=Outcome.given_back(record), events=(event,)))
+            self._settler.put(Settlement(outcome=Outcome.given_back(record), events=(event,)))
             return None
         try:
             report = Report.for_run(record)
             options = JobOptions.decode(record.options)
             if record.cancel_requested:
-                self._settler.put(self._judge.cancelled_unrun(record, report, now))
+                self._settler.put(cancel_unrun(record, report, now, keep=keep))
                 return None
             if record.stalled > self._rules.max_stalled:
                 self._settler.put(self._judge.stalled(record, report, options, now))
@@ -400,7 +408,8 @@ class Poller:
             data = self._payloads.of(record.name).decode(record.payload)
         except Exception as error:  # noqa: BLE001 - a validator of the user's may raise anything: it fails this job alone
             text = f"what is stored of the job cannot be read: {Failure.of(error).message}"
-            self._settler.put(self._judge.unrunnable(record, Failure(type="undecodable", message=text), now))
+            failure = Failure(type="undecodable", message=text)
+            self._settler.put(fail_undecodable(record, failure, now, keep=keep))
             return None
         return Run(
             record=record,

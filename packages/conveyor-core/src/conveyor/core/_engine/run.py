@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import os
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Awaitable, Callable, Iterable, Sequence
     from datetime import datetime, timedelta
 
-    from conveyor.core._engine.heartbeat import Heartbeat
-    from conveyor.core._engine.processes.pool import Call
     from conveyor.core._jobs.flow_graph import FlowJob
     from conveyor.core._jobs.report import Report
+    from conveyor.core._jobs.run_context import AnyQueue
     from conveyor.core.options import JobOptions
-    from conveyor.core.queue import Queue
     from conveyor.core.signals import Signal
-    from conveyor.core.store import JobRecord
+    from conveyor.core.store import JobRecord, Lease
 
-    Adopt = Callable[["Run", Iterable[FlowJob], Iterable[Queue[Any]]], Awaitable[None]]
+    AddChildren = Callable[["Run", Iterable[FlowJob], Iterable[AnyQueue]], Awaitable[None]]
 
 
 class Stop(Enum):
@@ -32,13 +30,45 @@ class Stop(Enum):
     SHUTDOWN = "shutdown"
 
 
+class LeaseKeeper(Protocol):
+    """What holds the leases of runs: renews them, and writes what handlers write."""
+
+    async def write(self, run: Run, payload: str | None) -> None:
+        """Store what the run's handler wrote; raises LeaseLostError if the lease is gone."""
+        ...
+
+    def write_soon(self, run: Run) -> None:
+        """Store what the run's handler wrote, within a moment."""
+        ...
+
+    async def write_starts(self, runs: Iterable[Run]) -> None:
+        """Store that these jobs are about to run."""
+        ...
+
+    def drop(self, leases: Iterable[Lease]) -> None:
+        """Renew these no more."""
+        ...
+
+
+class ProcessCall(Protocol):
+    """A call of a handler in a process of the worker's own."""
+
+    def halted(self, run: Run) -> None:
+        """Pass on that the handler of this run is asked to stop."""
+        ...
+
+    def kill(self) -> None:
+        """End the process."""
+        ...
+
+
 class Run:
     """A held job: what its handler's `Job` writes through, and what the engine knows of it."""
 
     __slots__ = (
-        "adopt",
         "began",
         "call",
+        "child_adder",
         "children",
         "claimed_at",
         "data",
@@ -67,7 +97,7 @@ class Run:
         report: Report,
         settings: JobOptions,
         data: Any,
-        heartbeat: Heartbeat,
+        heartbeat: LeaseKeeper,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.record = record
@@ -82,7 +112,7 @@ class Run:
         #: The jobs to be added, children first, when the handler returns.
         self.children: list[JobRecord] = []
         #: Makes them of what the handler gives.
-        self.adopt: Adopt | None = None
+        self.child_adder: AddChildren | None = None
         self.task: asyncio.Task[None] | None = None
         self.started_at: datetime | None = None
         #: By the worker's clock, in seconds.
@@ -95,7 +125,7 @@ class Run:
         self.started = False
         self.in_thread = False
         #: Its handler's call in a process.
-        self.call: Call | None = None
+        self.call: ProcessCall | None = None
         #: Whether the handler has seen that it is asked to stop.
         self.noticed = False
         self.ended = False
@@ -141,10 +171,10 @@ class Run:
         """Store the report within a moment; raises LeaseLostError if the lease is known to be gone."""
         self.heartbeat.write_soon(self)
 
-    async def add_children(self, children: Iterable[FlowJob], queues: Iterable[Queue[Any]]) -> None:
+    async def add_children(self, children: Iterable[FlowJob], queues: Iterable[AnyQueue]) -> None:
         """Add these, and have the job wait for them, when the handler returns."""
-        if self.adopt is not None:
-            await self.adopt(self, children, queues)
+        if self.child_adder is not None:
+            await self.child_adder(self, children, queues)
 
     def decide(self, signal: Signal) -> None:
         """Settle the job so, instead of as completed, when the handler returns."""

@@ -9,9 +9,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from conveyor.core import clock as time
-from conveyor.core._engine.settler import told
 from conveyor.core._jobs.ids import new_token
 from conveyor.core._jobs.leases import MOMENT
+from conveyor.core._jobs.outcomes import event_for
 from conveyor.core._jobs.refusals import concerns_store, write_in_parts
 from conveyor.core._queue_names import schedules_of
 from conveyor.core._schedules import decisions
@@ -198,7 +198,7 @@ class Scheduler:
         settled = await self._store.settle([outcome for outcome, _ in decided])
         self._forget(outcome for outcome, _ in decided)
         at = self._clock.now()
-        self._announcer.tell([told(found, at) for found in settled.spawned if found.created])
+        self._announcer.tell([event_for(found, at) for found in settled.spawned if found.created])
         spawned = iter(settled.spawned)
         for outcome, plan in decided:
             if outcome.lease not in settled.applied or plan is None:

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from conveyor.core._engine.run_log import log_runs
+from conveyor.core._jobs.outcomes import events_of
 from conveyor.core._jobs.refusals import concerns_store, reason, write_in_parts
+from conveyor.core._jobs.run_log import log_runs
 from conveyor.core.errors import StoreError
-from conveyor.core.events import JobDelayed, JobRemoved, JobWaiting, JobWaitingChildren
-from conveyor.core.store import JobState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from datetime import datetime, timedelta
 
     from conveyor.core._engine.decisions import Judge
     from conveyor.core._engine.error_backoff import Outage
     from conveyor.core._engine.heartbeat import Heartbeat
     from conveyor.core._engine.publisher import Announcer
-    from conveyor.core._engine.run_log import RunLog
+    from conveyor.core._jobs.outcomes import Settlement
     from conveyor.core.clock import Clock
-    from conveyor.core.events import Event
-    from conveyor.core.store import Inserted, JobKey, JobRecord, Lease, Outcome, Pause, Settled, Store
+    from conveyor.core.store import Lease, Settled, Store
 
 _log: Final = logging.getLogger("conveyor.worker")
 
@@ -35,22 +31,8 @@ _MOST: Final = 500
 _SHOWN: Final = 10
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """An outcome, what to tell once it is applied, and what to pause before it is."""
-
-    outcome: Outcome
-    events: tuple[Event, ...] = ()
-    pause: tuple[Pause, timedelta] | None = None
-    #: The job's parent, and whether it is one itself: for what follows from a job's end in its family.
-    parent: JobKey | None = None
-    has_children: bool = False
-    #: What to log once it is applied.
-    run_log: RunLog | None = None
-
-
 class Settler:
-    """Writes verdicts as they come: a lone one at once, the rest as soon as the previous batch is done."""
+    """Writes settlements as they come: a lone one at once, the rest as soon as the previous batch is done."""
 
     def __init__(
         self,
@@ -61,8 +43,8 @@ class Settler:
         announcer: Announcer,
         outage: Outage,
         clock: Clock,
-        applied: Callable[[Verdict], None],
-        written: Callable[[Sequence[Verdict], Settled], None],
+        applied: Callable[[Settlement], None],
+        written: Callable[[Sequence[Settlement], Settled], None],
         loop_ends: Callable[[], bool],
     ) -> None:
         self._store = store
@@ -74,20 +56,20 @@ class Settler:
         self._applied = applied
         self._written = written
         self._loop_ends = loop_ends
-        self._waiting: dict[Lease, Verdict] = {}
+        self._waiting: dict[Lease, Settlement] = {}
         self._task: asyncio.Task[None] | None = None
         self._abandoned = False
 
     @property
     def backlog(self) -> int:
-        """How many verdicts are not written yet."""
+        """How many settlements are not written yet."""
         return len(self._waiting)
 
-    def put(self, verdict: Verdict) -> None:
+    def put(self, settlement: Settlement) -> None:
         """Write this soon; after `abandon`, and when the event loop ends, never."""
         if self._abandoned:
             return
-        self._waiting[verdict.outcome.lease] = verdict
+        self._waiting[settlement.outcome.lease] = settlement
         if (self._task is None or self._task.done()) and not self._loop_ends():
             self._task = asyncio.get_running_loop().create_task(self._write_all())
 
@@ -111,18 +93,18 @@ class Settler:
             else:
                 self._outage.over()
 
-    async def _refused(self, verdict: Verdict, error: Exception) -> None:
+    async def _refused(self, settlement: Settlement, error: Exception) -> None:
         """The store takes the others, and not this one: its job has failed, or is left to its lease's end."""
-        lease = verdict.outcome.lease
-        if not isinstance(error, StoreError) or verdict.outcome.report is None:
+        lease = settlement.outcome.lease
+        if not isinstance(error, StoreError) or settlement.outcome.report is None:
             # A bug, which need not meet the next run; or a job that goes back as it was, and need not fail.
             _log.error("the outcome of job %s could not be written", lease.id, exc_info=error)
-            self._forget(verdict)
+            self._forget(settlement)
             return
         _log.error("the store refuses the outcome of job %s (%s); it fails: %s", lease.id, lease.queue, error)
         held = self._heartbeat.held_by(lease)
         instead = self._judge.refused(
-            verdict, None if held is None else held.record, error, self._clock.now()
+            settlement, None if held is None else held.record, error, self._clock.now()
         )
         try:
             await self._write([instead])
@@ -135,55 +117,37 @@ class Settler:
                 lease.queue,
                 reason(again),
             )
-            self._forget(verdict)
+            self._forget(settlement)
 
-    def _forget(self, verdict: Verdict) -> None:
-        lease = verdict.outcome.lease
+    def _forget(self, settlement: Settlement) -> None:
+        lease = settlement.outcome.lease
         self._waiting.pop(lease, None)
         self._heartbeat.drop([lease])
-        self._applied(verdict)
+        self._applied(settlement)
 
-    async def _write(self, batch: Sequence[Verdict]) -> None:
+    async def _write(self, batch: Sequence[Settlement]) -> None:
         for queue, (what, time) in dict.fromkeys(
-            (verdict.outcome.lease.queue, verdict.pause) for verdict in batch if verdict.pause is not None
+            (settlement.outcome.lease.queue, settlement.pause)
+            for settlement in batch
+            if settlement.pause is not None
         ):
             await self._store.pause(queue, what, time)
-        settled = await self._store.settle([verdict.outcome for verdict in batch])
-        for verdict in batch:
-            self._waiting.pop(verdict.outcome.lease, None)
-        self._heartbeat.drop(verdict.outcome.lease for verdict in batch)
-        late = [v.outcome for v in batch if v.outcome.lease not in settled.applied]
+        settled = await self._store.settle([settlement.outcome for settlement in batch])
+        for settlement in batch:
+            self._waiting.pop(settlement.outcome.lease, None)
+        self._heartbeat.drop(settlement.outcome.lease for settlement in batch)
+        late = [one.outcome for one in batch if one.outcome.lease not in settled.applied]
         if late:
             _log.warning(
                 "%d outcome(s) came too late: the lease was lost, and another run decides: %s",
                 len(late),
                 shown(f"{outcome.lease.id} ({outcome.state})" for outcome in late),
             )
-        log_runs((v for v in batch if v.outcome.lease in settled.applied), self._judge.worker)
-        for verdict in batch:
-            self._applied(verdict)
+        log_runs((one for one in batch if one.outcome.lease in settled.applied), self._judge.worker)
+        for settlement in batch:
+            self._applied(settlement)
         self._announcer.tell(events_of(batch, settled, self._clock.now()))
         self._written(batch, settled)
-
-
-def events_of(batch: Sequence[Verdict], settled: Settled, at: datetime) -> list[Event]:
-    """What to tell of verdicts that were written."""
-    events = [e for v in batch if v.outcome.lease in settled.applied for e in v.events]
-    events.extend(JobRemoved(queue_name=key.queue, job_id=key.id, at=at) for key in settled.removed)
-    events.extend(JobWaiting(queue_name=key.queue, job_id=key.id, at=at) for key in settled.released)
-    events.extend(told(found, at) for found in settled.spawned if found.created)
-    created = {found.key for found in settled.spawned if found.created}
-    events.extend(
-        JobWaiting(queue_name=v.outcome.lease.queue, job_id=v.outcome.lease.id, at=at)
-        for v in batch
-        # It added children, all of which stood in for by others: it waits for none.
-        if v.outcome.state is JobState.WAITING_CHILDREN and not created.intersection(_keys(v.outcome.spawn))
-    )
-    return events
-
-
-def _keys(records: Sequence[JobRecord]) -> set[JobKey]:
-    return {record.key for record in records}
 
 
 def shown(names: Iterable[str]) -> str:
@@ -191,11 +155,3 @@ def shown(names: Iterable[str]) -> str:
     known = list(names)
     more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
     return ", ".join(known[:_SHOWN]) + more
-
-
-def told(found: Inserted, at: datetime) -> Event:
-    """The event of a job that was added."""
-    kind = {JobState.DELAYED: JobDelayed, JobState.WAITING_CHILDREN: JobWaitingChildren}.get(
-        found.state, JobWaiting
-    )
-    return kind(queue_name=found.key.queue, job_id=found.key.id, at=at)

@@ -11,10 +11,10 @@ import contextlib
 from typing import TYPE_CHECKING, Final
 
 from conveyor.core import explanation as told
-from conveyor.core._engine.parents import CHILD_FAILED, failure_of
-from conveyor.core._inspect.follow import read
 from conveyor.core._inspect.workers import find_workers, store_time
 from conveyor.core._jobs.dead_letters import dead_letter
+from conveyor.core._jobs.lookup import read
+from conveyor.core._jobs.parents import CHILD_FAILED, failure_of
 from conveyor.core._jobs.report import Report
 from conveyor.core.errors import JobNotFoundError
 from conveyor.core.explanation import Explanation, Reason

@@ -12,6 +12,7 @@ import logging
 from typing import TYPE_CHECKING, Final, Self
 
 from conveyor.core import clock as time
+from conveyor.core._jobs.lookup import read
 from conveyor.core._jobs.report import Failure, Report
 from conveyor.core.errors import (
     JobCancelledError,
@@ -33,7 +34,7 @@ from conveyor.core.events import (
     JobRemoved,
     QueueObliterated,
 )
-from conveyor.core.store import JobState, Where
+from conveyor.core.store import JobState
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -51,12 +52,6 @@ _ROOM: Final = 100
 #: Whoever follows a job reads it again when one of these is heard.
 _ABOUT_ALL: Final = frozenset({Gap, QueueObliterated})
 _ENDS: Final = frozenset({JobCompleted, JobFailed, JobCancelled, JobRemoved})
-
-
-async def read(store: Store, key: JobKey) -> JobRecord | None:
-    """The job as it is now, or None."""
-    found = await store.find(Where(queue=key.queue, ids=frozenset({key.id})), limit=1)
-    return found[0] if found else None
 
 
 async def outcome(store: Store, key: JobKey, clock: Clock, timeout: timedelta | None) -> object:

@@ -6,12 +6,12 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from conveyor.core._engine.parents import follow_up
-from conveyor.core._engine.settler import Verdict, events_of
-from conveyor.core._inspect import follow
 from conveyor.core._jobs.dependencies import as_cancelled, is_parent, read_report, release
 from conveyor.core._jobs.descendants import cancel_descendants
 from conveyor.core._jobs.leases import claim_of
+from conveyor.core._jobs.lookup import read
+from conveyor.core._jobs.outcomes import Settlement, events_of
+from conveyor.core._jobs.parents import follow_up
 from conveyor.core._jobs.report import Report
 from conveyor.core.errors import InvalidJobStateError, JobNotFoundError
 from conveyor.core.events import CancelRequested, JobCancelled, JobWaitingChildren
@@ -47,7 +47,7 @@ async def edit_report(
     Raises JobNotFoundError, InvalidJobStateError.
     """
     while True:
-        record = await follow.read(store, key)
+        record = await read(store, key)
         if record is None:
             raise JobNotFoundError(key.queue, key.id)
         if record.state not in states:
@@ -87,19 +87,19 @@ async def _cancel(store: Store, key: JobKey, clock: Clock) -> bool:
         if record is not None:
             outcome = as_cancelled(record, release(record))
             told = JobCancelled(queue_name=key.queue, job_id=key.id, at=clock.now())
-            verdict = Verdict(
+            settlement = Settlement(
                 outcome=outcome, events=(told,), parent=record.parent, has_children=is_parent(record)
             )
             settled = await store.settle([outcome])
             if record.lease in settled.applied:
-                await store.bus.publish(events_of([verdict], settled, clock.now()))
-                await follow_up(store, [verdict], settled, clock, store.bus.publish)
+                await store.bus.publish(events_of([settlement], settled, clock.now()))
+                await follow_up(store, [settlement], settled, clock, store.bus.publish)
                 return True
         elif await store.update(where, Change(cancel=True)):
             await store.bus.publish([CancelRequested(queue_name=key.queue, job_id=key.id, at=clock.now())])
             return True
         else:
-            found = await follow.read(store, key)
+            found = await read(store, key)
             if found is None or found.state.terminal:
                 if found is not None and found.state is JobState.CANCELLED and is_parent(found):
                     # It may have been cancelled by a call that did not get as far as its children.
@@ -116,7 +116,7 @@ async def reopened(store: Store, retried: Iterable[JobRecord], clock: Clock) -> 
         child = todo.pop()
         if child.parent is None or child.released or child.parent in events:
             continue
-        parent = await follow.read(store, child.parent)
+        parent = await read(store, child.parent)
         report = None if parent is None else read_report(parent)
         if parent is not None and parent.state is JobState.WAITING_CHILDREN and report and report.over:
             events[parent.key] = JobWaitingChildren(queue_name=parent.queue, job_id=parent.id, at=at)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-from conveyor.core._engine.decisions import NOBODY
 from conveyor.core._jobs.dependencies import UNFINISHED, as_cancelled, is_parent
 from conveyor.core._jobs.leases import claim_of
+from conveyor.core._jobs.outcomes import fail_unreadable
 from conveyor.core._jobs.refusals import settle_in_parts
 from conveyor.core.events import CancelRequested, JobCancelled
 from conveyor.core.store import Change, JobKey, JobState, Where
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from conveyor.core.events import Event
     from conveyor.core.store import JobRecord, Store
 
-    Tell = Callable[[list[Event]], Awaitable[None]]
+    Publish = Callable[[list[Event]], Awaitable[None]]
 
 _log: Final = logging.getLogger("conveyor.flow")
 
@@ -37,7 +37,7 @@ def by_queue(keys: Iterable[JobKey]) -> dict[str, list[str]]:
     return found
 
 
-async def cancel_descendants(store: Store, key: JobKey, clock: Clock, tell: Tell) -> None:
+async def cancel_descendants(store: Store, key: JobKey, clock: Clock, publish: Publish) -> None:
     """Cancel the unfinished children of a job that is over, and theirs; ask those that run to stop.
 
     Calling it again goes on where a call that failed has stopped.
@@ -49,10 +49,10 @@ async def cancel_descendants(store: Store, key: JobKey, clock: Clock, tell: Tell
         while page := await store.find(family, limit=PAGE, after=page[-1] if page else None):
             todo += [child.key for child in page if is_parent(child)]
             for queue, ids in by_queue(child.key for child in page).items():
-                await _cancel(store, queue, frozenset(ids), clock, tell)
+                await _cancel(store, queue, frozenset(ids), clock, publish)
 
 
-async def _cancel(store: Store, queue: str, ids: frozenset[str], clock: Clock, tell: Tell) -> None:
+async def _cancel(store: Store, queue: str, ids: frozenset[str], clock: Clock, publish: Publish) -> None:
     left = ids
     for _ in range(_TRIES):
         claimed = await store.claim(claim_of(queue, left))
@@ -60,7 +60,7 @@ async def _cancel(store: Store, queue: str, ids: frozenset[str], clock: Clock, t
             store,
             [
                 *(as_cancelled(held) for held in claimed.jobs),
-                *(NOBODY.unreadable(row, clock.now()).outcome for row in claimed.undecodable),
+                *(fail_unreadable(row, clock.now()).outcome for row in claimed.undecodable),
             ],
         )
         cancelled = {lease.key for lease in settled.applied}
@@ -68,7 +68,7 @@ async def _cancel(store: Store, queue: str, ids: frozenset[str], clock: Clock, t
         left -= {key.id for key in cancelled} | {lease.id for lease in refused}
         running = Where(queue=queue, ids=left, states=frozenset({JobState.ACTIVE}))
         asked = await store.update(running, Change(cancel=True)) if left else frozenset[JobKey]()
-        await tell(
+        await publish(
             [
                 *(JobCancelled(queue_name=key.queue, job_id=key.id, at=at) for key in sorted(cancelled)),
                 *(CancelRequested(queue_name=key.queue, job_id=key.id, at=at) for key in sorted(asked)),

@@ -17,7 +17,7 @@ from conveyor.core.store import JobKey
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from conveyor.core._enqueue import Intake
+    from conveyor.core._jobs.builder import RecordBuilder
     from conveyor.core.options import JobOptions, Parsed
     from conveyor.core.store import JobRecord
 
@@ -80,7 +80,6 @@ class Node:
     #: Where it stands among those beside it.
     number: int
     beside: str
-    intake: Intake[Any] = field(init=False)
     parsed: Parsed = field(init=False)
     record: JobRecord = field(init=False)
     children: list[Node] = field(init=False, default_factory=list)
@@ -100,7 +99,7 @@ class Node:
 def planned(
     flows: Sequence[FlowJob],
     beside: str,
-    intake_of: Callable[[str], Intake[Any]],
+    builder_of: Callable[[str], RecordBuilder[Any]],
     parent: tuple[JobKey, JobOptions] | None = None,
 ) -> list[Node]:
     """The jobs of these flows, each with its record, children before their parents, siblings in order.
@@ -111,7 +110,7 @@ def planned(
     """
     nodes = _nodes(flows, beside)
     for node in nodes:
-        _fill(node, intake_of)
+        _fill(node, builder_of)
     for node in nodes:
         key, options = (
             parent or (None, None)
@@ -143,13 +142,13 @@ def _nodes(flows: Sequence[FlowJob], beside: str) -> list[Node]:
     return found
 
 
-def _fill(node: Node, intake_of: Callable[[str], Intake[Any]]) -> None:
+def _fill(node: Node, builder_of: Callable[[str], RecordBuilder[Any]]) -> None:
     """Make a node's record."""
     flow = node.flow
     try:
-        node.intake = intake_of(flow.queue_name)
-        node.parsed = node.intake.parsed(flow.options)
-        node.record = node.intake.record(flow.name, flow.data, node.parsed)
+        builder = builder_of(flow.queue_name)
+        node.parsed = builder.parsed(flow.options)
+        node.record = builder.record(flow.name, flow.data, node.parsed)
     except InvalidOptionError as error:
         if not node.path:
             raise

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from conveyor.core._inspect import follow
 from conveyor.core._jobs.descendants import by_queue
+from conveyor.core._jobs.lookup import read
 from conveyor.core.errors import InvalidJobStateError
 from conveyor.core.events import JobDelayed, JobRemoved, JobWaiting, QueueObliterated
 from conveyor.core.store import JobState, Where
@@ -30,7 +30,7 @@ async def remove(store: Store, key: JobKey, clock: Clock) -> bool:
     where = Where(queue=key.queue, ids=frozenset({key.id}), states=frozenset(JobState) - {JobState.ACTIVE})
     if await remove_all(store, where, clock, limit=1):
         return True
-    if await follow.read(store, key) is None:
+    if await read(store, key) is None:
         return False
     raise InvalidJobStateError(key.id, JobState.ACTIVE, (), "cancel it first")
 

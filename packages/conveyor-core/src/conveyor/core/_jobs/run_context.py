@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Coroutine, Iterable
     from concurrent.futures import Future
 
+    from conveyor.core._jobs.builder import RecordBuilder
     from conveyor.core._jobs.flow_graph import FlowJob
     from conveyor.core._jobs.report import Report
-    from conveyor.core.queue import Queue
     from conveyor.core.signals import Signal
 
 R = TypeVar("R")
@@ -25,7 +25,16 @@ P = ParamSpec("P")
 Remote = Callable[[Any, str, Sequence[Any], Mapping[str, Any]], Any]
 
 
-class Hold(Protocol):
+class AnyQueue(Protocol):
+    """A `Queue`, as far as the jobs in it know it."""
+
+    @property
+    def builder(self) -> RecordBuilder[Any]:
+        """Makes the records of jobs that are to be added to it. Not for users."""
+        ...
+
+
+class RunContext(Protocol):
     """The hold that a running handler has on its job, as its `Job` sees it."""
 
     loop: asyncio.AbstractEventLoop
@@ -56,7 +65,7 @@ class Hold(Protocol):
         """Store the report within a moment."""
         ...
 
-    async def add_children(self, children: Iterable[FlowJob], queues: Iterable[Queue[Any]]) -> None:
+    async def add_children(self, children: Iterable[FlowJob], queues: Iterable[AnyQueue]) -> None:
         """Add these, and have the job wait for them, when the handler returns."""
         ...
 
@@ -69,7 +78,7 @@ class Held(Protocol):
     """Something with methods that a handler calls, and with the handler's hold, if it has one."""
 
     @property
-    def hold(self) -> Hold | None:
+    def hold(self) -> RunContext | None:
         """The hold of the handler that it was given to."""
         ...
 
@@ -114,7 +123,7 @@ def statement_from_threads(
     return from_threads(method)
 
 
-def _elsewhere(made: Coroutine[Any, Any, R], hold: Hold) -> Future[R]:
+def _elsewhere(made: Coroutine[Any, Any, R], hold: RunContext) -> Future[R]:
     """Run it in the worker's event loop, from a thread or from another loop."""
     if hold.pid != os.getpid():
         made.close()  # nobody runs the loop's copy, so that the call would never return

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from conveyor.core._inspect import follow
 from conveyor.core._jobs.ids import new_job_id
 from conveyor.core._jobs.leases import claim_of
+from conveyor.core._jobs.lookup import read
 from conveyor.core._jobs.payload import decode as decode_json
 from conveyor.core._queue_names import schedules_of
 from conveyor.core._schedules import decisions
@@ -240,7 +240,7 @@ class Schedules:
         return settled.spawned
 
     async def _read(self, key: str) -> JobRecord | None:
-        return await follow.read(self._store, JobKey(self._queue, key))
+        return await read(self._store, JobKey(self._queue, key))
 
     async def _tell(self, kind: type[JobWaiting | JobDelayed], key: str) -> None:
         """Wake the workers that fire it."""

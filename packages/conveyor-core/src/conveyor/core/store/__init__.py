@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from conveyor.core.store.contract import Store
+from conveyor.core.store.base import Store
+from conveyor.core.store.contract import StoreCalls
 from conveyor.core.store.insertion import Beginning, Plan, beginning, check_groups, in_line, planned
 from conveyor.core.store.records import TERMINAL, JobKey, JobRecord, JobState, Lease
 from conveyor.core.store.using import View, buffered
@@ -60,6 +61,7 @@ __all__ = [
     "Settled",
     "Stalled",
     "Store",
+    "StoreCalls",
     "Undecodable",
     "View",
     "Where",

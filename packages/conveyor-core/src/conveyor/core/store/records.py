@@ -1,33 +1,16 @@
-"""What a store keeps of a job: its state, its identity and its record."""
+"""What a store keeps of a job: its identity and its record."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+from conveyor.core.states import TERMINAL, JobState
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
-
-class JobState(StrEnum):
-    """Where a job is in its life."""
-
-    WAITING = "waiting"
-    WAITING_CHILDREN = "waiting-children"
-    DELAYED = "delayed"
-    ACTIVE = "active"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-    @property
-    def terminal(self) -> bool:
-        """Whether the job is finished: nothing but an explicit retry leaves this state."""
-        return self in TERMINAL
-
-
-TERMINAL: Final = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED})
+__all__ = ["TERMINAL", "JobKey", "JobRecord", "JobState", "Lease"]
 
 
 class JobKey(NamedTuple):

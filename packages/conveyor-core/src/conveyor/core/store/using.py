@@ -14,14 +14,17 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from conveyor.core.errors import StoreError, UnsupportedFeatureError
 from conveyor.core.events import Bus, Event
-from conveyor.core.store.contract import Store
+from conveyor.core.store.contract import StoreCalls
 from conveyor.core.store.insertion import Beginning, check_groups, in_line, planned
 from conveyor.core.store.records import JobKey, JobRecord, JobState
 from conveyor.core.store.values import Feature, Inserted, Order, Where
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 __all__ = ["View", "buffered"]
 
@@ -49,14 +52,14 @@ def _once_ended(name: str) -> Any:
     return call
 
 
-class View(Store):
+class View(StoreCalls):
     """A store within a `using` block, for jobs to be added and read; anything else is refused there.
 
     Once the block has `ended`, all calls but `insert` go to the store itself, so that a job that was returned
     in it can still be followed. A subclass says what the four methods `…_within` do.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: StoreCalls) -> None:
         """Begin a block."""
         self.store: Final = store
         self.ended = False
@@ -127,6 +130,25 @@ class View(Store):
         call = self.store.count if self.ended else self.count_within
         return await call(where, by_group=by_group, most=most, now=now)
 
+    def using(self, connection: Any = None) -> AbstractAsyncContextManager[View]:
+        """A block within the block."""
+        del connection
+        return buffered(self)
+
+    async def __aenter__(self) -> Self:
+        """Open the store, once the block has ended."""
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the store, once the block has ended."""
+        await self.close()
+
     open = _once_ended("open")
     close = _once_ended("close")
     claim = _once_ended("claim")
@@ -163,7 +185,7 @@ class _ViewBus:
 
 
 @asynccontextmanager
-async def buffered(store: Store) -> AsyncIterator[Store]:
+async def buffered(store: StoreCalls) -> AsyncIterator[View]:
     """A view whose jobs are added in one step when the block ends, or, if it raises, not at all."""
     buffer = _Buffer(store)
     try:
@@ -177,7 +199,7 @@ async def buffered(store: Store) -> AsyncIterator[Store]:
 class _Buffer(View):
     """Keeps what is added, and answers as if it had been added to the store already."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: StoreCalls) -> None:
         super().__init__(store)
         self._one_at_a_time = asyncio.Lock()
         self._given: list[JobRecord] = []

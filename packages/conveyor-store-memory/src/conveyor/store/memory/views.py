@@ -8,7 +8,7 @@ changes about a lane is only noted, and looked at by the next claim: each change
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from sortedcontainers import SortedList
 
@@ -16,11 +16,12 @@ from conveyor.store.memory.lanes import Slots
 from conveyor.store.memory.rows import FOREVER, Row, place
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
 
     from conveyor.core.store import Limit
     from conveyor.store.memory.lanes import Lane
-    from conveyor.store.memory.queues import Queue
+    from conveyor.store.memory.turns import Turns
 
 
 class Shape(NamedTuple):
@@ -31,10 +32,27 @@ class Shape(NamedTuple):
     group_limit: Limit | None
 
 
+class Lanes(Protocol):
+    """A queue, as far as a view looks at it."""
+
+    turns: Turns
+    #: How many lanes and jobs claims have looked at so far.
+    steps: int
+
+    @property
+    def lanes(self) -> Iterable[Lane]:
+        """Every lane of the queue."""
+        ...
+
+    def free_at(self, lane: Lane, limit: Limit | None, now: datetime) -> datetime:
+        """When a lane may give a job, as far as limits and pauses go."""
+        ...
+
+
 class View:
     """The lanes that the claims of one shape may take from, now or later."""
 
-    def __init__(self, queue: Queue, shape: Shape, now: datetime) -> None:
+    def __init__(self, queue: Lanes, shape: Shape, now: datetime) -> None:
         self._queue = queue
         self._shape = shape
         self._now = now

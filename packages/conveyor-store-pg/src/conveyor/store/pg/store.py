@@ -164,7 +164,7 @@ class PgStore(Store):
         """
         if connection is None:
             return super().using()
-        return using(self, checked_connection(connection))
+        return using(self, self._options, self._statements, checked_connection(connection))
 
     # ---------------------------------------------------------------- moving jobs
 

@@ -7,23 +7,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection, Connection, pq
 
 from conveyor.core.errors import InvalidOptionError, StoreError
 from conveyor.core.events import Event
-from conveyor.core.store import Inserted, JobRecord, JobState, Order, Store, View, Where
+from conveyor.core.store import Inserted, JobRecord, JobState, Order, StoreCalls, View, Where
 from conveyor.store.pg import inserting, sets
 from conveyor.store.pg.bus import transactional_notify
 from conveyor.store.pg.cursors import async_cursor, cursor
 from conveyor.store.pg.errors import cause, store_error
-from conveyor.store.pg.options import Target
+from conveyor.store.pg.options import Options
 from conveyor.store.pg.statements import Again, AsyncSession, Session, Statements, SyncSession, in_thread
-
-if TYPE_CHECKING:
-    from conveyor.store.pg.store import PgStore
 
 T = TypeVar("T")
 Theirs = AsyncConnection[Any] | Connection[Any]
@@ -39,13 +36,15 @@ _TRIES: Final = 10
 
 
 @asynccontextmanager
-async def using(store: PgStore, connection: Theirs) -> AsyncIterator[Store]:
+async def using(
+    store: StoreCalls, options: Options, statements: Statements, connection: Theirs
+) -> AsyncIterator[View]:
     """A store whose `insert`, `find` and `count` are part of the transaction that `connection` is in.
 
     Raises StoreError if it is in none, and would not begin one.
     """
     _refuse_autocommit(connection)
-    view = _View(store, connection)
+    view = _View(store, options, statements, connection)
     try:
         yield view
     finally:
@@ -55,16 +54,19 @@ async def using(store: PgStore, connection: Theirs) -> AsyncIterator[Store]:
 class _View(View):
     """The store within the transaction."""
 
-    def __init__(self, store: PgStore, connection: Theirs) -> None:
+    def __init__(
+        self, store: StoreCalls, options: Options, statements: Statements, connection: Theirs
+    ) -> None:
         super().__init__(store)
-        self._target: Target = store._options.target  # noqa: SLF001 - a part of the store
-        self._statements: Statements = store._statements  # noqa: SLF001 - likewise
-        self._notify = store._options.notify  # noqa: SLF001 - likewise
+        self._options = options
+        self._statements = statements
         self._connection = connection
         self._one_at_a_time = asyncio.Lock()
 
-    def using(self, connection: Any = None) -> AbstractAsyncContextManager[Store]:
-        return super().using() if connection is None else self.store.using(connection)
+    def using(self, connection: Any = None) -> AbstractAsyncContextManager[View]:
+        if connection is None:
+            return super().using()
+        return using(self.store, self._options, self._statements, checked_connection(connection))
 
     async def insert_within(
         self, jobs: Sequence[JobRecord], *, new_only: bool, now: datetime | None
@@ -90,7 +92,7 @@ class _View(View):
         return await self._step(lambda session: sets.count(session, now, where, by_group=by_group, most=most))
 
     async def publish_within(self, events: Sequence[Event]) -> None:
-        if events and self._notify:
+        if events and self._options.notify:
             with suppress(StoreError):  # a hint: the job is there, and polling finds it
                 await self._step(lambda session: transactional_notify(session, events))
 
@@ -113,7 +115,7 @@ class _View(View):
                     if tries == _TRIES:
                         raise StoreError("others were faster ten times in a row; repeat it") from None
                 except psycopg.Error as error:
-                    raise store_error(error, self._target) from cause(error, self._target)
+                    raise store_error(error, self._options.target) from cause(error, self._options.target)
                 except UnicodeEncodeError as error:
                     encoding = self._connection.info.encoding
                     raise StoreError(

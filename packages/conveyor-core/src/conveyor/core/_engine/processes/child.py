@@ -43,7 +43,7 @@ from conveyor.core.store import JobRecord
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from conveyor.core._jobs.run_context import Hold
+    from conveyor.core._jobs.run_context import RunContext
     from conveyor.core.store import Store
 
 #: Seconds for what a program does at its exit.
@@ -284,7 +284,9 @@ class _Runner:
     def _job_of(self, hold: _Hold) -> Job[Any]:
         payload = self._payloads.of(hold.record.name)
         store = cast("Store", _NoStore())
-        return Job(store, hold.record, payload, SystemClock(), max_bytes=self._most, hold=cast("Hold", hold))
+        return Job(
+            store, hold.record, payload, SystemClock(), max_bytes=self._most, hold=cast("RunContext", hold)
+        )
 
     def _ending(self, jobs: list[Job[Any]]) -> dict[str, Any]:
         name = jobs[0].name
