@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from conveyor.conformance import StoreContract
-from conveyor.conformance.plugin.hooks import AREAS
+from conveyor.conformance.plugin.areas import AREAS
 
 pytest_plugins = ["pytester"]
 

@@ -17,7 +17,7 @@ from broken import BUGS, ENGINE_BUGS, Bug, EngineBug, process
 from broken.process import PROCESS_BUGS, ProcessBug
 from conveyor.conformance.contract import events
 from conveyor.conformance.kit import area as areas
-from conveyor.conformance.plugin import hooks
+from conveyor.conformance.plugin.areas import AREAS as NAMES
 from conveyor.conformance.suite import Fixtures, StoreContract
 from conveyor.store.memory import MemoryStore
 
@@ -120,7 +120,7 @@ def test_a_process_with_one_bug_is_caught(tmp_path: Path, bug: ProcessBug) -> No
 
 
 def test_every_area_catches_a_bug() -> None:
-    assert {bug.area for bug in ALL_BUGS} == {name.replace("_", " ") for name in hooks.AREAS}
+    assert {bug.area for bug in ALL_BUGS} == {name.replace("_", " ") for name in NAMES}
 
 
 def test_every_bug_is_another() -> None:

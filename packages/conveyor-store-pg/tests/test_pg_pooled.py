@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from conveyor.conformance.plugin.hooks import Place
+from conveyor.conformance.plugin.places import Place
 from conveyor.core import Job, Queue, Worker, open_store
 from conveyor.core.errors import InvalidOptionError
 from conveyor.store.pg.testing import Bouncer, Server, bouncer, get_server, provision

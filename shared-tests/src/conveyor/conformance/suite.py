@@ -25,8 +25,8 @@ from conveyor.conformance.behaviour.using import Transaction, Using
 from conveyor.conformance.behaviour.worker_registry import WorkersSeen
 from conveyor.conformance.concurrency.cancellations import Cancellations
 from conveyor.conformance.concurrency.crashes import Crashes
-from conveyor.conformance.concurrency.interleavings import Interleavings
-from conveyor.conformance.concurrency.model import Model
+from conveyor.conformance.concurrency.interleavings.every_call import Interleavings
+from conveyor.conformance.concurrency.model.agreeing import Model
 from conveyor.conformance.concurrency.races import AllRaces
 from conveyor.conformance.concurrency.stalls import AllStalls
 from conveyor.conformance.contract.advancing import Advancing
@@ -44,7 +44,7 @@ from conveyor.conformance.contract.sets import Sets
 from conveyor.conformance.contract.settling import Settling
 from conveyor.conformance.contract.unique_keys import UniqueKeys
 from conveyor.conformance.kit.bench import Bench
-from conveyor.conformance.plugin.skips import NOT_OFFERED
+from conveyor.conformance.plugin.areas import NOT_OFFERED
 from conveyor.core.discovery import open_store
 from conveyor.core.store import Feature, Store
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from conveyor.conformance.concurrency.races import in_processes
 from conveyor.conformance.kit.area import area, needs, patient
 from conveyor.conformance.kit.bench import SOON, Bench, Gate, Watcher, fail
 from conveyor.conformance.kit.make import MANY, at, everything
+from conveyor.conformance.kit.processes import in_processes
 from conveyor.core import (
     Deduplication,
     Feature,

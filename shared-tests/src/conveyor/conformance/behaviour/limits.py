@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from conveyor.conformance.concurrency.races import in_processes, let_go, started
 from conveyor.conformance.kit.area import area, needs
 from conveyor.conformance.kit.bench import Bench, Gate, Recorder, nothing, until
 from conveyor.conformance.kit.make import claim, span
+from conveyor.conformance.kit.processes import in_processes, let_go, started
 from conveyor.core import (
     Feature,
     GroupLimit,

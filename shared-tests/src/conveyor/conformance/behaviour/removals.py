@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from conveyor.conformance.concurrency.interleavings import HeldStore
+from conveyor.conformance.concurrency.interleavings.held_store import HeldStore
 from conveyor.conformance.kit.area import area, needs
 from conveyor.conformance.kit.bench import SOON, Bench, Watcher, until
 from conveyor.conformance.kit.make import claim

@@ -11,10 +11,11 @@ from typing import Any, Final
 
 import pytest
 
-from conveyor.conformance.concurrency.races import Handles, at_once, in_processes, turns
+from conveyor.conformance.concurrency.races.together import Handles, at_once, turns
 from conveyor.conformance.kit.area import area
 from conveyor.conformance.kit.bench import Bench, nothing, until
 from conveyor.conformance.kit.make import at, everything
+from conveyor.conformance.kit.processes import in_processes
 from conveyor.core import Feature, Queue, RunAll, ScheduleNotFoundError, Store, StoreUnavailableError, Worker
 from conveyor.core._jobs.leases import MOMENT
 from conveyor.core._queue_names import schedules_of

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from conveyor.conformance.concurrency.interleavings import HeldStore, until_true
-from conveyor.conformance.concurrency.races import let_go, started
+from conveyor.conformance.concurrency.interleavings.held_store import HeldStore, until_true
 from conveyor.conformance.kit.area import area, patient
 from conveyor.conformance.kit.bench import Bench, Gate, Recorder
 from conveyor.conformance.kit.make import claim, span
+from conveyor.conformance.kit.processes import let_go, started
 from conveyor.core import Job, JobState, NewJob, Queue, Worker
 from conveyor.core.store import Claim, Claimed, Feature, JobRecord, Store, Where
 from conveyor.core.testing import WrappedStore

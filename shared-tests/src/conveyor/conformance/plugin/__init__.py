@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conveyor.conformance.plugin.hooks import Fresh, Place
-from conveyor.conformance.plugin.skips import LEFT_OUT, NOT_OFFERED
+from conveyor.conformance.plugin.areas import LEFT_OUT, NOT_OFFERED
+from conveyor.conformance.plugin.places import Fresh, Place
 
 __all__ = ["LEFT_OUT", "NOT_OFFERED", "Fresh", "Place"]

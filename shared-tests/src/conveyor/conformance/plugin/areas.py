@@ -1,0 +1,45 @@
+"""The areas of the suite, and what a run says of tests that it leaves out."""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: In the order of the table.
+AREAS: Final = (
+    "inserting",
+    "claiming",
+    "renewing",
+    "settling",
+    "advancing",
+    "sets",
+    "pausing",
+    "unique_keys",
+    "flows",
+    "groups",
+    "limits",
+    "events",
+    "round_trips",
+    "lifecycle",
+    "honesty",
+    "races",
+    "crashes",
+    "cancellations",
+    "interleavings",
+    "stalls",
+    "model",
+    "queue_behaviour",
+    "flow_behaviour",
+    "deduplication",
+    "dead_letters",
+    "workers_seen",
+    "explain",
+    "group_behaviour",
+    "limit_behaviour",
+    "batches",
+    "ageing",
+    "schedules",
+    "using",
+)
+#: Why a test was left out, as its skip begins: the store does without, or the run does.
+NOT_OFFERED: Final = "not offered: "
+LEFT_OUT: Final = "left out: a long storm; run it with -m chaos"
