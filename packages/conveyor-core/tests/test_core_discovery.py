@@ -54,6 +54,12 @@ class PrintedUrl:
         return "PostgresDsn('postgresql://me:hunter2@host/db')"
 
 
+def test_importing_core_leaves_reading_metadata_for_later() -> None:
+    code = "import sys, conveyor.core; print('importlib.metadata' in sys.modules)"
+
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
+
+
 OURS = ("memory", "conveyor.store.memory:MemoryStore", "conveyor-store-memory")
 
 
