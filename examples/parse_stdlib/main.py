@@ -5,19 +5,20 @@
     python examples/parse_stdlib/main.py --store memory:      # any installed store
 
 Three parts, in the order in which they happen: the files are counted in a plain loop; then each becomes a
-job, worked off by a worker in a process of its own, whose handlers run in processes again, one for each
-processor to be used; then the two counts are compared, file by file.
+job, worked off by a worker whose handlers run in processes, one for each processor to be used; then the two
+counts are compared, file by file. The worker is in this process, or, with `--workers`, there are as many
+processes with a worker each, of which one can be killed.
 
 The run itself is a job, too. While it has not finished, adding it again finds it (deduplication), so a
 program that was killed goes on where it was; once it has finished, the next start is a new run.
 
-It is one file so that it can be read from top to bottom, and run by its path alone.
+It is one file so that it can be read from top to bottom, and run by its path alone; but the handler has one
+of its own, `parsing.py`, since the processes that run it import what is there, and need nothing from here.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 import asyncio
 import hashlib
 import logging
@@ -52,6 +53,7 @@ from conveyor.core import (
     Worker,
     open_store,
 )
+from parsing import Figures, Source, figures_of, parse, read
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,8 +65,6 @@ UNFINISHED: Final = (JobState.WAITING, JobState.DELAYED, JobState.ACTIVE)
 LOCK_DURATION: Final = "4s"
 #: More deaths than this are no accident.
 MOST_DEATHS: Final = 10
-#: From this size on, a file is worth a word about how far it is.
-LARGE_FILE: Final = 200_000
 LONGEST_ID: Final = 255
 SECONDS_PER_LINE: Final = 2.0
 
@@ -73,23 +73,6 @@ noted: set[str] = set()
 
 
 # ------------------------------------------------------------------ what is counted
-
-
-@dataclass(frozen=True)
-class Source:
-    """The payload of a job: the file to parse, and how much longer to take for it, in seconds."""
-
-    path: str
-    slow: float = 0.0
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What is counted in a file."""
-
-    lines: int = 0
-    functions: int = 0
-    classes: int = 0
 
 
 @dataclass
@@ -106,30 +89,6 @@ class Count:
 
     def total(self, figure: str) -> int:
         return sum(getattr(figures, figure) for figures in self.parsed.values())
-
-
-def read(path: str) -> tuple[bytes, ast.Module]:
-    """A file and its syntax tree.
-
-    Raises OSError if it cannot be read, as a job worth another try; Unrecoverable if it cannot be parsed.
-    """
-    source = Path(path).read_bytes()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old-fashioned escapes, of which there are many
-            return source, ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError) as error:
-        raise Unrecoverable(f"{type(error).__name__}: {error}") from error
-
-
-def figures_of(source: bytes, tree: ast.Module) -> Figures:
-    functions = classes = 0
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            functions += 1
-        elif isinstance(node, ast.ClassDef):
-            classes += 1
-    return Figures(lines=len(source.splitlines()), functions=functions, classes=classes)
 
 
 def files_in(folder: Path) -> list[str]:
@@ -155,27 +114,6 @@ def plain_count(files: Sequence[str]) -> Count:
 # ------------------------------------------------------------------------- the workers
 
 
-def parse(jobs: list[Job[Source]]) -> list[Figures | Exception]:
-    """The handler: a plain function, which the worker's processes import by its name.
-
-    Parsing is all computing. In threads it would share one processor with the worker's event loop, which has
-    leases to renew, jobs to claim and results to write meanwhile; and it takes some files in each call, so
-    that their results are written together. One that fails does so alone.
-    """
-    return [parsed(job) for job in jobs]
-
-
-def parsed(job: Job[Source]) -> Figures | Exception:
-    time.sleep(job.data.slow)
-    try:
-        source, tree = read(job.data.path)
-    except (Unrecoverable, OSError) as error:
-        return error
-    if len(source) > LARGE_FILE:
-        job.update_progress(50)
-    return figures_of(source, tree)
-
-
 def worker_of(store: Store, queue_name: str, options: argparse.Namespace) -> Worker[Source]:
     return Worker(
         queue_name,
@@ -197,9 +135,10 @@ async def work(options: argparse.Namespace) -> None:
 
 
 class Crew:
-    """The worker processes. One that dies is replaced."""
+    """The workers: one in this process, or some in processes of their own, replaced when they die."""
 
-    def __init__(self, queue_name: str, options: argparse.Namespace) -> None:
+    def __init__(self, store: Store, queue_name: str, options: argparse.Namespace) -> None:
+        self._here = None if options.workers else worker_of(store, queue_name, options)
         self._command = [sys.executable, *(f"-W{w}" for w in sys.warnoptions), str(Path(__file__).resolve())]
         self._command += ["--work-for", queue_name, "--store", options.store]
         self._command += ["--processes", str(options.processes), "--files", str(options.files)]
@@ -212,6 +151,8 @@ class Crew:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        if self._here is not None:
+            await self._here.close()
         for process in self._processes:
             if process.stdin is not None:
                 process.stdin.close()
@@ -221,6 +162,8 @@ class Crew:
 
     async def fill(self) -> None:
         """Start as many as are missing."""
+        if self._here is not None:
+            await self._here.start()  # once it runs, this does nothing
         for process in [p for p in self._processes if p.returncode is not None]:
             self._processes.remove(process)
             self._deaths += 1
@@ -267,12 +210,10 @@ async def run(files: Sequence[str], folder: Path, options: argparse.Namespace) -
         this = await runs.add("run", deduplication=Deduplication("run"))
         queue = Queue(f"parse-{this.id}", store, payload=Source)
 
-        shared = Feature.MULTI_PROCESS in store.features
         began = time.perf_counter()
-        crew = Crew(queue.name, options) if shared else None
-        async with crew or worker_of(store, queue.name, options):
-            # The jobs are added while the worker process starts. Their ids are made from the paths, so adding
-            # a file again changes nothing.
+        async with Crew(store, queue.name, options) as crew:
+            # The jobs are added while the processes start. Their ids are made from the paths, so adding a
+            # file again changes nothing.
             added, _ = await asyncio.gather(
                 queue.add_bulk(
                     NewJob(
@@ -284,7 +225,7 @@ async def run(files: Sequence[str], folder: Path, options: argparse.Namespace) -
                     )
                     for path in files
                 ),
-                crew.fill() if crew is not None else asyncio.sleep(0),
+                crew.fill(),
             )
             left = sum(not job.state.terminal for job in added)
             how = "found the run that was cut off" if this.deduplicated else "new run"
@@ -302,18 +243,15 @@ async def run(files: Sequence[str], folder: Path, options: argparse.Namespace) -
         return count
 
 
-async def finished(
-    queue: Queue[Source], total: int, crew: Crew | None = None, kill_at: int | None = None
-) -> None:
+async def finished(queue: Queue[Source], total: int, crew: Crew, kill_at: int | None) -> None:
     """Return when no job is left to do. The store is asked now and then: events are only hints."""
     with Bar("Conveyor", total) as bar:
         while left := await queue.count(*UNFINISHED):
             bar.show(total - left)
-            if crew is not None:
-                await crew.fill()
-                if kill_at is not None and left <= kill_at:
-                    crew.kill_one()
-                    kill_at = None
+            await crew.fill()
+            if kill_at is not None and left <= kill_at:
+                crew.kill_one()
+                kill_at = None
             await asyncio.sleep(0.1)
         bar.show(total)
 
@@ -478,7 +416,12 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--processes", type=at_least_one, default=2, help="processes that parse, of each worker (default: 2)"
     )
-    parser.add_argument("--workers", type=at_least_one, default=1, help="worker processes (default: 1)")
+    parser.add_argument(
+        "--workers",
+        type=at_least_one,
+        default=0,
+        help="workers, each in a process of its own (default: one, in this process)",
+    )
     parser.add_argument(
         "--files", type=at_least_one, default=20, help="files for one call of the handler (default: 20)"
     )
@@ -534,8 +477,11 @@ def demo(options: argparse.Namespace) -> int:
     if not files:
         raise Problem(f"there are no Python files in {folder}")
     shared = asyncio.run(is_shared(options.store))
-    if options.kill_one and not shared:
-        raise Problem("--kill-one needs a store that several processes can share")
+    if not shared and (options.kill_one or options.workers):
+        option = "--kill-one" if options.kill_one else "--workers"
+        raise Problem(f"{option} needs a store that several processes can share")
+    if options.kill_one:
+        options.workers = max(1, options.workers)
     plain = plain_count(files)
     if not plain.failed:
         # Some Pythons come without their tests, where the broken files are. Failures are to be seen anyhow.
@@ -543,8 +489,6 @@ def demo(options: argparse.Namespace) -> int:
         say(f"all can be parsed, so {len(broken)} that cannot are added")
         more = plain_count(broken)
         files, plain.failed = [*files, *broken], more.failed
-    if not shared:
-        say("one process cannot share this store with others: its workers are in this one")
     ours = asyncio.run(run(files, folder, options))
     show(plain, ours, folder)
     return 0 if agree(plain, ours) else 1

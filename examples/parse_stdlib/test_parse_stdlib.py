@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 PROGRAM: Final = Path(__file__).resolve().parent / "main.py"
-NAME: Final = "parse_stdlib.main"
+NAME: Final = "main"
 FILES: Final = 40
 
 pytestmark = pytest.mark.slow
@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
     """The program in this process, with `tmp_path` as the working directory."""
     # By a name that processes can import it by.
-    monkeypatch.syspath_prepend(str(PROGRAM.parents[1]))
+    monkeypatch.syspath_prepend(str(PROGRAM.parent))
     monkeypatch.delitem(sys.modules, NAME, raising=False)
     module = importlib.import_module(NAME)
     monkeypatch.chdir(tmp_path)
@@ -74,10 +74,10 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def at_work(process: subprocess.Popen[str], seconds: float) -> None:
-    """Wait until a worker process is ready, and that long."""
+    """Wait until the workers are started, and that long."""
     assert process.stdout is not None
     for line in process.stdout:
-        if "worker process" in line:
+        if "new run" in line:
             break
     time.sleep(seconds)
 
@@ -153,7 +153,7 @@ def test_a_program_that_was_killed_goes_on_where_it_was(
 def test_fresh_leaves_a_run_that_was_stopped(
     folder: Path, main: Callable[..., int], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    first = start(folder, "--slow", "0.5", "--processes", "1")
+    first = start(folder, "--slow", "0.5", "--processes", "1", "--workers", "1")
     at_work(first, 0)
     first.send_signal(signal.SIGINT)
     _, err = first.communicate(timeout=60)
@@ -211,6 +211,14 @@ def test_a_difference_is_told_and_fails(
     assert "THE TWO COUNTS DIFFER, on 1 files" in capsys.readouterr().out
 
 
+def test_the_handler_imports_nothing_of_what_only_the_program_needs() -> None:
+    code = "import sys, parsing; print(*{'argparse', 'main', 'rich'}.intersection(sys.modules))"
+
+    out = subprocess.check_output([sys.executable, "-c", code], cwd=PROGRAM.parent, text=True)
+
+    assert out == "\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -218,6 +226,10 @@ def test_a_difference_is_told_and_fails(
         (["--store", "jobs.db"], "a store URL begins with a scheme"),
         (["--store", "sqlite:///no/such/folder/jobs.db"], "no/such/folder"),
         (["--store", "memory:", "--kill-one"], "--kill-one needs a store that several processes can share"),
+        (
+            ["--store", "memory:", "--workers", "1"],
+            "--workers needs a store that several processes can share",
+        ),
         (["--processes", "0"], "must be 1 or more"),
         (["--slow", "-1"], "must not be negative"),
     ],
