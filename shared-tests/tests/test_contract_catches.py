@@ -9,14 +9,21 @@ import inspect
 import os
 import subprocess
 import sys
+from collections import defaultdict
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
+import pytest_asyncio
+from hypothesis import Phase
 
 from broken import BUGS, ENGINE_BUGS, Bug, EngineBug, process
 from broken.process import PROCESS_BUGS, ProcessBug
+from conveyor.conformance.concurrency.interleavings import every_call, happenings
+from conveyor.conformance.concurrency.model import agreeing
 from conveyor.conformance.contract import events
-from conveyor.conformance.kit import area as areas
+from conveyor.conformance.kit import area, bench
 from conveyor.conformance.plugin.areas import AREAS as NAMES
 from conveyor.conformance.suite import Fixtures, StoreContract
 from conveyor.store.memory import MemoryStore
@@ -36,67 +43,108 @@ AREAS: dict[str, type] = {
 }
 
 
-def failures(pytester: pytest.Pytester, area: str, store: type[MemoryStore], *options: str) -> set[str]:
-    """Run one area on a store, and return the names of the tests that failed."""
-    pytester.makepyfile(
-        f"""
-        import sys
-        import pytest
-        from conveyor.conformance.suite import Fixtures
+class Tested(Fixtures):
+    """The store of one class of tests: with a bug, or in an engine with one, or without."""
 
-        catches = sys.modules[{__name__!r}]
+    bug: ClassVar[Bug | EngineBug | None]
 
-        class TestStore(catches.AREAS[{area!r}], Fixtures):
-            @pytest.fixture
-            async def store(self):
-                async with catches.STORES[{store.__name__!r}]() as store:
-                    yield store
-        """
-    )
-    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function")
-    run = pytester.inline_run("-q", "--tb=no", "-p", "no:cacheprovider", *options)
-    passed, _, failed = run.listoutcomes()
-    assert passed or failed, "nothing ran"
-    return {report.nodeid.rpartition("::")[2].partition("[")[0] for report in failed}
+    @pytest.fixture
+    def store_class(self, monkeypatch: pytest.MonkeyPatch) -> type[MemoryStore]:
+        """The class of the store, with the bug in its place; tests that would hang fail soon."""
+        if self.bug is None:
+            return MemoryStore
+        monkeypatch.setattr(area, "PATIENCE", 3.0)
+        monkeypatch.setattr(events, "SOON", 0.5)
+        for module in (bench, every_call, happenings):
+            monkeypatch.setattr(module, "SOON", 2.0)
+        # which histories are played changes with any line of ours: so many of them find a bug by all means
+        monkeypatch.setattr(agreeing, "EXAMPLES", 5_000)
+        monkeypatch.setattr(agreeing, "PHASES", (Phase.generate,))
+        if isinstance(self.bug, EngineBug):
+            self.bug.put_in(monkeypatch)
+            return MemoryStore
+        return self.bug.store
 
 
-STORES: dict[str, type[MemoryStore]] = {
-    "MemoryStore": MemoryStore,
-    **{bug.store.__name__: bug.store for bug in BUGS},
-}
+async def opened(_: Tested, store_class: type[MemoryStore]) -> AsyncIterator[MemoryStore]:
+    async with store_class() as store:
+        yield store
+
+
+def classes_of(part: str) -> dict[str, type]:
+    """For pytest: a class without a bug, and one for each bug of an area with the test that fails."""
+    bugs = [bug for bug in ALL_BUGS if bug.area == part]
+    every = {test for test in dir(AREAS[part]) if test.startswith("test_")}
+
+    def with_tests(tests: set[str], bug: Bug | EngineBug | None) -> type:
+        left_out, own = dict.fromkeys(every - tests), {"bug": bug, "store": pytest_asyncio.fixture(opened)}
+        return type("Test", (AREAS[part], Tested), left_out | own)
+
+    caught = {f"Test{n}": with_tests({bug.test}, bug) for n, bug in enumerate(bugs)}
+    return {"TestNone": with_tests({bug.test for bug in bugs}, None), **caught}
+
+
+class Outcomes:
+    """For pytest: which tests failed and passed with each bug, of which the first failure is enough."""
+
+    def __init__(self) -> None:
+        self.failed: dict[str, set[str]] = defaultdict(set)
+        self.passed: dict[str, set[str]] = defaultdict(set)
+
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        _, owner, _ = item.nodeid.partition("[")[0].split("::")
+        if owner != "TestNone" and self.failed[owner]:
+            pytest.skip("the bug is caught")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        _, owner, name = report.nodeid.partition("[")[0].split("::")
+        if report.failed:
+            self.failed[owner].add(name)
+        elif report.passed and report.when == "call":
+            self.passed[owner].add(name)
+
+
+#: By area. One run is for all bugs of an area: to begin one and to look for its tests takes longer than most.
+PLAYED: dict[str, Outcomes] = {}
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let tests that would hang fail at once."""
-    monkeypatch.setattr(areas, "PATIENCE", 3.0)
-    monkeypatch.setattr(events, "SOON", 0.5)
+def played(pytester: pytest.Pytester, request: pytest.FixtureRequest) -> Outcomes:
+    """What came of an area with each of its bugs."""
+    given: Bug | EngineBug | str = request.node.callspec.params["bug"]
+    part = given if isinstance(given, str) else given.area
+    if part not in PLAYED:
+        pytester.makepyfile(
+            f"""
+            import sys
+
+            globals().update(sys.modules[{__name__!r}].classes_of({part!r}))
+            """
+        )
+        pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function")
+        outcomes = Outcomes()
+        pytester.inline_run("-q", "--tb=no", "-p", "no:cacheprovider", plugins=[outcomes])
+        PLAYED[part] = outcomes
+    return PLAYED[part]
+
+
+def in_its_areas_run(bug: Bug | EngineBug | str, part: str) -> Any:
+    return pytest.param(bug, marks=pytest.mark.xdist_group(f"catches {part}"), id=str(bug))
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("bug", BUGS, ids=str)
-def test_a_store_with_one_bug_is_caught(pytester: pytest.Pytester, bug: Bug) -> None:
-    assert failures(pytester, bug.area, bug.store, "-x", "-k", bug.test) == {bug.test}
+@pytest.mark.parametrize("bug", [in_its_areas_run(bug, bug.area) for bug in ALL_BUGS])
+def test_a_store_or_an_engine_with_one_bug_is_caught(played: Outcomes, bug: Bug | EngineBug) -> None:
+    owner = f"Test{[one for one in ALL_BUGS if one.area == bug.area].index(bug)}"
+
+    assert played.failed[owner] == {bug.test}
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("bug", ENGINE_BUGS, ids=str)
-def test_an_engine_with_one_bug_is_caught(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, bug: EngineBug
-) -> None:
-    bug.put_in(monkeypatch)
-
-    assert failures(pytester, bug.area, MemoryStore, "-x", "-k", bug.test) == {bug.test}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("area", sorted({bug.area for bug in ALL_BUGS}))
-def test_a_store_without_a_bug_is_not(pytester: pytest.Pytester, area: str) -> None:
-    tests = {bug.test for bug in ALL_BUGS if bug.area == area}
-
-    assert failures(pytester, area, MemoryStore, "-k", " or ".join(tests)) == set()
+@pytest.mark.parametrize("bug", [in_its_areas_run(part, part) for part in sorted({b.area for b in ALL_BUGS})])
+def test_a_store_without_a_bug_is_not(played: Outcomes, bug: str) -> None:
+    assert played.failed["TestNone"] == set()
+    assert played.passed["TestNone"] == {one.test for one in ALL_BUGS if one.area == bug}
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from conveyor.core.store import (
 from conveyor.store.memory import MemoryStore
 
 EXAMPLES = 120
+PHASES = (Phase.generate, Phase.shrink)
 
 
 @area("model")
@@ -45,7 +46,7 @@ class Model:
             derandomize=asked_for is None,
             database=None,
             deadline=None,
-            phases=[Phase.generate, Phase.shrink],
+            phases=PHASES,
             suppress_health_check=[
                 HealthCheck.too_slow,
                 HealthCheck.data_too_large,
