@@ -20,7 +20,7 @@ CORE = "conveyor.core"
 ROOMS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("what users call", ("", "queue", "worker", "flow", "testing", "_enqueue")),
     ("the parts of a worker", ("_engine",)),
-    ("what a handler receives", ("job", "batch")),
+    ("what a handler receives", ("job", "batch", "_handle")),
     ("what is seen of queues and their schedules", ("_inspect", "_schedules")),
     ("stored jobs", ("_jobs",)),
     (
@@ -154,9 +154,9 @@ def test_a_planted_circle_is_caught(line: str) -> None:
     ("module", "line"),
     [
         ("conveyor.core._engine.poller", "from conveyor.core.queue import Queue"),
-        ("conveyor.core._jobs.actions", "from conveyor.core._engine.parents import Parents"),
-        ("conveyor.core._jobs.actions", "from conveyor.core._engine import parents"),
-        ("conveyor.core._jobs.actions", "def f():\n    from conveyor.core._inspect import follow"),
+        ("conveyor.core._jobs.cancel", "from conveyor.core._engine.parents import Parents"),
+        ("conveyor.core._jobs.cancel", "from conveyor.core._engine import parents"),
+        ("conveyor.core._jobs.cancel", "def f():\n    from conveyor.core._inspect import follow"),
         ("conveyor.core._schedules.rows", "if TYPE_CHECKING:\n    from conveyor.core.job import Job"),
         ("conveyor.core.job", "from conveyor.core import Queue"),
         ("conveyor.core.store.records", "from conveyor.core.options import JobOptions"),

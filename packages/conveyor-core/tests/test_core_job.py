@@ -140,7 +140,7 @@ async def test_to_dict_has_everything(queue: Queue[Any], worker: MakeWorker) -> 
     assert (found["return_value"], found["priority"]) == (5, 3)
     assert isinstance(found["attempt_history"][0], Attempt)
     properties = {name for name, value in vars(Job).items() if isinstance(value, property) and name[0] != "_"}
-    assert properties - found.keys() <= {"cancelled", "hold", "record"}
+    assert properties - found.keys() <= {"cancelled", "run_context", "record"}
 
 
 async def test_a_report_that_cannot_be_read_shows_nothing_and_stops_nobody(

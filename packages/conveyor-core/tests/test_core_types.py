@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any, assert_type
 
@@ -63,6 +64,7 @@ async def test_a_queue_needs_no_annotation_and_keeps_the_types_it_is_given() -> 
         job = await queue.add("welcome", Email("ada"))
         assert_type(job, Job[Email, Receipt])
         assert_type(job.data, Email)
+        assert_type(job.created_at, datetime)
         assert_type(await queue.add_bulk([NewJob("welcome", Email("bo"))]), list[Job[Email, Receipt]])
         assert_type(await queue.every("1h", "welcome", Email("cy"), key="a"), Schedule)
         assert_type(await queue.cron("@daily", "welcome", Email("cy"), key="b"), Schedule)

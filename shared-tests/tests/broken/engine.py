@@ -22,7 +22,7 @@ from conveyor.core._engine.processes.pool import Processes
 from conveyor.core._engine.run import Run
 from conveyor.core._engine.scheduler import Scheduler
 from conveyor.core._inspect import follow
-from conveyor.core._jobs import actions, keep, payload, remove, typed_payload
+from conveyor.core._jobs import cancel, edits, keep, payload, remove, typed_payload
 from conveyor.core._jobs.outcomes import Settlement
 from conveyor.core._jobs.parents import FollowUp
 from conveyor.core._jobs.payload import Payload
@@ -70,7 +70,8 @@ def ended_runs_write_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """The job of a handler that has ended is an ordinary one, and may be written to."""
 
     def own_run(job: Job[object]) -> RunContext | None:
-        return job.hold if job.hold is not None and not job.hold.over else None
+        run = job.run_context
+        return None if run is None or run.over else run
 
     monkeypatch.setattr(Job, "_own_run", own_run)
 
@@ -232,7 +233,7 @@ def writers_from_outside_overwrite_one_another(monkeypatch: pytest.MonkeyPatch) 
         await store.update(where, Change(report=report.encode()))
         return replace(record, report=report.encode())
 
-    monkeypatch.setattr(actions, "edit_report", edit_report)
+    monkeypatch.setattr(edits, "edit_report", edit_report)
 
 
 @caught_by("queue behaviour", "test_a_job_is_promoted_beside_its_writers")
@@ -242,14 +243,14 @@ def writers_from_outside_hold_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     async def edit_report(
         store: Store, key: JobKey, edit: Callable[[Report], object], states: frozenset[JobState]
     ) -> JobRecord:
-        while (record := await actions.take(store, key)) is None:
+        while (record := await cancel.take(store, key)) is None:
             assert states
         report = Report.of(record)
         edit(report)
         await store.settle([Outcome.snoozed(record, report.encode())])
         return replace(record, report=report.encode())
 
-    monkeypatch.setattr(actions, "edit_report", edit_report)
+    monkeypatch.setattr(edits, "edit_report", edit_report)
 
 
 @caught_by("queue behaviour", "test_a_line_beside_a_claim_is_kept_or_refused")
@@ -266,7 +267,7 @@ def nobody_looks_for_what_was_written_to(monkeypatch: pytest.MonkeyPatch) -> Non
 def finished_jobs_are_edited_as_if_they_had_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """The report of a finished job is written again as that of one that is to run."""
     encode = Report.encode
-    edit = actions.edit_report
+    edit = edits.edit_report
 
     async def edit_report(
         store: Store, key: JobKey, change: Callable[[Report], object], states: frozenset[JobState]
@@ -275,7 +276,7 @@ def finished_jobs_are_edited_as_if_they_had_not(monkeypatch: pytest.MonkeyPatch)
             patched.setattr(Report, "encode", lambda report, **_: encode(report))
             return await edit(store, key, change, states)
 
-    monkeypatch.setattr(actions, "edit_report", edit_report)
+    monkeypatch.setattr(edits, "edit_report", edit_report)
 
 
 @caught_by("queue behaviour", "test_typed_results_come_back_typed")

@@ -11,7 +11,7 @@ from typing_extensions import TypeVar
 
 from conveyor.core._enqueue import Enqueuer
 from conveyor.core._inspect import explain, follow, groups, workers
-from conveyor.core._jobs import actions, deduplication, redrive, remove
+from conveyor.core._jobs import cancel, deduplication, redrive, remove, retry
 from conveyor.core._jobs.builder import RecordBuilder, as_stored, checked_ageing, checked_defaults
 from conveyor.core._jobs.dead_letters import checked_dead_letter
 from conveyor.core._jobs.lookup import read
@@ -22,10 +22,10 @@ from conveyor.core._schedules.manager import Schedule, Schedules
 from conveyor.core._validation import checked_clock, checked_store, one_of, several
 from conveyor.core.durations import Duration, duration, instant
 from conveyor.core.errors import InvalidJobStateError, InvalidOptionError
-from conveyor.core.events import JobWaiting, QueueDrained, QueuePaused, QueueResumed
+from conveyor.core.events import QueueDrained, QueuePaused, QueueResumed
 from conveyor.core.job import Job
 from conveyor.core.options import AddOptions, Keeping, checked_keep, checked_name, flag, whole
-from conveyor.core.store import TERMINAL, Change, Feature, JobKey, JobState, Order, Pause, Where
+from conveyor.core.store import TERMINAL, Change, JobKey, JobState, Order, Pause, Where
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 T = TypeVar("T", default=Any)
 R = TypeVar("R", default=Any)
 
-#: How many jobs are read at once.
-_LOOK = 100
 _CLEANABLE = TERMINAL | {JobState.WAITING, JobState.DELAYED, JobState.WAITING_CHILDREN}
 
 
@@ -458,11 +456,12 @@ class Queue(Generic[T, R]):
         wanted = one_of(state, "state", JobState)
         if wanted not in TERMINAL:
             raise InvalidOptionError("state", state, f"one of {', '.join(sorted(TERMINAL))}")
-        return await self._wake(wanted, Change(retry=True))
+        return await retry.make_all_wait(self._store, self.name, wanted, Change(retry=True), self._clock)
 
     async def promote_jobs(self) -> int:
         """Let all delayed jobs run now, and return how many."""
-        return await self._wake(JobState.DELAYED, Change(delay=timedelta(0)))
+        sooner = Change(delay=timedelta(0))
+        return await retry.make_all_wait(self._store, self.name, JobState.DELAYED, sooner, self._clock)
 
     async def cancel(self, job_id: str) -> bool:
         """Cancel a job, at once if it is not running; else its handler is cancelled within a second.
@@ -470,7 +469,7 @@ class Queue(Generic[T, R]):
         Its unfinished children are cancelled, too, and theirs. False if it has finished, or there is none.
         A handler that ends before it hears of this ends as it does: `wait_until_finished` tells.
         """
-        return await actions.cancel(self._store, self._key(job_id), self._clock)
+        return await cancel.cancel(self._store, self._key(job_id), self._clock)
 
     async def remove(self, job_id: str) -> bool:
         """Remove a job, and say whether it was there.
@@ -509,20 +508,6 @@ class Queue(Generic[T, R]):
         if not isinstance(after, Job) or after.queue_name != self.name:
             raise InvalidOptionError("after", after, "it is the last job of the page before, of this queue")
         return after._record  # noqa: SLF001 - a job is its record, to us
-
-    async def _wake(self, state: JobState, change: Change) -> int:
-        applied = await self._store.update(Where(queue=self.name, states=frozenset({state})), change)
-        at = self._clock.now()
-        await self._store.bus.publish(
-            [JobWaiting(queue_name=key.queue, job_id=key.id, at=at) for key in sorted(applied)]
-        )
-        if change.retry and Feature.FLOWS in self._store.features:
-            ids = sorted(key.id for key in applied)
-            for start in range(0, len(ids), _LOOK):
-                page = frozenset(ids[start : start + _LOOK])
-                retried = await self._store.find(Where(queue=self.name, ids=page), limit=_LOOK)
-                await self._store.bus.publish(await actions.reopened(self._store, retried, self._clock))
-        return len(applied)
 
 
 def _states(given: Iterable[JobState | str]) -> frozenset[JobState] | None:

@@ -607,7 +607,7 @@ class Worker(Generic[T]):
             self._payloads.of(run.record.name),
             self._clock,
             max_bytes=self._max_bytes,
-            hold=run,
+            run=run,
         )
         job._data, job._decoded = run.data, True  # noqa: SLF001 - decoded once, by the poller
         return job

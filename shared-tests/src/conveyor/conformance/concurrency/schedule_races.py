@@ -244,7 +244,7 @@ class Together:
         gaps = [
             (one.created_at - one.scheduled_for).total_seconds()
             for one in jobs
-            if one.created_at is not None and one.scheduled_for is not None
+            if one.scheduled_for is not None
         ]
         assert all(gap >= 0 for gap in gaps)
         assert sorted(gaps)[1] < 1, "not at the next poll, but when it was due"

@@ -17,10 +17,11 @@ import asyncio
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from conveyor.core._jobs import actions
 from conveyor.core._jobs.dead_letters import original
 from conveyor.core._jobs.leases import claim_of
 from conveyor.core._jobs.refusals import settle_in_parts
+from conveyor.core._jobs.retry import reopened
+from conveyor.core._jobs.shielding import to_the_end
 from conveyor.core.events import JobRemoved, JobWaiting
 from conveyor.core.options import FOREVER
 from conveyor.core.store import Change, JobKey, JobRecord, JobState, Order, Outcome, Retention, Where
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 _PAGE: Final = 50
 _ASIDE: Final = frozenset({JobState.WAITING, JobState.DELAYED})
 _REMOVED: Final = Retention(age=timedelta(0))
-#: Pages under way: the event loop itself keeps no task alive.
-_under_way: Final[set[asyncio.Future[int]]] = set()
 
 
 async def redrive(
@@ -57,15 +56,8 @@ async def redrive(
         if not letters:
             break
         last = letters[-1]
-        sent += await _kept(asyncio.ensure_future(_send_page(store, letters, clock)))
+        sent += await to_the_end(_send_page(store, letters, clock))
     return sent
-
-
-def _kept(task: asyncio.Future[int]) -> asyncio.Future[int]:
-    """A page goes on to its end, though its caller is cancelled: no letter is left held."""
-    _under_way.add(task)
-    task.add_done_callback(_under_way.discard)
-    return asyncio.shield(task)
 
 
 async def _send_page(store: Store, letters: Sequence[JobRecord], clock: Clock) -> int:
@@ -122,7 +114,7 @@ async def _send(
                 JobRemoved(queue_name=key.queue, job_id=key.id, at=at)
                 for key in (*finished, *settled.removed)
             ),
-            *await actions.reopened(store, (await _there(store, children)).values(), clock),
+            *await reopened(store, (await _there(store, children)).values(), clock),
         ]
     )
     return len(again) + len(created)

@@ -1,4 +1,4 @@
-"""A running handler's hold on its job, and its job's methods in a thread."""
+"""What a job's handler writes through while it runs, and its job's methods in a thread."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class AnyQueue(Protocol):
 
 
 class RunContext(Protocol):
-    """The hold that a running handler has on its job, as its `Job` sees it."""
+    """The run of a job, as far as the `Job` that its handler has writes through it."""
 
     loop: asyncio.AbstractEventLoop
     #: The process that `loop` runs in.
@@ -74,16 +74,16 @@ class RunContext(Protocol):
         ...
 
 
-class Held(Protocol):
-    """Something with methods that a handler calls, and with the handler's hold, if it has one."""
+class HasRunContext(Protocol):
+    """Something with methods that a handler calls, and with the handler's run, if it has one."""
 
     @property
-    def hold(self) -> RunContext | None:
-        """The hold of the handler that it was given to."""
+    def run_context(self) -> RunContext | None:
+        """The run of the handler that it was given to."""
         ...
 
 
-S = TypeVar("S", bound=Held)
+S = TypeVar("S", bound=HasRunContext)
 
 
 def from_threads(
@@ -96,19 +96,19 @@ def from_threads(
 
     @functools.wraps(method)
     def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> Any:
-        hold = self.hold
-        if hold is not None and (worker := hold.worker) is not None:
+        run = self.run_context
+        if run is not None and (worker := run.worker) is not None:
             return worker(self, method.__name__, args, kwargs)
         made = method(self, *args, **kwargs)
-        if hold is None:
+        if run is None:
             return made
         try:
             running = asyncio.get_running_loop()
         except RuntimeError:
-            return _elsewhere(made, hold).result()
-        if running is hold.loop:
+            return _elsewhere(made, run).result()
+        if running is run.loop:
             return made
-        return asyncio.wrap_future(_elsewhere(made, hold))
+        return asyncio.wrap_future(_elsewhere(made, run))
 
     return call
 
@@ -123,13 +123,13 @@ def statement_from_threads(
     return from_threads(method)
 
 
-def _elsewhere(made: Coroutine[Any, Any, R], hold: RunContext) -> Future[R]:
+def _elsewhere(made: Coroutine[Any, Any, R], run: RunContext) -> Future[R]:
     """Run it in the worker's event loop, from a thread or from another loop."""
-    if hold.pid != os.getpid():
+    if run.pid != os.getpid():
         made.close()  # nobody runs the loop's copy, so that the call would never return
         raise StoreForkedError("a forked process has no worker; use the job in the handler's own process")
     try:
-        return asyncio.run_coroutine_threadsafe(made, hold.loop)
+        return asyncio.run_coroutine_threadsafe(made, run.loop)
     except RuntimeError as error:
         made.close()
         raise StoreClosedError(

@@ -16,6 +16,7 @@ from conveyor.core._jobs.ids import new_job_id
 from conveyor.core._jobs.leases import claim_of
 from conveyor.core._jobs.lookup import read
 from conveyor.core._jobs.payload import decode as decode_json
+from conveyor.core._jobs.shielding import to_the_end
 from conveyor.core._queue_names import schedules_of
 from conveyor.core._schedules import decisions
 from conveyor.core._schedules.definition import Misfire, Overlap, Plan, Standing, encode
@@ -25,7 +26,7 @@ from conveyor.core.events import JobDelayed, JobWaiting
 from conveyor.core.store import TERMINAL, Feature, JobKey, JobRecord, Outcome, Where
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Sequence
 
     from conveyor.core.clock import Clock
     from conveyor.core.store import Inserted, Store
@@ -36,8 +37,6 @@ _log: Final = logging.getLogger("conveyor.schedules")
 #: While somebody else holds it, it is looked at again so often, in real seconds: the other is at work.
 _AGAIN: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
 _PAGE: Final = 1_000
-#: Changes under way: the event loop itself keeps no task alive.
-_under_way: Final[set[asyncio.Future[Any]]] = set()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +85,7 @@ class Schedules:
         # What cannot be computed must not be stored: a worker would meet it for ever, and its user never.
         # Pinned by test_core_scheduling.py::test_a_schedule_that_cannot_be_computed_is_not_stored.
         decisions.begin(plan, self._clock.now())
-        return await _to_the_end(self._put(plan))
+        return await to_the_end(self._put(plan))
 
     async def get(self, key: str) -> Schedule | None:
         """The schedule with this key as it is now, or None; one that cannot be read is none."""
@@ -106,21 +105,21 @@ class Schedules:
 
         Raises ScheduleNotFoundError.
         """
-        return await _to_the_end(self._change(key, lambda _, standing, __: decisions.pause(standing)))
+        return await to_the_end(self._change(key, lambda _, standing, __: decisions.pause(standing)))
 
     async def resume(self, key: str) -> Schedule:
         """Let it make jobs again, from now on.
 
         Raises ScheduleNotFoundError.
         """
-        return await _to_the_end(self._change(key, decisions.resume))
+        return await to_the_end(self._change(key, decisions.resume))
 
     async def trigger(self, key: str) -> tuple[JobRecord, Inserted]:
         """Make a job of it now, and say what became of that.
 
         Raises ScheduleNotFoundError.
         """
-        return await _to_the_end(self._trigger(key))
+        return await to_the_end(self._trigger(key))
 
     async def remove(self, key: str) -> bool:
         """Remove a schedule, and say whether it was there. The jobs it has made stay."""
@@ -289,17 +288,3 @@ def _check_offered(store: Store, plan: Plan) -> None:
     for feature, needs in needed.items():
         if needs is not None and feature not in store.features:
             raise UnsupportedFeatureError(type(store).__name__, feature)
-
-
-async def _to_the_end(change: Coroutine[Any, Any, T]) -> T:
-    """Make a change that goes on when its caller is cancelled: no schedule is left held."""
-    task = asyncio.ensure_future(change)
-    _under_way.add(task)
-    task.add_done_callback(_ended)
-    return await asyncio.shield(task)
-
-
-def _ended(task: asyncio.Future[Any]) -> None:
-    _under_way.discard(task)
-    if not task.cancelled():
-        task.exception()  # whoever made the change has heard of it, or is gone

@@ -285,7 +285,7 @@ class _Runner:
         payload = self._payloads.of(hold.record.name)
         store = cast("Store", _NoStore())
         return Job(
-            store, hold.record, payload, SystemClock(), max_bytes=self._most, hold=cast("RunContext", hold)
+            store, hold.record, payload, SystemClock(), max_bytes=self._most, run=cast("RunContext", hold)
         )
 
     def _ending(self, jobs: list[Job[Any]]) -> dict[str, Any]:
