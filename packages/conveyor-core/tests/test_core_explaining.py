@@ -11,7 +11,7 @@ from conveyor.core import InvalidOptionError, JobState, Queue
 from conveyor.core import explanation as told
 from conveyor.core._inspect.workers import find_workers
 from conveyor.core._queue_names import workers_of
-from conveyor.core.store import Claim, JobKey
+from conveyor.core.store import JobKey
 from conveyor.core.testing import FaultyStore, make_job
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -105,8 +105,6 @@ async def test_a_job_whose_documents_cannot_be_read_is_explained(
 async def test_an_entry_that_cannot_be_read_is_left_out(store: FaultyStore, payload: str) -> None:
     record = await make_job(store, queue=workers_of("q"), payload=payload)
     lease = timedelta(seconds=30)
-    await store.claim(
-        Claim(queue=workers_of("q"), count=1, token="t", lease=lease, worker="w", ids=frozenset({record.id}))
-    )
+    await store.take(workers_of("q"), [record.id], token="t", lease=lease, worker="w")
 
     assert await find_workers(store, "q") == []

@@ -424,12 +424,9 @@ async def test_a_follower_that_missed_the_end_reads_it(clock: ManualClock) -> No
 
 async def make_done(store: Any, job: Job[Any]) -> None:
     from conveyor.core._jobs.report import Report  # noqa: PLC0415
-    from conveyor.core.store import Claim, Outcome  # noqa: PLC0415
+    from conveyor.core.store import Outcome  # noqa: PLC0415
 
-    claim = Claim(
-        queue="q", count=1, token="t", lease=timedelta(seconds=9), worker="w", ids=frozenset({job.id})
-    )
-    [held] = (await store.claim(claim)).jobs
+    [held] = (await store.take("q", [job.id], token="t", lease=timedelta(seconds=9))).jobs
     await store.settle([Outcome.completed(held, Report(result="done").encode(final=True))])
 
 

@@ -399,7 +399,7 @@ async def test_limits_are_passed_to_the_store_as_they_were_given(
     assert first.limit == Limit(active=7, rate=Rate(max=100, per=timedelta(minutes=1)))
     assert first.group_limit == Limit(active=2, rate=Rate(max=10, per=timedelta(seconds=1)))
     assert (first.newest_first, first.lease, first.worker) == (True, timedelta(seconds=45), "anna")
-    assert (first.queue, first.count, first.names, first.ids) == ("q", 4, None, None)
+    assert (first.queue, first.count, first.names) == ("q", 4, None)
     assert first.token != second.token
 
 
@@ -751,16 +751,8 @@ async def test_a_job_that_has_stalled_before_waits_for_those_that_run(
     async with worker(gate, concurrency=3) as runner:
         await clock.settle()
         [suspect] = await store.insert([make_record(name="suspect", delay=timedelta(hours=1))])
-        await store.claim(
-            Claim(
-                queue="q",
-                count=1,
-                token="t",
-                lease=timedelta(seconds=1),
-                worker="dead",
-                ids=frozenset([suspect.key.id]),
-            )
-        )
+        lease = timedelta(seconds=1)
+        await store.take("q", [suspect.key.id], token="t", lease=lease, worker="dead")
         await clock.advance(31)
         await queue.promote_jobs()
         await queue.add("a", "later")

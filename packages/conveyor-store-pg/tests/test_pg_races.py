@@ -143,8 +143,9 @@ class Racer:
         del queue  # a claim by ids passes over limits
         found = await self.store.find(Where(queue="free", states=frozenset({JobState.WAITING})), limit=6)
         if found:
-            claim = self.request("free", ids=frozenset(job.id for job in found))
-            await self.settle((await self.store.claim(claim)).jobs)
+            ids = [job.id for job in found]
+            claimed = await self.store.take("free", ids, token=uuid4().hex, lease=timedelta(seconds=9))
+            await self.settle(claimed.jobs)
 
     def request(self, queue: str, **fields: Any) -> Claim:
         return Claim(
@@ -317,10 +318,7 @@ async def test_claims_by_ids_and_changes_of_the_same_jobs_do_not_wait_for_each_o
 
         async def claim() -> None:
             while time.time() < until:
-                request = Claim(
-                    queue="q", count=40, token=uuid4().hex, lease=timedelta(seconds=9), worker="w", ids=ids
-                )
-                claimed = await store.claim(request)
+                claimed = await store.take("q", ids, token=uuid4().hex, lease=timedelta(seconds=9))
                 await store.settle([Outcome.given_back(job) for job in claimed.jobs])
 
         async def change() -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from broken.store import MANY, Broken, Now, caught_by
 from conveyor.core.store import (
@@ -50,7 +51,7 @@ class CountsClaimsAsStarts(Broken):
 
     async def claim(self, request: Claim, *, now: Now = None) -> Claimed:
         claimed = await super().claim(request, now=now)
-        if request.ids is None and request.limit is not None and request.limit.rate is not None:
+        if request.limit is not None and request.limit.rate is not None:
             starts = self._data().queue(request.queue).starts._by_key.get(None)
             for _ in claimed.jobs[1:]:
                 starts.remove(claimed.now)  # type: ignore[union-attr]
@@ -61,8 +62,8 @@ class CountsClaimsAsStarts(Broken):
 class ClaimsOneById(Broken):
     """A claim by ids returns one job, however many were asked for."""
 
-    async def claim(self, request: Claim, *, now: Now = None) -> Claimed:
-        return await super().claim(request if request.ids is None else replace(request, count=1), now=now)
+    async def take(self, queue: str, ids: Collection[str], **how: Any) -> Claimed:
+        return await super().take(queue, sorted(ids)[:1], **how)
 
 
 @caught_by("dead letters", "test_a_job_that_fails_for_good_is_added_to_its_dead_letter_queue")

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from broken.engine import caught_by
 from conveyor.core._jobs import leases, parents
+from conveyor.core._jobs.ids import new_token
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from conveyor.core.store import Claimed, Store
 
 
 @caught_by("flow behaviour", "test_a_worker_that_dies_while_a_parent_is_decided_charges_it_nothing")
 def charges_for_decisions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parents are held, to be decided about, as if they ran."""
-    claim_of = leases.claim_of
-    monkeypatch.setattr(
-        parents, "claim_of", lambda *args, **lease: replace(claim_of(*args, **lease), started=True)
-    )
+
+    async def run(store: Store, queue: str, ids: Collection[str], *, lease: timedelta) -> Claimed:
+        return await store.take(queue, ids, token=new_token(), lease=min(lease, leases.MOMENT), started=True)
+
+    monkeypatch.setattr(parents, "hold", run)
 
 
 @caught_by("queue behaviour", "test_a_call_that_dies_at_any_moment_holds_no_job_for_long")
 def holds_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is held by its id, to be decided about, is held for half a minute."""
     monkeypatch.setattr(leases, "MOMENT", timedelta(seconds=30))
-    monkeypatch.setattr(leases.claim_of, "__kwdefaults__", {"lease": timedelta(seconds=30)})
+    monkeypatch.setattr(leases.hold, "__kwdefaults__", {"lease": timedelta(seconds=30)})
 
 
 @caught_by("flow behaviour", "test_a_decision_that_came_too_late_is_made_again")

@@ -45,7 +45,7 @@ class FencesByWorker(Broken):
     """The token is the worker's name: two claims of one worker cannot be told apart."""
 
     async def claim(self, request: Claim, *, now: Now = None) -> Claimed:
-        return await super().claim(replace(request, token=request.worker), now=now)
+        return await super().claim(replace(request, token=request.worker or request.token), now=now)
 
 
 @caught_by("settling", "test_a_stale_outcome_fails_no_other")

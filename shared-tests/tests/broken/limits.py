@@ -38,7 +38,7 @@ class PrunesByTheShorterWindow(Broken):
 
     async def claim(self, request: Claim, *, now: Now = None) -> Claimed:
         rate = None if request.limit is None else request.limit.rate
-        if rate is None or request.ids is not None or now is None:
+        if rate is None or now is None:
             return await super().claim(request, now=now)
         self.starts = [start for start in self.starts if now < start + rate.per]
         room = max(0, min(request.count, rate.max - len(self.starts)))

@@ -92,7 +92,7 @@ class IgnoresLifo(Broken):
     async def claim(self, request: Claim, *, now: Now = None) -> Claimed:
         where = Where(queue=request.queue, states=frozenset({JobState.WAITING}))
         for found in await self.find(where, limit=MANY, now=now):
-            if found.lifo and request.ids is None:
+            if found.lifo:
                 queue = self._data().queues[found.queue]
                 row = self.row(found.key)
                 queue.leave(row)
@@ -121,8 +121,7 @@ class TakesNoTurns(Broken):
     async def claim(self, request: Claim, *, now: Now = None) -> Claimed:
         where = Where(queue=request.queue, states=frozenset({JobState.WAITING}))
         found = await self.find(where, limit=request.count, order=Order.CLAIM, now=now)
-        ids = frozenset(one.id for one in found) if request.ids is None else request.ids
-        return await super().claim(replace(request, ids=ids), now=now)
+        return await self.lease(request, [one.id for one in found], now)
 
 
 @caught_by("sets", "test_pages_of_any_size_give_the_same_jobs_in_the_same_order")

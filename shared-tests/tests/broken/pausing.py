@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Collection
 from datetime import timedelta
+from typing import Any
 
 from broken.store import MANY, Broken, Now, caught_by
 from conveyor.core.store import (
@@ -37,12 +38,10 @@ class ShortensPauses(Broken):
 class PausesGroupsById(Broken):
     """A claim by ids looks at groups that are paused: a job there can be neither cancelled nor changed."""
 
-    async def claim(self, request: Claim, *, now: Now = None) -> Claimed:
-        paused = await self.paused(request.queue, now=now) if request.ids is not None else {}
+    async def take(self, queue: str, ids: Collection[str], *, now: Now = None, **how: Any) -> Claimed:
         stopped: set[str] = set()
-        for what in paused:
+        for what in await self.paused(queue, now=now):
             if what.group is not None:
-                where = Where(queue=request.queue, group=what.group)
+                where = Where(queue=queue, group=what.group)
                 stopped.update(one.id for one in await self.find(where, limit=MANY, now=now))
-        ids = None if request.ids is None else request.ids - stopped
-        return await super().claim(replace(request, ids=ids), now=now)
+        return await super().take(queue, set(ids) - stopped, now=now, **how)

@@ -36,8 +36,7 @@ class ClaimsTwice(Broken):
         where = Where(queue=request.queue, states=frozenset({JobState.WAITING}))
         chosen = await self.find(where, limit=request.count, order=Order.CLAIM, now=now)
         await asyncio.sleep(0)
-        ids = frozenset(one.id for one in chosen)
-        claimed = await super().claim(replace(request, ids=ids), now=now)
+        claimed = await self.lease(request, [one.id for one in chosen], now)
         return replace(claimed, jobs=[replace(one, token=request.token) for one in chosen])
 
 
@@ -149,7 +148,7 @@ class CountsBeforeTheLock(Broken):
     """Counts the active jobs, waits for the lock, and claims by what it counted."""
 
     async def claim(self, request: Claim, *, now: Now = None) -> Claimed:
-        if request.limit is None or request.limit.active is None or request.ids is not None:
+        if request.limit is None or request.limit.active is None:
             return await super().claim(request, now=now)
         counts = await self.count(Where(queue=request.queue), now=now)
         room = request.limit.active - counts.get((request.queue, JobState.ACTIVE), 0)
@@ -184,7 +183,7 @@ class LooksNamesUpFirst(Broken):
         paused = [what for what in await self.paused(request.queue, now=now) if what.name is not None]
         there = {one.name for one in await self.find(waiting, limit=MANY, now=now)}
         await asyncio.sleep(0)
-        if request.ids is not None or any(what.name in there for what in paused):
+        if any(what.name in there for what in paused):
             return await super().claim(request, now=now)
         paused = [what for what in await self.paused(request.queue, now=now) if what.name is not None]
         for what in paused:
@@ -203,12 +202,12 @@ class LooksGroupsUpFirst(Broken):
         active = await self._active(request.queue, now)
         await asyncio.sleep(0)
         moved = set(active) ^ set(await self._active(request.queue, now))
-        if not moved or request.ids is not None:
+        if not moved:
             return await super().claim(request, now=now)
         waiting = Where(queue=request.queue, states=frozenset({JobState.WAITING}))
         found = await self.find(waiting, limit=MANY, order=Order.CLAIM, now=now)
         left = [one.id for one in found if one.group not in moved]
-        return await super().claim(replace(request, ids=frozenset(left)), now=now)
+        return await self.lease(request, left[: request.count], now)
 
     async def _active(self, queue: str, now: Now) -> list[str | None]:
         active = Where(queue=queue, states=frozenset({JobState.ACTIVE}))

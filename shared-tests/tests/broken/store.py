@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from conveyor.core.store import (
+    Claim,
+    Claimed,
     JobKey,
     JobRecord,
     Lease,
@@ -65,6 +67,19 @@ class Broken(MemoryStore):
         if found is not None:
             await MemoryStore.delete(self, Where(queue=key.queue, ids=frozenset({key.id})), limit=1, now=now)
             await MemoryStore.insert(self, [found], now=now)
+
+    async def lease(self, request: Claim, ids: Collection[str], now: Now) -> Claimed:
+        """Take these jobs as the request says."""
+        return await MemoryStore.take(
+            self,
+            request.queue,
+            ids,
+            token=request.token,
+            lease=request.lease,
+            worker=request.worker,
+            started=request.started,
+            now=now,
+        )
 
     def row(self, key: JobKey) -> Any:
         """The store's own row."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 from broken.store import Broken, Now, caught_by
 from conveyor.core.store import Advanced, Beat, Claim, Claimed, Outcome, Renewed, Settled
@@ -46,6 +47,28 @@ class ClaimsAlwaysStart(Broken):
 
     async def claim(self, request: Claim, *, now: Now = None) -> Claimed:
         return await super().claim(replace(request, started=True), now=now)
+
+
+@caught_by("advancing", "test_a_claim_that_starts_nothing_is_charged_nothing")
+@caught_by("claiming", "test_a_job_that_is_taken_by_its_id_has_a_lease_of_its_own")
+class TakingAlwaysStarts(Broken):
+    """A job that is taken by its id is charged as if it had run."""
+
+    async def take(self, queue: str, ids: Collection[str], *, started: bool = True, **how: Any) -> Claimed:
+        del started
+        return await super().take(queue, ids, started=True, **how)
+
+
+@caught_by("advancing", "test_advancing_says_what_time_it_is_by_the_stores_clock")
+class TellsNoTime(Broken):
+    """The answer of an advance is of the time at which the store was opened."""
+
+    _opened: datetime | None = None
+
+    async def advance(self, queues: Collection[str], *, limit: int = 1000, now: Now = None) -> Advanced:
+        advanced = await super().advance(queues, limit=limit, now=now)
+        self._opened = self._opened or advanced.now
+        return replace(advanced, now=self._opened)
 
 
 @caught_by("advancing", "test_a_job_that_has_stalled_is_charged_again_only_once_it_has_started")

@@ -48,42 +48,29 @@ def claim(data: Data, request: Claim, now: datetime) -> Claimed:
     """Lease jobs, most urgent first."""
     jobs = [job for job in data.jobs.values() if job.queue == request.queue]
     line = [job for job in jobs if job.state in IN_LINE]
-    room, newest_first = request.count, request.newest_first
-    if request.ids is not None:
-        free, newest_first = [job for job in line if job.id in request.ids], False
-    else:
-        free = [
-            job for job in line if job.state is JobState.WAITING and _free_at(data, job, request, now) == now
-        ]
-        if request.limit is not None and request.limit.active is not None:
-            active = sum(job.state is JobState.ACTIVE for job in jobs)
-            room = min(room, max(0, request.limit.active - active))
-    free.sort(key=lambda job: (job.rank, -job.seq if newest_first or job.lifo else job.seq))
-    chosen, cut_short = free[:room], False
-    if request.ids is None and request.stalled is not Stalled.ALIKE:
+    free = [job for job in line if job.state is JobState.WAITING and _free_at(data, job, request, now) == now]
+    room = request.count
+    if request.limit is not None and request.limit.active is not None:
+        active = sum(job.state is JobState.ACTIVE for job in jobs)
+        room = min(room, max(0, request.limit.active - active))
+    chosen, cut_short = _by_urgency(free, newest_first=request.newest_first)[:room], False
+    if request.stalled is not Stalled.ALIKE:
         first = next((n for n, job in enumerate(chosen) if job.stalled), room)
         cut_short = first < len(chosen)
         chosen = chosen[: max(first, 1 if request.stalled is Stalled.ALONE else 0)]
-    leased = [
-        data.put(
-            job,
-            state=JobState.ACTIVE,
-            token=request.token,
-            lease_until=now + request.lease,
-            locked_by=request.worker,
-            started=request.started and not job.stalled,
-            attempt=job.attempt + 1,
-            processed_at=now,
-        )
-        for job in chosen
-    ]
     wait = None
-    if (
-        request.ids is None and len(leased) < room and not cut_short
-    ):  # so all that were free are taken: look at the others
+    if len(chosen) < room and not cut_short:  # so all that were free are taken: look at the others
         times = [_free_at(data, job, request, now) for job in line if job not in free]
         wait = min((at - now for at in times if at is not None), default=None)
+    leased = [_leased(data, job, request, now) for job in chosen]
     return Claimed(jobs=leased, now=now, wait=wait, cut_short=cut_short)
+
+
+def take(data: Data, ids: Collection[str], request: Claim, now: datetime) -> Claimed:
+    """Lease these jobs, if they are in line."""
+    found = [data.jobs.get(JobKey(request.queue, id)) for id in set(ids)]
+    free = [job for job in found if job is not None and job.state in IN_LINE]
+    return Claimed(jobs=[_leased(data, job, request, now) for job in _by_urgency(free)], now=now)
 
 
 def renew(data: Data, beats: Sequence[Beat], lease: timedelta, now: datetime) -> Renewed:
@@ -142,6 +129,7 @@ def advance(data: Data, queues: Collection[str], limit: int, now: datetime) -> A
     if max(len(due), len(lapsed)) >= limit:
         pause = timedelta(0)
     return Advanced(
+        now=now,
         due=[job.key for job in due],
         stalled=[job.key for job in lapsed if job.started],
         unstarted=[job.key for job in lapsed if not job.started],
@@ -187,6 +175,23 @@ def _new(job: JobRecord, begins: Beginning, seq: int, now: datetime) -> JobRecor
         unique_for=job.unique_for,
         unique_until=begins.unique_until,
         created_at=now,
+    )
+
+
+def _by_urgency(jobs: list[JobRecord], *, newest_first: bool = False) -> list[JobRecord]:
+    return sorted(jobs, key=lambda job: (job.rank, -job.seq if newest_first or job.lifo else job.seq))
+
+
+def _leased(data: Data, job: JobRecord, request: Claim, now: datetime) -> JobRecord:
+    return data.put(
+        job,
+        state=JobState.ACTIVE,
+        token=request.token,
+        lease_until=now + request.lease,
+        locked_by=request.worker,
+        started=request.started and not job.stalled,
+        attempt=job.attempt + 1,
+        processed_at=now,
     )
 
 

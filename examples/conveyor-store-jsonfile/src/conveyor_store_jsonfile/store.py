@@ -100,6 +100,20 @@ class JsonFileStore(Store):
             raise UnsupportedFeatureError("JsonFileStore", Feature.GROUPS)
         return await self._call(lambda data, now: moving.claim(data, request, now), now)
 
+    async def take(
+        self,
+        queue: str,
+        ids: Collection[str],
+        *,
+        token: str,
+        lease: timedelta,
+        worker: str | None = None,
+        started: bool = True,
+        now: datetime | None = None,
+    ) -> Claimed:
+        request = Claim(queue=queue, count=len(ids), token=token, lease=lease, worker=worker, started=started)
+        return await self._call(lambda data, now: moving.take(data, ids, request, now), now)
+
     async def renew(self, beats: Sequence[Beat], lease: timedelta, *, now: datetime | None = None) -> Renewed:
         return await self._call(lambda data, now: moving.renew(data, beats, lease, now), now)
 

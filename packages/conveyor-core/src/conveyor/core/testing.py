@@ -183,6 +183,22 @@ class WrappedStore:
         found: Claimed = await self._pass_on("claim", request, now=now)
         return found
 
+    async def take(
+        self,
+        queue: str,
+        ids: Collection[str],
+        *,
+        token: str,
+        lease: timedelta,
+        worker: str | None = None,
+        started: bool = True,
+        now: datetime | None = None,
+    ) -> Claimed:
+        """As the contract has it."""
+        more = {"token": token, "lease": lease, "worker": worker, "started": started}
+        found: Claimed = await self._pass_on("take", queue, ids, now=now, **more)
+        return found
+
     async def renew(self, beats: Sequence[Beat], lease: timedelta, *, now: datetime | None = None) -> Renewed:
         """As the contract has it."""
         found: Renewed = await self._pass_on("renew", beats, lease, now=now)
@@ -383,16 +399,8 @@ async def make_job(
         records.insert(0, make_record(queue, "child", parent=record.key))
     await store.insert(records, now=now)
     if state is JobState.ACTIVE or state.terminal:
-        claimed = await store.claim(
-            Claim(
-                queue=queue,
-                count=1,
-                token=new_token(),
-                lease=timedelta(seconds=30),
-                worker="make_job",
-                ids=frozenset({record.id}),
-            ),
-            now=now,
+        claimed = await store.take(
+            queue, [record.id], token=new_token(), lease=timedelta(seconds=30), worker="make_job", now=now
         )
         [held] = claimed.jobs
         failure = Failure.of(error or RuntimeError("made to fail"))

@@ -58,6 +58,7 @@ CALLS: dict[str, Callable[[Store], Awaitable[Any]]] = {
     "insert": lambda store: store.insert([job("a")], now=at(0)),
     "insert of nothing": lambda store: store.insert([], now=at(0)),
     "claim": lambda store: store.claim(claim(), now=at(0)),
+    "take": lambda store: store.take("q", ["a"], token="t", lease=LEASE, now=at(0)),
     "renew": lambda store: store.renew([Beat(lease=Lease("q", "a", new_token()))], LEASE, now=at(0)),
     "settle": lambda store: store.settle([], now=at(0)),
     "advance": lambda store: store.advance({"q"}, now=at(0)),

@@ -37,7 +37,7 @@ class Contended(Interleaved):
         self._writing = 0
 
     async def _pass_on(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        if method == "claim" and self._writing:
+        if method in {"claim", "take"} and self._writing:
             return Claimed(jobs=[], now=START)
         self._writing += method == "update"
         try:

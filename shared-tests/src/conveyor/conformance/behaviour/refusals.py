@@ -13,7 +13,7 @@ from conveyor.conformance.behaviour.worker_registry import running, seen
 from conveyor.conformance.kit.area import area, needs
 from conveyor.conformance.kit.bench import SOON, Bench, Gate, nothing
 from conveyor.conformance.kit.flow_bench import FlowBench, leaf
-from conveyor.conformance.kit.make import claim
+from conveyor.conformance.kit.make import take_by_id
 from conveyor.core import Job, JobState, NewJob, Unrecoverable
 from conveyor.core._jobs.report import Failure, Report
 from conveyor.core.errors import (
@@ -234,8 +234,8 @@ class Refusals:
         for n in range(5):
             kids = [leaf(f"first-{n}", "kids"), leaf(f"bad-{n}", "kids", name="bad")]
             await bench.producer.add(leaf(f"root-{n}", children=kids))
-        ids = frozenset(f"first-{n}" for n in range(5))
-        for held in (await bench.store.claim(claim(9, queue="kids", ids=ids))).jobs:
+        firsts = [f"first-{n}" for n in range(5)]
+        for held in await take_by_id(bench.store, firsts, queue="kids", now=None):
             failure = Failure(type="Error", message=BEE if held.id == "first-2" else "plain")
             report = Report(error=failure, failures=1).encode(final=True)
             await bench.store.settle([Outcome.failed(held, report, release=Release.ONE)])

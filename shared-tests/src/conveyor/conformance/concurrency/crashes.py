@@ -24,6 +24,7 @@ from conveyor.conformance.kit.make import (
     new_token,
     retried,
     span,
+    take_by_id,
 )
 from conveyor.core.store import (
     Beat,
@@ -128,8 +129,9 @@ class World:
         """Claim these jobs, in this order."""
         held: list[JobRecord] = []
         for name in names:
-            request = claim(queue=self.queue, token=f"{self.token}-{name}", ids=frozenset({name}))
-            held += (await self.store.claim(request, now=at(0))).jobs
+            held += await take_by_id(
+                self.store, [name], queue=self.queue, token=f"{self.token}-{name}", now=at(0)
+            )
         return held
 
     async def snapshot(self) -> list[JobRecord]:
@@ -177,8 +179,7 @@ async def claiming(w: World) -> Callable[[], Coroutine[Any, Any, Any]]:
 async def claiming_by_ids(w: World) -> Callable[[], Coroutine[Any, Any, Any]]:
     """Claim several jobs by their ids."""
     await w.store.insert([w.job(str(n), delay=span(60 * (n % 2))) for n in range(5)], now=at(0))
-    request = claim(9, queue=w.queue, token=w.token, ids=frozenset("134"))
-    return lambda: w.store.claim(request, now=at(1))
+    return lambda: w.store.take(w.queue, "134", token=w.token, lease=LEASE, now=at(1))
 
 
 async def renewing(w: World) -> Callable[[], Coroutine[Any, Any, Any]]:

@@ -81,7 +81,7 @@ class Crashes:
         assert await planned(bench.store) == Counter(["09:01:00Z"])
 
     async def test_a_call_that_changes_a_schedule_and_dies_leaves_it_whole(self, bench: Bench) -> None:
-        for method in ("claim", "settle"):
+        for method in ("take", "settle"):
             for done in (False, True):
                 await bench.queue.every("1 minute", "x", key="x")
                 faulty = FaultyStore(bench.store)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ import pytest
 from conveyor.conformance.concurrency.interleavings.held_store import HeldStore, until_true
 from conveyor.conformance.kit.area import area, patient
 from conveyor.conformance.kit.bench import Bench, Gate, Recorder
-from conveyor.conformance.kit.make import claim, span
+from conveyor.conformance.kit.make import claim, span, take_by_id
 from conveyor.conformance.kit.processes import let_go, started
 from conveyor.core import Job, JobState, NewJob, Queue, Worker
 from conveyor.core.store import Claim, Claimed, Feature, JobRecord, Store, Where
@@ -44,6 +44,13 @@ class MortalStore(WrappedStore):
         """As the contract has it."""
         claimed = await super().claim(request, **how)
         if request.queue == "q":
+            self._claims.update(held.id for held in claimed.jobs)
+        return claimed
+
+    async def take(self, queue: str, ids: Collection[str], **how: Any) -> Claimed:
+        """As the contract has it."""
+        claimed = await super().take(queue, ids, **how)
+        if queue == "q":
             self._claims.update(held.id for held in claimed.jobs)
         return claimed
 
@@ -107,8 +114,7 @@ class Stalls:
     ) -> None:
         """What has ended before it is written first: the store is slow to."""
         jobs = await bench.queue.add_bulk([NewJob("work", n) for n in range(6)])
-        suspects = frozenset(job.id for job in jobs[1:3])
-        await bench.store.claim(claim(2, worker="dead", ids=suspects))
+        await take_by_id(bench.store, [job.id for job in jobs[1:3]], worker="dead", now=None)
         await bench.later("31s")
         slow = HeldStore(bench.store, "q", "settle", 1, "start")
         seen: list[list[tuple[str, bool]]] = []
@@ -173,7 +179,7 @@ class Stalls:
         async with Worker("q", gate, bench.store, concurrency=4, clock=bench.clock) as busy:
             await gate.until_begun()
             second = await bench.queue.add("work", delay="1h")
-            await bench.store.claim(claim(1, worker="dead", ids=frozenset({second.id}), lease=span(0.1)))
+            await take_by_id(bench.store, [second.id], worker="dead", lease=span(0.1), now=None)
             await bench.later("1s")
             await bench.store.advance({"q"})
             await bench.queue.promote_jobs()

@@ -26,6 +26,7 @@ from conveyor.conformance.kit.make import (
     span,
     states,
     take,
+    take_by_id,
     take_one,
 )
 from conveyor.core.store import Advanced, Beat, Change, Feature, JobKey, JobState, Store, Where
@@ -116,8 +117,7 @@ class Advancing:
     @pytest.mark.parametrize("by_id", [False, True], ids=["in turn", "by id"])
     async def test_a_claim_that_starts_nothing_is_charged_nothing(self, store: Store, by_id: bool) -> None:  # noqa: FBT001 - a parameter
         await add(store, job("a"))
-        named: dict[str, Any] = {"ids": frozenset("a")} if by_id else {}
-        (held,) = await take(store, started=False, **named)
+        (held,) = await (take_by_id(store, "a", started=False) if by_id else take(store, started=False))
 
         advanced = await store.advance({"q"}, now=at(30))
 
@@ -125,7 +125,8 @@ class Advancing:
         assert (ids(advanced.stalled), ids(advanced.unstarted)) == ([], ["a"])
         assert (await get(store, "a")).stalled == 0
 
-        (held,) = await take(store, started=False, now=at(40), **named)
+        how: dict[str, Any] = {"started": False, "now": at(40)}
+        (held,) = await (take_by_id(store, "a", **how) if by_id else take(store, **how))
         await store.renew([Beat(lease=held.lease, started=True)], LEASE, now=at(41))
         advanced = await store.advance({"q"}, now=at(71))
 
@@ -210,8 +211,17 @@ class Advancing:
 
         advanced = await store.advance(set(), now=at(60))
 
-        assert (list(advanced.due), list(advanced.stalled)) == ([], [])
+        assert (list(advanced.due), list(advanced.stalled), advanced.now) == ([], [], at(60))
         assert await states(store) == {"a": JobState.DELAYED}
+
+    async def test_advancing_says_what_time_it_is_by_the_stores_clock(self, store: Store) -> None:
+        before = await store.advance(())
+        await add(store, job("a", delay=span(60)), now=before.now)
+
+        after = await store.advance({"q"})
+
+        assert timedelta(0) <= after.now - before.now < timedelta(minutes=1)
+        assert (await store.advance({"q"}, now=at(5))).now == at(5)
 
     async def test_advancing_twice_is_advancing_once(self, store: Store) -> None:
         await add(store, job("due", delay=span(5)), job("held"))
@@ -222,7 +232,7 @@ class Advancing:
         advanced = await store.advance({"q"}, now=at(60))
 
         assert advanced == Advanced(
-            due=advanced.due, stalled=advanced.stalled, unstarted=advanced.unstarted, wait=None
+            now=at(60), due=advanced.due, stalled=advanced.stalled, unstarted=advanced.unstarted, wait=None
         )
         assert (list(advanced.due), list(advanced.stalled)) == ([], [])
         assert await everything(store) == before

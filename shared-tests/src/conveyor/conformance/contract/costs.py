@@ -15,12 +15,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from conveyor.conformance.kit.make import DONE, LEASE, START, claim, job, jobs, new_token, span
 from conveyor.core.store import (
     Beat,
     Change,
+    Claimed,
     Feature,
     JobKey,
     JobRecord,
@@ -141,20 +143,26 @@ async def _moving(bill: _Bill) -> None:
         "": {},
         " newest first": {"newest_first": True},
         " by name": {"names": frozenset({"work", "other"})},
-        " by ids": {"ids": frozenset({"new-0", "new-1"})},
     }
     if Feature.RATE_LIMITS in store.features:
         claims[" within a limit"] = {"limit": Limit(rate=_RATE)}
     if Feature.GROUPS in store.features:
         claims[" within a group limit"] = {"group_limit": Limit(active=500, rate=_RATE)}
-    for name, fields in claims.items():
-        request = claim(_FEW, token=new_token(), stalled=Stalled.LEFT, **fields)
-        held = (await bill.of(f"claim{name}", lambda request=request: store.claim(request, now=START))).jobs  # type: ignore[misc]
-        assert len(held) == len(fields.get("ids", range(_FEW)))
+    calls: dict[str, Callable[[], Awaitable[Claimed]]] = {
+        f"claim{name}": partial(
+            store.claim, claim(_FEW, token=new_token(), stalled=Stalled.LEFT, **fields), now=START
+        )
+        for name, fields in claims.items()
+    }
+    some = [f"new-{n}" for n in range(_FEW)]
+    calls["take"] = partial(store.take, "q", some, token=new_token(), lease=LEASE, now=START)
+    for name, call in calls.items():
+        held = (await bill.of(name, call)).jobs
+        assert len(held) == _FEW
         beats = [Beat(lease=one.lease, report=DONE) for one in held]
-        await bill.of(f"renew{name}", lambda beats=beats: store.renew(beats, LEASE, now=START))  # type: ignore[misc]
+        await bill.of(f"renew after {name}", lambda beats=beats: store.renew(beats, LEASE, now=START))  # type: ignore[misc]
         back = [Outcome.given_back(one) for one in held]
-        await bill.of(f"give back{name}", lambda back=back: store.settle(back, now=START))  # type: ignore[misc]
+        await bill.of(f"give back after {name}", lambda back=back: store.settle(back, now=START))  # type: ignore[misc]
     ends: dict[str, Callable[[JobRecord], Outcome]] = {
         "complete": lambda one: Outcome.completed(one, DONE),
         "complete and remove": lambda one: Outcome.completed(

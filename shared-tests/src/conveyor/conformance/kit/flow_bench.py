@@ -90,7 +90,13 @@ class Illegible(WrappedStore):
 
     async def claim(self, request: Claim, **kwargs: Any) -> Claimed:
         """Leave them out of the jobs."""
-        claimed = await super().claim(request, **kwargs)
+        return self._illegible(await super().claim(request, **kwargs))
+
+    async def take(self, queue: str, ids: Collection[str], **kwargs: Any) -> Claimed:
+        """Leave them out of the jobs."""
+        return self._illegible(await super().take(queue, ids, **kwargs))
+
+    def _illegible(self, claimed: Claimed) -> Claimed:
         return replace(
             claimed,
             jobs=[job for job in claimed.jobs if job.id not in self._ids],

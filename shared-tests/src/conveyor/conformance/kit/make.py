@@ -26,7 +26,7 @@ from conveyor.core.store import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
 START: Final = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 LEASE: Final = timedelta(seconds=30)
@@ -115,11 +115,19 @@ async def take(store: Store, count: int = 1, *, now: datetime = START, **fields:
     return list((await store.claim(claim(count, **fields), now=now)).jobs)
 
 
+async def take_by_id(
+    store: Store, wanted: Collection[str], *, queue: str = "q", now: datetime | None = START, **fields: Any
+) -> list[JobRecord]:
+    """Take these jobs by their ids, with a fresh token and a lease of 30 seconds."""
+    values: dict[str, Any] = {"token": new_token(), "lease": LEASE, "worker": "worker", **fields}
+    return list((await store.take(queue, wanted, now=now, **values)).jobs)
+
+
 async def take_one(
     store: Store, id: str, *, queue: str = "q", now: datetime = START, **fields: Any
 ) -> JobRecord:
-    """Claim this job by its id."""
-    (record,) = await take(store, 1, queue=queue, ids=frozenset({id}), now=now, **fields)
+    """Take this job by its id."""
+    (record,) = await take_by_id(store, [id], queue=queue, now=now, **fields)
     return record
 
 

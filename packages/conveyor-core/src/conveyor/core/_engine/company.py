@@ -40,7 +40,14 @@ async def same_group(store: Store, claim: Claim, lead: JobRecord, count: int) ->
     ids = [record.id for record in found if record.group == lead.group][:count]
     if not ids:
         return None
-    return await store.claim(replace(claim, count=len(ids), token=new_token(), ids=frozenset(ids)))
+    return await store.take(
+        claim.queue,
+        ids,
+        token=new_token(),
+        lease=claim.lease,
+        worker=claim.worker,
+        started=claim.started,
+    )
 
 
 async def held_up(store: Store, runs: Sequence[Run], now: datetime) -> list[Run]:

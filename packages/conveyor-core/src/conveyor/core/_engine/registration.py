@@ -14,7 +14,7 @@ from conveyor.core import clock as time
 from conveyor.core._jobs.ids import new_token
 from conveyor.core._queue_names import workers_of
 from conveyor.core.errors import StoreError
-from conveyor.core.store import Beat, Claim, JobRecord, Outcome, Retention
+from conveyor.core.store import Beat, JobRecord, Outcome, Retention
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,16 +109,8 @@ class Presence:
         await self._store.insert(
             [JobRecord(queue=self._queue, id=self._id, name="worker", payload=self._payload())]
         )
-        claimed = await self._store.claim(
-            Claim(
-                queue=self._queue,
-                count=1,
-                token=new_token(),
-                lease=self._lease,
-                worker=self._worker,
-                ids=frozenset({self._id}),
-                started=False,
-            )
+        claimed = await self._store.take(
+            self._queue, [self._id], token=new_token(), lease=self._lease, worker=self._worker, started=False
         )
         for entry in claimed.jobs:
             self._entry = entry

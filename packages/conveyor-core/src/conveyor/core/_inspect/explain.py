@@ -68,9 +68,7 @@ async def explain(store: Store, key: JobKey) -> Explanation:
 
 def _active(record: JobRecord) -> list[Reason]:
     reasons: list[Reason] = [
-        told.Running(
-            worker=record.locked_by or None, since=record.processed_at, lease_until=record.lease_until
-        )
+        told.Running(worker=record.locked_by, since=record.processed_at, lease_until=record.lease_until)
     ]
     if record.cancel_requested:
         reasons.append(told.CancelRequested())
@@ -174,7 +172,7 @@ async def _rate(
     known = {rate for rate in rates if rate is not None}
     if len([rate for rate in rates if rate is not None]) < len(rates):
         return []
-    now = await store_time(store, record.queue)
+    now = await store_time(store)
     most = min(_MOST_STARTS, max(rate.max for rate in known))
     starts = await _starts(store, record.queue, group, most)
     full: list[told.RateExceeded] = []

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from conveyor.core._jobs.dependencies import as_cancelled, is_parent, release
 from conveyor.core._jobs.descendants import cancel_descendants
-from conveyor.core._jobs.leases import claim_of
+from conveyor.core._jobs.leases import hold
 from conveyor.core._jobs.lookup import read
 from conveyor.core._jobs.outcomes import Settlement, event_of, events_of
 from conveyor.core._jobs.parents import follow_up
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 async def take(store: Store, key: JobKey) -> JobRecord | None:
     """Hold a job that is not running, whatever is paused; None if it is running, finished or not there."""
-    claimed = await store.claim(claim_of(key.queue, [key.id]))
+    claimed = await hold(store, key.queue, [key.id])
     return claimed.jobs[0] if claimed.jobs else None
 
 

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from conveyor.core._jobs.dependencies import UNFINISHED, as_cancelled, is_parent
-from conveyor.core._jobs.leases import claim_of
+from conveyor.core._jobs.leases import hold
 from conveyor.core._jobs.outcomes import fail_unreadable
 from conveyor.core._jobs.refusals import settle_in_parts
 from conveyor.core.events import CancelRequested, JobCancelled
@@ -55,7 +55,7 @@ async def cancel_descendants(store: Store, key: JobKey, clock: Clock, publish: P
 async def _cancel(store: Store, queue: str, ids: frozenset[str], clock: Clock, publish: Publish) -> None:
     left = ids
     for _ in range(_TRIES):
-        claimed = await store.claim(claim_of(queue, left))
+        claimed = await hold(store, queue, left)
         settled, refused = await settle_in_parts(
             store,
             [

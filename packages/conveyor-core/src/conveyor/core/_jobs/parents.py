@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from conveyor.core._jobs import remove
 from conveyor.core._jobs.dependencies import FAILED, UNFINISHED
 from conveyor.core._jobs.descendants import PAGE, by_queue, cancel_descendants
-from conveyor.core._jobs.leases import MOMENT, claim_of
+from conveyor.core._jobs.leases import MOMENT, hold
 from conveyor.core._jobs.outcomes import (
     Settlement,
     cancel_unrun,
@@ -202,7 +202,7 @@ class FollowUp:
             for key in keys:  # before the claim, as in `_each`
                 self.undecided.pop(key, None)
             try:
-                claimed = await store.claim(claim_of(queue, part, lease=lease))
+                claimed = await hold(store, queue, part, lease=lease)
             except BaseException:
                 self.undecided |= keys
                 raise

@@ -18,7 +18,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from conveyor.core._jobs.dead_letters import original
-from conveyor.core._jobs.leases import claim_of
+from conveyor.core._jobs.leases import hold
 from conveyor.core._jobs.refusals import settle_in_parts
 from conveyor.core._jobs.retry import reopened
 from conveyor.core._jobs.shielding import to_the_end
@@ -77,7 +77,7 @@ async def _send(
 ) -> int:
     queue = given[0][0].queue
     ids = frozenset(letter.id for letter, _ in given)
-    claimed = await store.claim(claim_of(queue, ids))
+    claimed = await hold(store, queue, ids)
     held = {letter.id: letter for letter in claimed.jobs}
     jobs = {letter.id: found for letter, found in given if letter.id in held}
     there = await _there(store, [job.key for job, _ in jobs.values()])

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from conveyor.core._jobs.ids import new_job_id
-from conveyor.core._jobs.leases import claim_of
+from conveyor.core._jobs.leases import hold
 from conveyor.core._jobs.lookup import read
 from conveyor.core._jobs.payload import decode as decode_json
 from conveyor.core._jobs.shielding import to_the_end
@@ -212,7 +212,7 @@ class Schedules:
         """Hold a schedule; None if there is none, or none that the store can read."""
         waits = iter(_AGAIN)
         while True:
-            claimed = await self._store.claim(claim_of(self._queue, [key]))
+            claimed = await hold(self._store, self._queue, [key])
             if claimed.jobs:
                 return claimed.jobs[0]
             if claimed.undecodable:

@@ -128,9 +128,29 @@ class StoreCalls(Protocol):
         start, a re-claim included. Starts are remembered for the longest window that any claim of the queue
         has carried.
 
-        `request.ids` claims exactly those of these jobs that are waiting, delayed or waiting for children,
-        whatever is paused; limits, turns, `names` and `stalled` are not looked at, and nothing counts as a
-        start or a turn. Their `run_at` and `pending` stay, so that giving them back undoes the claim.
+        Raises StoreError if the outcome is unknown; the leases then expire by themselves.
+        """
+        ...
+
+    async def take(
+        self,
+        queue: str,
+        ids: Collection[str],
+        *,
+        token: str,
+        lease: timedelta,
+        worker: str | None = None,
+        started: bool = True,
+        now: datetime | None = None,
+    ) -> Claimed:
+        """Lease those of these jobs that are waiting, delayed or waiting for children, whatever is paused.
+
+        Limits, turns among groups and earlier stalls are not looked at, and nothing counts as a start or a
+        turn; as active jobs they count for the limits of others. Each becomes what a claim makes of it, and
+        keeps its `run_at`, `delay` and `pending`, so that giving it back undoes this. They are returned most
+        urgent first, and `wait` is None.
+
+        A parent that is held so still loses a child with each that ends: see `settle`.
 
         Raises StoreError if the outcome is unknown; the leases then expire by themselves.
         """
@@ -147,17 +167,25 @@ class StoreCalls(Protocol):
         """Apply each outcome whose lease is still held, in order, in one step, and say which.
 
         A terminal job has `finished_at` now, no lease, and gives up its unique key unless `unique_for`
-        keeps it; it releases its parent if it has not yet. A parent left with nothing to wait for becomes
-        waiting, or delayed by its own `delay` or `run_at`. A parent that somebody holds (by a claim by ids)
-        has one child fewer all the same, and goes on as it is; releasing any other parent does nothing. A
-        `Retention` of age zero removes the job at once, unless it still holds its key: then it goes when
-        that lapses. A job that waits again keeps its place, its `pending` and a `cancel_requested`.
+        keeps it; its `pending` is zero; it releases its parent if it has not yet. A parent left with nothing
+        to wait for becomes waiting, or delayed by its own `delay`, counted from now, or by its `run_at`.
+        Releasing a parent that waits for no children does nothing. A `Retention` of age zero removes the job
+        at once, unless it still holds its key: then it goes when that lapses. A job that waits again keeps
+        its place, its `pending` and a `cancel_requested`.
 
-        A lease whose outcome was applied, given again with the same resulting state, is reported as applied
-        and changes nothing, the job having been removed since or not; that is promised for at least ten
-        minutes. Spawned records follow the rules of `insert`, save that `group_max_size` is not looked at.
-        With `Outcome.awaiting`, the job waits for those of its children that were created, and if none was,
-        it is waiting at once.
+        A parent that is held (by `take`) while it waits for children has one child fewer all the same, and
+        goes on as it is; the last child's end turns its `delay` into a `run_at`. An outcome that sends it
+        back while `pending` is not zero has it wait for its children, and the outcome's `delay` and `run_at`
+        are left out of account.
+
+        With `Outcome.awaiting`, the job waits for those of its children that were created, whatever its
+        `pending` was, and keeps its `run_at`; if none was created, it is waiting at once, with neither a
+        `run_at` nor a `delay`. Spawned records follow the rules of `insert`, save that `group_max_size` is
+        not looked at.
+
+        The latest outcome that was applied to a job, given again with the same lease and resulting state, is
+        reported as applied and changes nothing. That is promised while the job exists, and for ten minutes
+        after it was removed, except by `forget`. An earlier outcome of the job is stale by then.
         """
         ...
 
@@ -171,6 +199,8 @@ class StoreCalls(Protocol):
         where it was, in its old place: waiting for children that have not ended, delayed until a `run_at`
         still to come, or waiting. At most `limit` of each in a call, most overdue first. This is also when a
         store forgets what it need not remember: ended pauses, old starts, idle groups.
+
+        Without queues nothing is done, and `now` says what time it is by the store's clock.
         """
         ...
 

@@ -38,7 +38,9 @@ class JobRecord:
     """A job as a store keeps it.
 
     The first block is what a caller gives to `insert`; the second is the store's own, and what a
-    caller puts there is ignored by `insert`. Instants are aware datetimes in UTC with microseconds.
+    caller puts there is ignored by `insert`. Instants are aware datetimes in UTC with microseconds. Names of
+    queues, of jobs and of groups, and ids, have up to 255 characters; a unique key and the documents may have
+    any number.
     """
 
     queue: str

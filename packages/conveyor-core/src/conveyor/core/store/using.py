@@ -152,6 +152,7 @@ class View(StoreCalls):
     open = _once_ended("open")
     close = _once_ended("close")
     claim = _once_ended("claim")
+    take = _once_ended("take")
     renew = _once_ended("renew")
     settle = _once_ended("settle")
     advance = _once_ended("advance")

@@ -90,8 +90,8 @@ class Stalled(Enum):
 class Claim:
     """A request for up to `count` jobs of `queue`.
 
-    `token` is random for each call: a claim is fenced by it, and never by the worker's name.
-    `names` and `ids` narrow what may be returned. `limit` binds the queue, `group_limit` each
+    `token` is random for each call: a claim is fenced by it, and never by the worker's name, which is None
+    where no worker claims. `names` narrows what may be returned. `limit` binds the queue, `group_limit` each
     group by itself; jobs without a group have no group limit. `started` is what `started` of the leased
     jobs becomes, save of those that have stalled before: theirs is false until a beat says otherwise.
     `stalled` says how jobs are returned that have stalled before.
@@ -101,10 +101,9 @@ class Claim:
     count: int
     token: str
     lease: timedelta
-    worker: str
+    worker: str | None = None
     newest_first: bool = False
     names: frozenset[str] | None = None
-    ids: frozenset[str] | None = None
     limit: Limit | None = None
     group_limit: Limit | None = None
     started: bool = True
@@ -122,7 +121,7 @@ class Undecodable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
-    """What a claim got.
+    """What a claim got, or `take`.
 
     `jobs` are the leased records, most urgent first. `now` is the store's time. `wait` is how long
     until there may be more: never longer than it takes until a due time, a rate window or the end
@@ -341,13 +340,14 @@ class Settled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advanced:
-    """What the passing of time did.
+    """What the passing of time did, up to `now` by the store's clock.
 
     `due` became waiting; `stalled` lost their leases when they had `started`, and `unstarted` lost theirs
     before that: these are charged nothing. `wait` is how long until there is more to do for these queues, as
     far as the store knows now; zero when the limit was reached, None for nothing in sight.
     """
 
+    now: datetime
     due: Sequence[JobKey]
     stalled: Sequence[JobKey]
     unstarted: Sequence[JobKey] = ()
@@ -414,7 +414,7 @@ class Change:
     without `unique_for`; if another job holds that now, it is left alone. If it had released its parent,
     and that is waiting, waiting for children or failed, the release is taken back: the parent waits for all
     its children that have not released it. A failed parent is reopened so, and takes back its own release
-    likewise.
+    likewise. The `run_at` and the `delay` of that parent stay.
     """
 
     payload: str | None = None

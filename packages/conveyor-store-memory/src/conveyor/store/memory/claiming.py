@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 
 from conveyor.core.store import Claim, Claimed, Stalled
@@ -9,20 +10,20 @@ from conveyor.store.memory.queues import Queue
 from conveyor.store.memory.rows import ACTIVE, DELAYED, FOREVER, WAITING, WAITING_CHILDREN, Row, place, record
 
 
-def claim_by_id(queue: Queue, request: Claim, now: datetime) -> Claimed:
+def take(queue: Queue, ids: Collection[str], request: Claim, now: datetime) -> Claimed:
     """Lease those of the jobs with these ids that wait for anything."""
-    found = (queue.rows.get(key) for key in request.ids or ())
+    found = (queue.rows.get(key) for key in set(ids))
     rows = sorted(
         (row for row in found if row is not None and row.state in _CLAIMABLE),
         key=lambda row: (row.rank, place(row)),
-    )[: request.count]
+    )
     for row in rows:
         queue.steps += 1
         _lease(queue, row, request, now)
     return Claimed(jobs=tuple(record(row, now) for row in rows), now=now)
 
 
-def claim_next(queue: Queue, request: Claim, now: datetime) -> Claimed:
+def claim(queue: Queue, request: Claim, now: datetime) -> Claimed:
     """Lease the most urgent jobs that may be given now."""
     limit, group_limit = request.limit, request.group_limit
     rate = limit.rate if limit is not None else None

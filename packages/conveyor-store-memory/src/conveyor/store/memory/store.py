@@ -35,7 +35,7 @@ from conveyor.core.store import (
     Store,
     Where,
 )
-from conveyor.store.memory.claiming import claim_by_id, claim_next
+from conveyor.store.memory.claiming import claim, take
 from conveyor.store.memory.data import Data
 from conveyor.store.memory.inserting import insert
 from conveyor.store.memory.rows import FOREVER, Row, record
@@ -104,9 +104,21 @@ class MemoryStore(Store):
         return insert(self._data(), jobs, now or _clock(), new_only=new_only)
 
     async def claim(self, request: Claim, *, now: datetime | None = None) -> Claimed:
-        queue = self._data().queue(request.queue)
-        take = claim_next if request.ids is None else claim_by_id
-        return take(queue, request, now or _clock())
+        return claim(self._data().queue(request.queue), request, now or _clock())
+
+    async def take(
+        self,
+        queue: str,
+        ids: Collection[str],
+        *,
+        token: str,
+        lease: timedelta,
+        worker: str | None = None,
+        started: bool = True,
+        now: datetime | None = None,
+    ) -> Claimed:
+        request = Claim(queue=queue, count=len(ids), token=token, lease=lease, worker=worker, started=started)
+        return take(self._data().queue(queue), ids, request, now or _clock())
 
     async def renew(self, beats: Sequence[Beat], lease: timedelta, *, now: datetime | None = None) -> Renewed:
         data, now = self._data(), now or _clock()
@@ -155,6 +167,7 @@ class MemoryStore(Store):
         if max(len(due), len(lapsed)) >= limit:
             wait = timedelta(0)
         return Advanced(
+            now=now,
             due=tuple(row.key for row in due),
             stalled=tuple(row.key for row in started),
             unstarted=tuple(row.key for row in unstarted),

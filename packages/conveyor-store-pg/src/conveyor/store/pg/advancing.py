@@ -11,11 +11,11 @@ from conveyor.store.pg.rows import known_instant, moment
 from conveyor.store.pg.statements import Session
 
 
-async def advance(
-    session: Session, now: datetime | None, queues: Collection[str], limit: int
-) -> tuple[Advanced, datetime]:
-    """Move what is due and what has stalled; returned with the moment that this was."""
+async def advance(session: Session, now: datetime | None, queues: Collection[str], limit: int) -> Advanced:
+    """Move what is due and what has stalled."""
     now = await moment(session, now)
+    if not queues:
+        return Advanced(now=now, due=(), stalled=())
     names = sorted(queues)
     due = await session.ask("due", queues=names, now=now, limit=limit)
     lapsed = await session.ask("stalled", queues=names, now=now, limit=limit)
@@ -33,10 +33,10 @@ async def advance(
     if limit not in {len(due), len(lapsed)}:
         [(following,)] = await session.ask("next", queues=names)
         wait = None if following is None else max(known_instant(following) - now, timedelta(0))
-    advanced = Advanced(
+    return Advanced(
+        now=now,
         due=[JobKey(queue, id) for queue, id, *_ in due],
         stalled=[JobKey(queue, id) for queue, id, *_, started in lapsed if started],
         unstarted=[JobKey(queue, id) for queue, id, *_, started in lapsed if not started],
         wait=wait,
     )
-    return advanced, now

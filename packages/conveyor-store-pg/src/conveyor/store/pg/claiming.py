@@ -9,7 +9,7 @@ Where the limit is one of active jobs only, and nothing else is in the way, that
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -78,8 +78,7 @@ class _Taken:
 def is_plain(request: Claim) -> bool:
     """Whether one statement may be enough, in line if there is a limit."""
     return (
-        request.ids is None
-        and request.names is None
+        request.names is None
         and request.group_limit is None
         and (request.limit is None or request.limit.rate is None)
         and not request.newest_first
@@ -131,13 +130,11 @@ def _urgency(row: Row) -> tuple[float, int]:
 
 
 async def claim(session: Session, now: datetime | None, request: Claim, *, noted: bool = False) -> Claimed:
-    """Lease the most urgent jobs that may be claimed, or those with the given ids.
+    """Lease the most urgent jobs that may be claimed.
 
     Raises GroupsGoOn, with nothing leased, if groups may go on and that is to be noted first; unless this is
     said to be `noted`: then such groups wait for the next claim, which `Claimed.wait` asks for at once.
     """
-    if request.ids is not None:
-        return await _claim_by_id(session, now, request)
     limited = request.limit is not None or request.group_limit is not None
     state = None if limited else await gate(session, request.queue, now)
     if state is None or state.turns is not None or state.in_line:
@@ -158,7 +155,8 @@ def _group_rate(request: Claim) -> Rate | None:
     return request.group_limit.rate if request.group_limit is not None else None
 
 
-async def _claim_by_id(session: Session, now: datetime | None, request: Claim) -> Claimed:
+async def take(session: Session, now: datetime | None, ids: Collection[str], request: Claim) -> Claimed:
+    """Lease those of the jobs with these ids that wait for anything."""
     # Claims that count must not count while this one adds.
     await session.ask("lock_queue_if_any", queue=request.queue)
     taken = _Taken(await moment(session, now))
@@ -166,8 +164,7 @@ async def _claim_by_id(session: Session, now: datetime | None, request: Claim) -
         "lease_by_id",
         **_lease_of(request),
         queue=request.queue,
-        ids=sorted(request.ids or ()),
-        count=request.count,
+        ids=sorted(ids),
         now=taken.now,
     )
     for row in sorted((row[1:] for row in rows), key=_urgency):

@@ -206,6 +206,25 @@ class PgStore(Store):
             await let_groups_go_on(self._connections, request, now)
             return await self._connections.call(noted, repeatable=False, one_plan=True)
 
+    async def take(
+        self,
+        queue: str,
+        ids: Collection[str],
+        *,
+        token: str,
+        lease: timedelta,
+        worker: str | None = None,
+        started: bool = True,
+        now: datetime | None = None,
+    ) -> Claimed:
+        request = Claim(queue=queue, count=len(ids), token=token, lease=lease, worker=worker, started=started)
+        wanted = frozenset(ids)
+
+        async def step(session: Session) -> Claimed:
+            return await claiming.take(session, now, wanted, request)
+
+        return await self._connections.call(step, repeatable=False, one_plan=True)
+
     async def renew(self, beats: Sequence[Beat], lease: timedelta, *, now: datetime | None = None) -> Renewed:
         given = tuple(beats)
 
@@ -235,11 +254,12 @@ class PgStore(Store):
     ) -> Advanced:
         given = sorted(set(queues))
 
-        async def step(session: Session) -> tuple[Advanced, datetime]:
+        async def step(session: Session) -> Advanced:
             return await advancing.advance(session, now, given, limit)
 
-        advanced, at = await self._connections.call(step)
-        await tidy(self._connections, given, at)
+        advanced = await self._connections.call(step)
+        if given:
+            await tidy(self._connections, given, advanced.now)
         return advanced
 
     # ---------------------------------------------------------------- sets of jobs

@@ -30,6 +30,7 @@ def advance(db: Connection, now: datetime, queues: Collection[str], limit: int) 
     for queue in queues:
         _tidy(db, queue, now)
     return Advanced(
+        now=now,
         due=[key for _, _, key, *_ in due],
         stalled=[key for _, _, key, started in lapsed if started],
         unstarted=[key for _, _, key, started in lapsed if not started],

@@ -6,7 +6,7 @@ leasing is one statement for all of them; reading is one for every two hundred.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from sqlite3 import Connection
@@ -23,10 +23,7 @@ _NO_TIME: Final = timedelta(0)
 
 
 def claim(db: Connection, now: datetime, request: Claim) -> Claimed:
-    """Lease the most urgent jobs that may be claimed, or those with the given ids."""
-    if request.ids is not None:
-        found = sorted(ask(db, "by_id", queue=request.queue, ids=text(list(request.ids))))
-        return _leased(db, now, request, [abs(place) for _, place in found[: request.count]])
+    """Lease the most urgent jobs that may be claimed."""
     state = gate(db, request.queue, now)
     left = room(db, request.queue, request.limit, request.count, now)
     group_rate = request.group_limit.rate if request.group_limit is not None else None
@@ -49,6 +46,12 @@ def claim(db: Connection, now: datetime, request: Claim) -> Claimed:
     if len(seqs) >= request.count or cut_short:
         return replace(claimed, cut_short=cut_short)
     return replace(claimed, wait=_wait(db, request, state, now, cut_short=len(seqs) >= left.starts))
+
+
+def take(db: Connection, now: datetime, ids: Collection[str], request: Claim) -> Claimed:
+    """Lease those of the jobs with these ids that wait for anything."""
+    found = sorted(ask(db, "by_id", queue=request.queue, ids=text(list(ids))))
+    return _leased(db, now, request, [abs(place) for _, place in found])
 
 
 def _leased(db: Connection, now: datetime, request: Claim, seqs: Sequence[int]) -> Claimed:

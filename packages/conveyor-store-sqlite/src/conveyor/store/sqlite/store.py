@@ -183,6 +183,22 @@ class SqliteStore(Store):
     async def claim(self, request: Claim, *, now: datetime | None = None) -> Claimed:
         return await self._write(Priority.CLAIM, _step(now, claiming.claim, request), weight=request.count)
 
+    async def take(
+        self,
+        queue: str,
+        ids: Collection[str],
+        *,
+        token: str,
+        lease: timedelta,
+        worker: str | None = None,
+        started: bool = True,
+        now: datetime | None = None,
+    ) -> Claimed:
+        request = Claim(queue=queue, count=len(ids), token=token, lease=lease, worker=worker, started=started)
+        return await self._write(
+            Priority.CLAIM, _step(now, claiming.take, frozenset(ids), request), weight=len(ids)
+        )
+
     async def renew(self, beats: Sequence[Beat], lease: timedelta, *, now: datetime | None = None) -> Renewed:
         return await self._write(Priority.RENEW, _step(now, settling.renew, tuple(beats), lease))
 

@@ -166,5 +166,5 @@ class Reasons:
             await queue.explain(job.id)
 
             assert await bench.store.find(Where(queue="q"), limit=9) == before
-            assert set(faulty.calls) <= {"find", "count", "paused", "claim"}
+            assert set(faulty.calls) <= {"find", "count", "paused", "advance"}
             assert len(faulty.calls) <= 12

@@ -11,7 +11,7 @@ from conveyor.conformance.behaviour.flows.reading import S
 from conveyor.conformance.kit.area import area
 from conveyor.conformance.kit.bench import Gate, Watcher, until
 from conveyor.conformance.kit.flow_bench import FlowBench, every, leaf
-from conveyor.conformance.kit.make import claim
+from conveyor.conformance.kit.make import claim, take_by_id
 from conveyor.core import (
     FlowJob,
     FlowProducer,
@@ -59,7 +59,7 @@ class Cancelling:
         bench = FlowBench(store)
         kids = [leaf(str(n), children=[leaf(f"{n}-{m}") for m in range(2)]) for n in range(3)]
         added = await bench.producer.add(leaf("root", children=kids))
-        held = (await bench.store.claim(claim(1, ids=frozenset({"root"})))).jobs
+        held = await take_by_id(bench.store, ["root"], now=None)
         await bench.store.settle([Outcome.cancelled(one, one.report) for one in held])
 
         assert not await added.job.cancel()

@@ -9,7 +9,7 @@ import pytest
 from conveyor.conformance.kit.area import area, needs
 from conveyor.conformance.kit.bench import fail
 from conveyor.conformance.kit.flow_bench import FlowBench, leaf
-from conveyor.conformance.kit.make import claim
+from conveyor.conformance.kit.make import take_by_id
 from conveyor.core import (
     Deduplication,
     FlowJob,
@@ -219,7 +219,7 @@ class Reading:
     ) -> None:
         bench = FlowBench(store)
         await bench.producer.add(leaf("root", children=[leaf("a", "r"), leaf("b", "r")]))
-        (held,) = (await bench.store.claim(claim(1, queue="r", ids=frozenset({"a"})))).jobs
+        (held,) = await take_by_id(bench.store, "a", queue="r", now=None)
         await bench.store.settle([Outcome.failed(held, "{}", release=Release.ALL)])
         # A moment before the parent is looked at, somebody removes what has failed.
         await bench.store.delete(Where(queue="r", ids=frozenset({"a"})), limit=1)

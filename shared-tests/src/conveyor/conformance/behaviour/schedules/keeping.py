@@ -11,7 +11,7 @@ import pytest
 from conveyor.conformance.behaviour.schedules.runs import HOUR, hours, made, planned
 from conveyor.conformance.kit.area import area, needs
 from conveyor.conformance.kit.bench import Bench, nothing
-from conveyor.conformance.kit.make import at, claim, failed
+from conveyor.conformance.kit.make import at, claim, failed, take_by_id
 from conveyor.core import (
     Feature,
     JobState,
@@ -267,5 +267,5 @@ class Keeping:
 
 async def garble(bench: Bench, key: str, report: str) -> None:
     """Write something else where a schedule is kept."""
-    held = (await bench.store.claim(claim(queue=schedules_of("q"), ids=frozenset({key})))).jobs
+    held = await take_by_id(bench.store, [key], queue=schedules_of("q"), now=None)
     await bench.store.settle([Outcome.snoozed(row, report, delay=timedelta(0)) for row in held])

@@ -88,7 +88,8 @@ class Die(random.Random):
         kinds: dict[Callable[[], Step], int] = {
             self.insert: 14,
             self.family: 10,
-            self.claim: 26,
+            self.claim: 20,
+            self.take: 8,
             self.settle: 28,
             self.tick: 12,
             self.lapse: 4,
@@ -186,9 +187,21 @@ class Die(random.Random):
                 "started": self.randrange(4) != 0,
                 "stalled": self.of(*Stalled),
                 "names": self.rarely(self.of(frozenset("x"), frozenset("xy"), frozenset[str]()), 10),
-                "ids": self.some(IDS, 6),
                 "limit": self.rarely(self.limit(), 5),
                 "group_limit": self.rarely(self.limit(), 5) if self.groups else None,
+            },
+        )
+
+    def take(self) -> Step:
+        """A claim by ids, mostly of few, and often of a parent."""
+        names = [*self.sample(IDS, self.randint(0, 3)), *self.of((), ("p",))]
+        return Step(
+            method="take",
+            values={
+                "queue": self.queue(),
+                "ids": frozenset(names),
+                "lease": self.span(5, 5, 30, 600),
+                "started": self.randrange(4) != 0,
             },
         )
 

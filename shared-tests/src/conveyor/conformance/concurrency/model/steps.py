@@ -68,6 +68,7 @@ class Step:
             "tick": _tick,
             "lapse": _lapse,
             "claim": _claim,
+            "take": _take,
             "renew": _renew,
             "settle": _settle,
         }
@@ -123,6 +124,11 @@ def _claim(world: World, values: dict[str, Any]) -> Call:
     request = Claim(token=world.token(), worker="w", **values)
     now = world.now
     return lambda store: store.claim(request, now=now)
+
+
+def _take(world: World, values: dict[str, Any]) -> Call:
+    token, now = world.token(), world.now
+    return lambda store: store.take(token=token, worker="w", now=now, **values)
 
 
 def _renew(world: World, values: dict[str, Any]) -> Call | None:

@@ -19,6 +19,7 @@ from conveyor.conformance.kit.make import (
     jobs,
     settle,
     take,
+    take_by_id,
 )
 from conveyor.core.store import (
     Feature,
@@ -60,7 +61,7 @@ class ClaimRaces:
         for n in range(ROUNDS):
             await add(handles[0], job(str(n)))
 
-            found = await at_once([take(store, 1, ids=frozenset({str(n)})) for store in turns(handles, 6)])
+            found = await at_once([take_by_id(store, [str(n)]) for store in turns(handles, 6)])
 
             assert sum(map(len, found)) == 1
 
@@ -69,9 +70,7 @@ class ClaimRaces:
             names = [f"{n}-{m}" for m in range(6)]
             await add(handles[0], *jobs(names))
 
-            found = await at_once(
-                [take(handles[0], 6), *(take(handles[1], 1, ids=frozenset({name})) for name in names)]
-            )
+            found = await at_once([take(handles[0], 6), *(take_by_id(handles[1], [name]) for name in names)])
 
             assert Counter(held.id for mine in found for held in mine) == Counter(names)
 

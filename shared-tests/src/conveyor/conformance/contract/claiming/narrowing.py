@@ -9,6 +9,7 @@ import pytest
 
 from conveyor.conformance.kit.area import area, needs
 from conveyor.conformance.kit.make import (
+    LEASE,
     add,
     at,
     child,
@@ -21,6 +22,7 @@ from conveyor.conformance.kit.make import (
     settle,
     span,
     take,
+    take_by_id,
     take_one,
 )
 from conveyor.core.store import Feature, JobState, Outcome, Pause, Stalled, Store
@@ -56,27 +58,33 @@ class Narrowing:
     async def test_ids_claim_exactly_these(self, store: Store) -> None:
         await add(store, *jobs("abcd"))
 
-        assert ids(await take(store, 9, ids=frozenset({"d", "b", "missing"}))) == ["b", "d"]
-        assert await take(store, 9, ids=frozenset()) == []
+        assert ids(await take_by_id(store, ["d", "b", "missing", "b"])) == ["b", "d"]
+        assert await take_by_id(store, []) == []
         assert ids(await take(store, 9)) == ["a", "c"]
 
     async def test_ids_are_looked_for_in_the_claims_queue_only(self, store: Store) -> None:
         await add(store, job("a", queue="other"))
 
-        assert await take(store, 5, ids=frozenset("a")) == []
+        assert await take_by_id(store, "a") == []
 
-    async def test_ids_claim_no_more_than_asked_most_urgent_first(self, store: Store) -> None:
+    async def test_jobs_that_are_taken_by_their_ids_come_most_urgent_first(self, store: Store) -> None:
         await add(store, job("a"), job("b", lifo=True), job("c", priority=-1), job("d"))
 
-        assert ids(await take(store, 3, ids=frozenset("abd"))) == ["b", "a", "d"]
+        assert ids(await take_by_id(store, "abcd")) == ["c", "b", "a", "d"]
 
-        await add(store, job("e"), job("f", priority=-1))
-        assert ids(await take(store, 2, ids=frozenset("cef"))) == ["c", "f"]
+    @pytest.mark.parametrize("started", [False, True])
+    async def test_a_job_that_is_taken_by_its_id_has_a_lease_of_its_own(
+        self, store: Store, *, started: bool
+    ) -> None:
+        await add(store, job("a"))
 
-    async def test_a_claim_by_ids_does_not_look_at_names(self, store: Store) -> None:
-        await add(store, job("a", name="x"))
+        claimed = await store.take("q", ["a"], token="t", lease=span(12), started=started, now=at(5))
 
-        assert ids(await take(store, ids=frozenset("a"), names=frozenset({"y"}))) == ["a"]
+        (held,) = claimed.jobs
+        assert claimed.now == at(5)
+        assert (held.token, held.lease_until, held.locked_by) == ("t", at(17), None)
+        assert (held.started, held.attempt, held.processed_at) == (started, 1, at(5))
+        assert await get(store, "a") == held
 
     async def test_a_claim_by_ids_takes_delayed_jobs_and_giving_back_undoes_it(self, store: Store) -> None:
         await add(store, job("a", delay=span(60)))
@@ -108,7 +116,7 @@ class Narrowing:
         await store.pause("q", Pause(), now=at(0))
 
         assert ids(await take(store, 5)) == []
-        assert ids(await take(store, 5, ids=frozenset("ab"))) == ["a", "b"]
+        assert ids(await take_by_id(store, "ab")) == ["a", "b"]
 
     @pytest.mark.parametrize(
         "state", [JobState.ACTIVE, JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED]
@@ -118,7 +126,7 @@ class Narrowing:
     ) -> None:
         before = await in_state(store, state, job("a"))
 
-        assert await take(store, ids=frozenset("a"), now=at(1)) == []
+        assert await take_by_id(store, "a", now=at(1)) == []
         assert await get(store, "a") == before
 
     @pytest.mark.parametrize("how", [{}, {"newest_first": True}, {"names": frozenset({"work", "other"})}])
@@ -126,7 +134,7 @@ class Narrowing:
         self, store: Store, how: dict[str, Any]
     ) -> None:
         await add(store, *jobs("abcdef"))
-        await take(store, 9, ids=frozenset("cd"))
+        await take_by_id(store, "cd")
         await store.advance({"q"}, now=at(30))
 
         found: list[tuple[str, bool]] = []
@@ -153,7 +161,7 @@ class Narrowing:
 
         held = await store.claim(claim(9), now=at(31))
         await settle(store, *map(Outcome.given_back, held.jobs), now=at(31))
-        by_ids = await store.claim(claim(9, ids=frozenset("abc"), stalled=Stalled.LEFT), now=at(31))
+        by_ids = await store.take("q", "abc", token="t", lease=LEASE, now=at(31))
 
         assert ids(held) == ids(by_ids) == ["a", "b", "c"]
         assert not held.cut_short

@@ -17,6 +17,7 @@ from conveyor.conformance.kit.make import (
     settle,
     states,
     take,
+    take_by_id,
     take_one,
 )
 from conveyor.core.store import (
@@ -70,7 +71,7 @@ class Awaiting:
 
         parent = await get(store, "parent")
         assert (parent.state, parent.pending) == (JobState.WAITING, 0)
-        assert ids(await take(store, 1, ids=frozenset({"parent"}), now=at(2))) == ["parent"]
+        assert ids(await take_by_id(store, ["parent"], now=at(2))) == ["parent"]
 
     async def test_grandchildren_come_with_the_children(self, store: Store) -> None:
         await add(store, job("parent"))

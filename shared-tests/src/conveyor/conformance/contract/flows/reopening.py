@@ -21,6 +21,7 @@ from conveyor.conformance.kit.make import (
     span,
     states,
     take,
+    take_by_id,
     take_one,
 )
 from conveyor.core.store import (
@@ -64,7 +65,7 @@ class Reopening:
 
         parent = await get(store, "parent")
         assert (parent.state, parent.pending) == (WAITS, 1)
-        assert await take(store, ids=frozenset({"nobody"})) == []
+        assert await take_by_id(store, ["nobody"]) == []
         assert await end(store, "a", second=6) == [PARENT]
 
     async def test_a_parent_that_failed_is_reopened(self, store: Store) -> None:

@@ -19,6 +19,7 @@ from conveyor.conformance.kit.make import (
     retried,
     settle,
     take,
+    take_by_id,
     take_one,
 )
 from conveyor.core.store import (
@@ -106,7 +107,7 @@ class Active:
         await fill(store)
         await take(store, 2, limit=active(2))
 
-        found = await take(store, 9, limit=active(2), ids=frozenset({"05", "06"}))
+        found = await take_by_id(store, ["05", "06"])
 
         assert ids(found) == ["05", "06"]
 

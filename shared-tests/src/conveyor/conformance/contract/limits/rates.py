@@ -22,6 +22,7 @@ from conveyor.conformance.kit.make import (
     settle,
     span,
     take,
+    take_by_id,
     take_one,
 )
 from conveyor.core.store import (
@@ -109,7 +110,7 @@ class Rates:
         await take(store, 9, limit=rate(2, 60), now=at(0))
         bound = rate(3, 60)
 
-        assert len(await take(store, 9, limit=bound, ids=frozenset({"08", "09"}), now=at(1))) == 2
+        assert len(await take_by_id(store, ["08", "09"], now=at(1))) == 2
         assert len(await take(store, 9, limit=bound, now=at(2))) == 1
 
     @pytest.mark.parametrize("way", ["completed", "removed", "deleted", "retried"])

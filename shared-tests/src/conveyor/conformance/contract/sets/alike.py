@@ -22,7 +22,7 @@ from conveyor.conformance.kit.make import (
     jobs,
     settle,
     span,
-    take,
+    take_by_id,
 )
 from conveyor.core.store import (
     Beat,
@@ -88,7 +88,7 @@ class Alike:
         assert await found(store, large) == names
         assert await store.count(large, now=START) == {("q", JobState.WAITING): 1_234}
         assert len(await store.update(large, Change(payload="7"), now=START)) == 1_234
-        held = await take(store, 2_000, ids=large.ids)
+        held = await take_by_id(store, names)
         assert ids(held) == names
         assert {one.payload for one in held} == {"7"}
         renewed = await store.renew([Beat(lease=one.lease, report="1") for one in held], LEASE, now=at(1))

@@ -29,6 +29,7 @@ from conveyor.conformance.kit.make import (
     span,
     states,
     take,
+    take_by_id,
     take_one,
 )
 from conveyor.core.store import (
@@ -164,7 +165,7 @@ class Applying:
 
     async def test_a_job_snoozed_with_neither_goes_back_to_where_it_was(self, store: Store) -> None:
         await add(store, job("waiting"), job("delayed", run_at=at(60)))
-        waiting, delayed = await take(store, 2, ids=frozenset({"waiting", "delayed"}))
+        waiting, delayed = await take_by_id(store, ["waiting", "delayed"])
 
         await settle(store, Outcome.snoozed(waiting, "1"), Outcome.snoozed(delayed, "2"), now=at(10))
 
@@ -184,7 +185,7 @@ class Applying:
         self, store: Store
     ) -> None:
         await add(store, job("a", run_at=at(60)), job("b", run_at=at(60)))
-        a, b = await take(store, 2, ids=frozenset("ab"))
+        a, b = await take_by_id(store, "ab")
 
         await settle(store, retried(a, delay=5), retried(b), now=at(10))
 

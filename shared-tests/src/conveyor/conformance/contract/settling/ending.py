@@ -27,6 +27,7 @@ from conveyor.conformance.kit.make import (
     span,
     states,
     take,
+    take_by_id,
 )
 from conveyor.core.store import (
     Change,
@@ -63,7 +64,7 @@ class Ending:
 
         where = Where(queue="q")
         await store.advance({"q"}, now=at(1_000))
-        await take(store, 5, ids=frozenset("a"), now=at(2))
+        await take_by_id(store, "a", now=at(2))
         await take(store, 5, now=at(2))
         for change in (Change(payload="1"), Change(priority=1), Change(delay=span(1)), Change(cancel=True)):
             assert await store.update(where, change, now=at(2)) == frozenset()

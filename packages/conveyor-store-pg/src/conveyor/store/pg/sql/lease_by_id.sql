@@ -1,5 +1,5 @@
--- Lease jobs by their ids, whatever they wait for; each with the state it was in. The most urgent are chosen, and
--- then locked in the order in which all others lock jobs.
+-- Lease jobs by their ids, whatever they wait for; each with the state it was in. They are locked in the order in
+-- which all others lock jobs.
 with found as materialized (
   select j.seq
     from unnest(%(ids)s::text[]) e (id)
@@ -11,18 +11,10 @@ with found as materialized (
      offset 0
    ) j
 ),
-chosen as materialized (
-  select seq
-    from {schema}.conveyor_jobs
-   where seq = any(array(select seq from found))
-     and state in ('waiting', 'delayed', 'waiting-children')
-   order by rank, place
-   limit %(count)s
-),
 picked as materialized (
   select seq, state as was
     from {schema}.conveyor_jobs
-   where seq = any(array(select seq from chosen))
+   where seq = any(array(select seq from found))
      and state in ('waiting', 'delayed', 'waiting-children')
    order by seq
      for update
