@@ -15,7 +15,7 @@ from conveyor.conformance.kit.anything import wrongly_taken
 from conveyor.core import open_store
 from conveyor.core.errors import InvalidOptionError
 from conveyor.store.pg import PgStore
-from conveyor.store.pg.errors import Fate, cause, fate, store_error
+from conveyor.store.pg.errors import Retryability, cause, retryability, store_error
 from conveyor.store.pg.options import Options, Target, parsed
 
 URL = "postgresql://ada:s3cret@db.example.com:5433/app"
@@ -230,27 +230,27 @@ def test_an_error_with_the_password_in_it_is_told_without() -> None:
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
-        ("40001", Fate.AGAIN),
-        ("40P01", Fate.AGAIN),
-        ("55P03", Fate.AGAIN),
-        ("53300", Fate.AGAIN),
-        ("57P01", Fate.CUT),
-        ("57P03", Fate.CUT),
-        ("08006", Fate.CUT),
-        ("08P01", Fate.CUT),
-        ("40003", Fate.CUT),
-        ("53100", Fate.REFUSED),
-        ("25006", Fate.REFUSED),
-        ("42501", Fate.REFUSED),
-        ("23505", Fate.REFUSED),
-        ("28P01", Fate.REFUSED),
+        ("40001", Retryability.RETRYABLE),
+        ("40P01", Retryability.RETRYABLE),
+        ("55P03", Retryability.RETRYABLE),
+        ("53300", Retryability.RETRYABLE),
+        ("57P01", Retryability.CONNECTION_LOST),
+        ("57P03", Retryability.CONNECTION_LOST),
+        ("08006", Retryability.CONNECTION_LOST),
+        ("08P01", Retryability.CONNECTION_LOST),
+        ("40003", Retryability.CONNECTION_LOST),
+        ("53100", Retryability.REFUSED),
+        ("25006", Retryability.REFUSED),
+        ("42501", Retryability.REFUSED),
+        ("23505", Retryability.REFUSED),
+        ("28P01", Retryability.REFUSED),
     ],
 )
-def test_each_code_has_its_fate(code: str, expected: Fate) -> None:
+def test_each_code_has_its_retryability(code: str, expected: Retryability) -> None:
     error = psycopg.OperationalError("as it may be")
     error.sqlstate = code
 
-    assert fate(error) is expected
+    assert retryability(error) is expected
 
 
 @pytest.mark.parametrize(
@@ -279,16 +279,16 @@ def test_only_what_a_call_was_given_is_refused_for_good(code: str, *, about_the_
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ('FATAL:  database "nope" does not exist', Fate.REFUSED),
-        ('FATAL:  role "nope" does not exist', Fate.REFUSED),
-        ('FATAL:  password authentication failed for user "ada"', Fate.REFUSED),
-        ("FATAL:  the database system is starting up", Fate.CUT),
-        ("FATAL:  the database system is not yet accepting connections", Fate.CUT),
-        ("FATAL:  sorry, too many clients already", Fate.AGAIN),
-        ("server closed the connection unexpectedly", Fate.CUT),
-        ("Connection refused", Fate.CUT),
-        ("session is read-only", Fate.REFUSED),
+        ('FATAL:  database "nope" does not exist', Retryability.REFUSED),
+        ('FATAL:  role "nope" does not exist', Retryability.REFUSED),
+        ('FATAL:  password authentication failed for user "ada"', Retryability.REFUSED),
+        ("FATAL:  the database system is starting up", Retryability.CONNECTION_LOST),
+        ("FATAL:  the database system is not yet accepting connections", Retryability.CONNECTION_LOST),
+        ("FATAL:  sorry, too many clients already", Retryability.RETRYABLE),
+        ("server closed the connection unexpectedly", Retryability.CONNECTION_LOST),
+        ("Connection refused", Retryability.CONNECTION_LOST),
+        ("session is read-only", Retryability.REFUSED),
     ],
 )
-def test_what_libpq_says_in_words_is_understood(words: str, expected: Fate) -> None:
-    assert fate(psycopg.OperationalError(words)) is expected
+def test_what_libpq_says_in_words_is_understood(words: str, expected: Retryability) -> None:
+    assert retryability(psycopg.OperationalError(words)) is expected

@@ -40,10 +40,10 @@ from conveyor.core.events import Event, Gap, JobCompleted, JobWaiting
 from conveyor.core.store import Where
 from conveyor.store.pg import PgStore
 from conveyor.store.pg.__main__ import main
+from conveyor.store.pg.connect import Connection, close_now
 from conveyor.store.pg.connections import Connections
 from conveyor.store.pg.migrate import migrate, migrations, pending, prepare, script
 from conveyor.store.pg.options import Options
-from conveyor.store.pg.slots import Slots
 from conveyor.store.pg.statements import AsyncSession, Session, Statements
 from conveyor.store.pg.testing import Server, bouncer, private_server
 
@@ -88,7 +88,19 @@ def running(text: str) -> Any:
 
 def clean(connections: Connections) -> bool:
     """Whether every connection that is kept is in no transaction."""
-    return all(line.info.transaction_status == TransactionStatus.IDLE for line, _ in connections._idle)
+    return all(one.info.transaction_status == TransactionStatus.IDLE for one in kept(connections))
+
+
+def kept(connections: Connections) -> list[Connection]:
+    """The connections that wait for the next call."""
+    assert connections._pool is not None
+    return list(connections._pool._pool._pool)
+
+
+def renew(connections: Connections) -> None:
+    """Have the next call use a new connection."""
+    for one in kept(connections):
+        close_now(one)
 
 
 # -------------------------------------------------------------------- connections
@@ -135,24 +147,6 @@ async def test_calls_that_wait_for_a_lock_do_not_hold_up_urgent_ones(server: Ser
             task.cancel()
         await asyncio.gather(*blocked, return_exceptions=True)
         assert clean(connections)
-
-
-async def test_a_place_that_a_cancelled_caller_was_given_is_not_lost() -> None:
-    slots = Slots(1)
-    until = asyncio.get_running_loop().time() + 1
-
-    async def hold() -> None:
-        async with slots.taken(urgent=False, until=until):
-            await asyncio.sleep(0)
-
-    for _ in range(50):
-        tasks = [asyncio.create_task(hold()) for _ in range(3)]
-        await asyncio.sleep(0)
-        tasks[1].cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    async with slots.taken(urgent=False, until=until):
-        pass
 
 
 async def test_waiting_for_a_connection_ends_with_the_time_allowed(server: Server) -> None:
@@ -291,7 +285,7 @@ async def test_a_read_only_server_is_told_at_once_and_forgiven(server: Server, s
     async with connected(options(server, pool_size=1)) as connections:
         await connections.call(running(f"create table {schema} (n int)"))
         await connections.call(running("alter role current_user set default_transaction_read_only = on"))
-        connections._drop(connections._idle.pop()[0])
+        renew(connections)
 
         with pytest.raises(StoreReadOnlyError) as caught:
             await connections.call(running(f"insert into {schema} values (1)"))
@@ -299,7 +293,7 @@ async def test_a_read_only_server_is_told_at_once_and_forgiven(server: Server, s
         with psycopg.connect(server.url, autocommit=True) as other:
             other.execute("set default_transaction_read_only = off")
             other.execute("alter role current_user reset default_transaction_read_only")
-        connections._drop(connections._idle.pop()[0])
+        renew(connections)
 
         await connections.call(running(f"insert into {schema} values (1)"))
 
@@ -333,7 +327,7 @@ async def test_closing_waits_for_calls_under_way(server: Server) -> None:
 
     assert task.done()
     await task
-    assert not connections._held
+    assert connections._pool is None
 
 
 async def test_the_isolation_is_read_committed_whatever_the_servers_default(server: Server) -> None:
@@ -369,6 +363,7 @@ async def test_a_direct_line_is_not_taken_for_a_bouncer(server: Server) -> None:
 
 OPENER = """
 import asyncio, sys
+from conveyor.store.pg.connect import Connection, close_now
 from conveyor.store.pg.connections import Connections
 from conveyor.store.pg.migrate import prepare
 from conveyor.store.pg.options import Options
@@ -741,6 +736,7 @@ async def test_a_connection_in_no_transaction_is_refused(server: Server, schema:
 def test_a_forked_child_leaves_the_parents_connections_alone(server: Server) -> None:
     program = """
 import asyncio, os, sys
+from conveyor.store.pg.connect import Connection, close_now
 from conveyor.store.pg.connections import Connections
 from conveyor.store.pg.options import Options
 from conveyor.store.pg.statements import Statements

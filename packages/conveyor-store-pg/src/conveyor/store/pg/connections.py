@@ -1,10 +1,7 @@
-"""The connections of a store: a few, shared by all its calls, each call in one transaction.
+"""Calls on the connections of a store, each in one transaction, and tried again for a passing reason.
 
 There is no state on a connection between two calls: no session locks, no `listen`, no settings (but for that
-of a direct line, how it plans). So it may lead to a pooler in transaction mode, such as PgBouncer.
-`psycopg_pool` was not used: calls would have to stand in line in front of it all the same (`slots.py`), its
-worker tasks turn a refused login into a timeout, and a cancellation that meets one of its own waits can get
-lost (18 of 333).
+of a direct connection, how it plans). So it may lead to a pooler in transaction mode, such as PgBouncer.
 """
 
 from __future__ import annotations
@@ -13,29 +10,28 @@ import asyncio
 import logging
 import os
 import random
-import weakref
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final, LiteralString, NoReturn, TypeVar
+from typing import Final, LiteralString, NoReturn, TypeVar
 
 import psycopg
 
 from conveyor.core.errors import StoreClosedError, StoreError, StoreForkedError
+from conveyor.store.pg.connect import Connection, OwnConnection, close_now, connect, is_idle
 from conveyor.store.pg.errors import (
-    Fate,
+    Retryability,
     busy_error,
     cause,
     code_of,
-    crowded_error,
     encoding_error,
-    fate,
     misprepared,
-    silent_error,
+    pool_exhausted_error,
+    retryability,
     store_error,
+    unresponsive_error,
 )
-from conveyor.store.pg.lines import Line, connect, drop, idle, sound
 from conveyor.store.pg.options import Options
-from conveyor.store.pg.slots import Slots
+from conveyor.store.pg.pool import Pool
 from conveyor.store.pg.statements import Again, AsyncSession, Session, Statements
 
 T = TypeVar("T")
@@ -44,12 +40,10 @@ Step = Callable[[Session], Awaitable[T]]
 
 log: Final = logging.getLogger("conveyor.store.pg")
 
-#: How long to wait before another try, in seconds: at first, at most, and when somebody was just faster.
+#: How long to wait before another try, in seconds: at first, at most, and when another was just faster.
 _FIRST: Final = 0.01
 _LONGEST: Final = 1.0
-_SOON: Final = 0.002
-#: After that long a connection is replaced, in seconds: it follows a moved address, and frees its memory.
-_OLD: Final = 3_600.0
+_AFTER_RACE: Final = 0.002
 _READ_ONLY: Final = "25006"
 #: Told by every server. A pooler makes up the process id that it tells its clients.
 _FACTS: Final = """select pg_backend_pid(), current_setting('default_transaction_isolation'),
@@ -59,12 +53,12 @@ _ENCODINGS: Final = frozenset({"UTF8", "SQL_ASCII"})
 #: A process that is frozen in the middle of a step, or whose host is gone without a word, keeps its locks no
 #: longer than that: all claims of a queue with limits or groups wait for one row of it. Pinned by
 #: test_pg_frozen.py.
-_PATIENCE_WITH_US: Final = "set local idle_in_transaction_session_timeout = '5s'"
+_IDLE_TIMEOUT: Final = "set local idle_in_transaction_session_timeout = '5s'"
 #: A prepared statement keeps its plan. One made while a table is small reads all of it, also when it has
 #: grown, until it is analysed. Pinned by test_pg_costs.py. Without `jit = off` the few plans that cannot but
 #: read a whole table would be compiled, because they are taken for very dear.
 _PLAN_FOR_MORE: Final = "set enable_seqscan = off; set jit = off"
-_BEGIN: Final = f"begin isolation level read committed; {_PATIENCE_WITH_US}"
+_BEGIN: Final = f"begin isolation level read committed; {_IDLE_TIMEOUT}"
 #: For look_by_turns.sql, which takes longer to plan than to run, and still longer to compile: a limit whose
 #: value is not known is taken for a tenth of the table, and so it seems to be worth it.
 _ONE_PLAN: Final = "set local plan_cache_mode = force_generic_plan; set local jit = off"
@@ -72,23 +66,20 @@ _BEGIN_TO_READ: Final = "begin isolation level read committed, read only"
 
 
 class Connections:
-    """Up to `pool_size` connections, opened when they are needed and kept."""
+    """Up to `pool_size` connections, shared by all calls of a store."""
 
     def __init__(self, options: Options, statements: Statements) -> None:
         """Prepare for connecting; nothing is done yet."""
         self.options: Final = options
         self.statements: Final = statements
-        self._patience = options.operation_timeout.total_seconds()
-        self._slots = Slots(options.pool_size)
-        self._idle: list[tuple[Line, float]] = []
-        self._held: set[Line] = set()
+        self._timeout = options.operation_timeout.total_seconds()
+        self._pool: Pool | None = None
         self._calls = 0
-        self._quiet = asyncio.Event()
+        self._no_calls = asyncio.Event()
         self._pid: int | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._prepare = options.prepare is not False
         self._bare = False
-        self._abandoned: weakref.finalize[Any, Connections] | None = None
         #: Whether there is a pooler between here and the server.
         self.pooled = False
         self._direct = False
@@ -98,15 +89,15 @@ class Connections:
     async def open(self) -> None:
         """Find out what the server is like; raises StoreError if it cannot be reached in time."""
         self._pid, self._loop = os.getpid(), asyncio.get_running_loop()
-        self._slots = Slots(self.options.pool_size)
-        self._quiet = asyncio.Event()
+        self._no_calls = asyncio.Event()
         self._prepare, self._bare = self.options.prepare is not False, False
         self._direct = False
-        self._abandoned = weakref.finalize(self, _abandon, self._held, self._pid)
+        self._pool = Pool(self.options.target.place, self.options.pool_size, self._connect)
+        await self._pool.open()
         try:
             await self.call(self._look, reads=True)
         except BaseException:
-            self._let_go()
+            await self._close()
             raise
 
     async def close(self) -> None:
@@ -114,53 +105,53 @@ class Connections:
         if self._pid is None:
             return
         if self._pid != os.getpid():
-            self._pid = None  # the connections are the parent's
-            self._held.clear()
-            self._idle.clear()
+            self._pid = self._pool = None  # the connections are the parent's
             return
         self._refuse_other_loops()
         self._pid = None
         try:
             while self._calls:
-                self._quiet.clear()
-                await self._quiet.wait()
+                self._no_calls.clear()
+                await self._no_calls.wait()
         finally:
-            self._let_go()
+            await self._close()
 
-    def _let_go(self) -> None:
+    async def _close(self) -> None:
         self._pid = None
-        self._idle.clear()
-        if self._abandoned is not None:
-            self._abandoned.detach()
-        _abandon(self._held, os.getpid())
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            await pool.close()
 
     async def _look(self, session: Session) -> None:
         assert isinstance(session, AsyncSession)  # noqa: S101 - `call` makes no other
-        line = session.connection
-        cursor = await line.execute(_FACTS)
+        connection = session.connection
+        cursor = await connection.execute(_FACTS)
         facts = await cursor.fetchone()
         assert facts is not None  # noqa: S101 - it is one row by nature
         pid, isolation, encoding = facts
         if encoding not in _ENCODINGS:
             raise encoding_error(self.options.target, encoding)
-        self.pooled = pid != line.info.backend_pid
+        self.pooled = pid != connection.info.backend_pid
         if self.pooled and self.options.prepare is None:
-            self._stop_preparing()
-            line.prepare_threshold = None
+            self._prepare = False
         self._direct = not self.pooled
-        await self._plan_for_more(line)
+        await self._plan_for_more(connection)
         # A single statement runs under the server's own setting unless it is told otherwise.
         self._bare = isolation == "read committed"
 
-    async def _plan_for_more(self, line: Line) -> None:
+    async def _connect(self) -> OwnConnection:
+        connection = await connect(self.options.target, prepare=self._prepare)
+        try:
+            await self._plan_for_more(connection)
+        except BaseException:
+            close_now(connection)
+            raise
+        return connection
+
+    async def _plan_for_more(self, connection: Connection) -> None:
         """Have what is prepared on a connection planned for larger tables than there are."""
         if self._direct and self._prepare:
-            await line.execute(_PLAN_FOR_MORE, prepare=False)
-
-    def _stop_preparing(self) -> None:
-        self._prepare = False
-        for line, _ in self._idle:
-            line.prepare_threshold = None
+            await connection.execute(_PLAN_FOR_MORE, prepare=False)
 
     # ---------------------------------------------------------------- calls
 
@@ -186,139 +177,114 @@ class Connections:
         What the step raises comes out, with nothing done. Raises StoreError, with `outcome_unknown` if it may
         have happened all the same.
         """
-        self._usable()
-        loop = asyncio.get_running_loop()
+        pool = self._usable()
         task = asyncio.current_task()
         cancelled = task.cancelling() if task is not None else 0
-        until = loop.time() + self._patience
-        trying = _Trying(until=until, unhurried=unhurried, writes=not reads, repeatable=repeatable)
-        trying.one_plan = one_plan
+        call = _Call(
+            deadline=asyncio.get_running_loop().time() + self._timeout,
+            unhurried=unhurried,
+            writes=not reads,
+            repeatable=repeatable,
+            one_plan=one_plan,
+        )
         self._calls += 1
         try:
             while True:
                 try:
-                    async with self._slots.taken(urgent=urgent, until=trying.until):
-                        result = await self._try(step, trying, single=single)
+                    async with asyncio.timeout_at(call.deadline) as timeout, pool.place(urgent=urgent):
+                        result = await self._try(step, call, pool, timeout, single=single)
                     break
                 except Again:
-                    await self._pause(_SOON, trying)
+                    await self._pause(_AFTER_RACE, call)
                 except TimeoutError:
-                    self._give_up(trying)
+                    self._give_up(call)
                 except psycopg.Error as error:
-                    await self._pause(self._judge(error, trying), trying)
+                    await self._pause(self._judge(error, call), call)
             if task is not None and task.cancelling() > cancelled:
                 raise asyncio.CancelledError  # some psycopg waits by `wait_for`, which may lose it
             return result
         finally:
             self._calls -= 1
             if not self._calls:
-                self._quiet.set()
+                self._no_calls.set()
 
-    async def _try(self, step: Step[T], trying: _Trying, *, single: bool) -> T:
+    async def _try(
+        self, step: Step[T], call: _Call, pool: Pool, timeout: asyncio.Timeout, *, single: bool
+    ) -> T:
         """Run a step once."""
-        trying.line, trying.sent, trying.connecting = None, False, True
-        async with asyncio.timeout_at(trying.until):
-            line, since = await self._line()
-        trying.line = line
-        session = AsyncSession(self.statements, line)
+        call.connection, call.sent, call.connecting = None, False, True
+        connection = call.connection = await pool.take()
         try:
-            async with asyncio.timeout_at(None if trying.unhurried else trying.until):
-                if single and self._bare:
-                    trying.sent = True
-                    return await step(session)
-                await line.execute(trying.begin, prepare=False)
-                try:
-                    result = await step(session)
-                except Exception:
-                    await _roll_back(line)
-                    raise
-                trying.sent = True
-                await line.execute("commit", prepare=False)
-                return result
+            if call.unhurried:
+                timeout.reschedule(None)
+            session = AsyncSession(self.statements, connection, prepare=None if self._prepare else False)
+            if single and self._bare:
+                call.sent = True
+                return await step(session)
+            await connection.execute(call.begin, prepare=False)
+            try:
+                result = await step(session)
+            except Exception:
+                await _roll_back(connection)
+                raise
+            call.sent = True
+            await connection.execute("commit", prepare=False)
+            return result
         finally:
-            self._put(line, since)
+            if not is_idle(connection):
+                close_now(connection)
+            pool.give_back(connection)
 
-    def _judge(self, error: psycopg.Error, trying: _Trying) -> float:
+    def _judge(self, error: psycopg.Error, call: _Call) -> float:
         """How long to wait before another try after this error; raises the StoreError if there is none."""
         target = self.options.target
-        end = fate(error)
-        unknown = end is Fate.CUT and trying.sent and trying.writes
-        trying.unknown |= unknown
-        trying.sent = False
-        failure = store_error(error, target, outcome_unknown=trying.unknown)
+        retry = retryability(error)
+        unknown = retry is Retryability.CONNECTION_LOST and call.sent and call.writes
+        call.unknown |= unknown
+        call.sent = False
+        failure = store_error(error, target, outcome_unknown=call.unknown)
         if self.options.prepare is None and misprepared(error):
-            self._stop_preparing()
-        elif code_of(error) == _READ_ONLY and (target.several or trying.line is None):
+            self._prepare = False
+        elif code_of(error) == _READ_ONLY and (target.several or call.connection is None):
             pass  # another host may be the one to write to, or will be soon
-        elif end is Fate.REFUSED or misprepared(error):
+        elif retry is Retryability.REFUSED or misprepared(error):
             raise failure from cause(error, target)
-        if (unknown and not trying.repeatable) or self._pid is None:
+        if (unknown and not call.repeatable) or self._pid is None:
             raise failure from cause(error, target)
-        trying.failure = failure
-        trying.failures += 1
-        return min(_LONGEST, _FIRST * 2.0 ** min(trying.failures - 1, 10))
+        call.failure = failure
+        call.failures += 1
+        return min(_LONGEST, _FIRST * 2.0 ** min(call.failures - 1, 10))
 
-    async def _pause(self, seconds: float, trying: _Trying) -> None:
+    async def _pause(self, seconds: float, call: _Call) -> None:
         """Wait for about that long; raises what went wrong if the time is over then."""
         seconds *= 0.5 + random.random()
-        if asyncio.get_running_loop().time() + seconds >= trying.until:
-            self._give_up(trying)
+        if asyncio.get_running_loop().time() + seconds >= call.deadline:
+            self._give_up(call)
         await asyncio.sleep(seconds)
 
-    def _give_up(self, trying: _Trying) -> NoReturn:
+    def _give_up(self, call: _Call) -> NoReturn:
         target = self.options.target
-        unknown = trying.unknown or (trying.sent and trying.writes)
-        if trying.failure is not None:
-            trying.failure.outcome_unknown = unknown
-            raise trying.failure from None
-        if trying.line is None and not trying.connecting:
-            raise crowded_error(target, self.options.pool_size) from None
-        if trying.line is None or trying.line.closed:
-            raise silent_error(target, outcome_unknown=unknown) from None
+        unknown = call.unknown or (call.sent and call.writes)
+        if call.failure is not None:
+            call.failure.outcome_unknown = unknown
+            raise call.failure from None
+        if call.connection is None and not call.connecting:
+            raise pool_exhausted_error(target, self.options.pool_size) from None
+        if call.connection is None or call.connection.closed:
+            raise unresponsive_error(target, outcome_unknown=unknown) from None
         raise busy_error(target, outcome_unknown=unknown) from None
-
-    # ---------------------------------------------------------------- connections
-
-    async def _line(self) -> tuple[Line, float]:
-        """A connection that is good as far as one can see, and since when it has been open."""
-        now = asyncio.get_running_loop().time()
-        while self._idle:
-            line, since = self._idle.pop()
-            if now - since < _OLD and sound(line):
-                return line, since
-            self._drop(line)
-        line = await connect(self.options.target, prepare=self._prepare)
-        self._held.add(line)
-        try:
-            await self._plan_for_more(line)
-        except BaseException:
-            self._drop(line)
-            raise
-        return line, now
-
-    def _put(self, line: Line, since: float) -> None:
-        """Keep a connection for the next call, unless something is left undone on it."""
-        if idle(line) and self._pid is not None:
-            if not self._prepare:
-                line.prepare_threshold = None
-            self._idle.append((line, since))
-        else:
-            self._drop(line)
-
-    def _drop(self, line: Line) -> None:
-        self._held.discard(line)
-        drop(line)
 
     # ---------------------------------------------------------------- who may call
 
-    def _usable(self) -> None:
+    def _usable(self) -> Pool:
         place = self.options.target.place
-        if self._pid is None:
+        if self._pid is None or self._pool is None:
             raise StoreClosedError(
                 f"the store of {place} is not open; use `async with`, or call open() first"
             )
         self.refuse_fork()
         self._refuse_other_loops()
+        return self._pool
 
     def refuse_fork(self) -> None:
         """Raise StoreForkedError in a child of the process that opened this."""
@@ -338,15 +304,15 @@ class Connections:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Trying:
+class _Call:
     """A call that may take several tries."""
 
-    until: float
+    deadline: float
     unhurried: bool
     writes: bool
     repeatable: bool
     #: Of this try: the connection, and whether what cannot be taken back had begun to be sent.
-    line: Line | None = None
+    connection: Connection | None = None
     sent: bool = False
     connecting: bool = False
     #: Whether any try may have happened.
@@ -362,16 +328,9 @@ class _Trying:
         return f"{begin}; {_ONE_PLAN}" if self.one_plan else begin
 
 
-async def _roll_back(line: Line) -> None:
+async def _roll_back(connection: Connection) -> None:
     """End the transaction; a connection on which that fails is not used again."""
     try:
-        await line.execute("rollback", prepare=False)
+        await connection.execute("rollback", prepare=False)
     except psycopg.Error:
-        drop(line)
-
-
-def _abandon(held: set[Line], pid: int) -> None:
-    """Close what is still open, except in a forked child: there it is the parent's."""
-    for line in list(held) if pid == os.getpid() else ():
-        drop(line)
-    held.clear()
+        close_now(connection)

@@ -20,7 +20,7 @@ from conveyor.core.errors import (
 )
 from conveyor.store.pg.options import Target
 
-#: Not a code of the server's: the line was cut, or never there.
+#: Not a code of the server's: the connection was lost, or never made.
 _GONE: Final = "08006"
 
 
@@ -28,19 +28,19 @@ class StoreEncodingError(StoreError):
     """The database was created with an encoding that does not hold every text."""
 
 
-class Fate(Enum):
+class Retryability(Enum):
     """What an error says about the statement that it answers, and about another try."""
 
     #: It did not happen; the same may work soon.
-    AGAIN = "again"
-    #: The line is gone. Whether it happened depends on what had been sent.
-    CUT = "cut"
-    #: It did not happen, and will not work before somebody has done something.
+    RETRYABLE = "retryable"
+    #: The connection is gone. Whether it happened depends on what had been sent.
+    CONNECTION_LOST = "connection lost"
+    #: It did not happen, and will not work before something is changed.
     REFUSED = "refused"
 
 
 def code_of(error: BaseException) -> str | None:
-    """The SQLSTATE; None: neither the server nor the line has anything to do with it."""
+    """The SQLSTATE; None: neither the server nor the connection has anything to do with it."""
     if not isinstance(error, psycopg.Error):
         return None
     if error.sqlstate is not None:
@@ -50,14 +50,14 @@ def code_of(error: BaseException) -> str | None:
     return None
 
 
-def fate(error: BaseException) -> Fate:
-    """What became of the statement."""
+def retryability(error: BaseException) -> Retryability:
+    """Whether a statement may be tried again after this error."""
     code = code_of(error)
     if code is None:
-        return Fate.REFUSED
-    if code[:2] == "08" or code in _CUT:
-        return Fate.CUT
-    return Fate.AGAIN if code in _AGAIN or code[:2] == "40" else Fate.REFUSED
+        return Retryability.REFUSED
+    if code[:2] == "08" or code in _LOST:
+        return Retryability.CONNECTION_LOST
+    return Retryability.RETRYABLE if code in _RETRYABLE or code[:2] == "40" else Retryability.REFUSED
 
 
 def misprepared(error: BaseException) -> bool:
@@ -88,14 +88,14 @@ def busy_error(target: Target, *, outcome_unknown: bool = False) -> StoreBusyErr
     )
 
 
-def silent_error(target: Target, *, outcome_unknown: bool = False) -> StoreUnavailableError:
+def unresponsive_error(target: Target, *, outcome_unknown: bool = False) -> StoreUnavailableError:
     """The server does not answer any more."""
     return StoreUnavailableError(
         f"{target.place} did not answer within operation_timeout", outcome_unknown=outcome_unknown
     )
 
 
-def crowded_error(target: Target, size: int) -> StoreBusyError:
+def pool_exhausted_error(target: Target, size: int) -> StoreBusyError:
     """There was no connection to be had."""
     return StoreBusyError(
         f"all of the {size} connections to {target.place} were in use for longer than operation_timeout; "
@@ -123,8 +123,8 @@ def _meaning(code: str | None) -> tuple[type[StoreError], str]:
 
 
 #: 40003: whether it was completed is not known. 0A000: tables have changed under a prepared plan.
-_CUT: Final = {"57P01", "57P02", "57P03", "57P05", "25P03", "40003"}
-_AGAIN: Final = {"55P03", "55006", "57014", "53000", "53200", "53300", "53400", "0A000", "42P05", "26000"}
+_LOST: Final = {"57P01", "57P02", "57P03", "57P05", "25P03", "40003"}
+_RETRYABLE: Final = {"55P03", "55006", "57014", "53000", "53200", "53300", "53400", "0A000", "42P05", "26000"}
 _WORDS: Final = tuple(
     (re.compile(words), code)
     for words, code in (

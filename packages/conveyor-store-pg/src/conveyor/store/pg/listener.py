@@ -13,8 +13,8 @@ import psycopg
 from psycopg.sql import SQL, Identifier
 
 from conveyor.core.errors import StoreError
+from conveyor.store.pg.connect import OwnConnection, close_now, connect
 from conveyor.store.pg.errors import store_error
-from conveyor.store.pg.lines import Line, connect, drop
 from conveyor.store.pg.options import Target
 
 log: Final = logging.getLogger("conveyor.store.pg")
@@ -122,9 +122,9 @@ class Listener:
                     await line.execute("select 1")
                 await self._told.tick()
         finally:
-            drop(line)
+            close_now(line)
 
-    async def _hears(self, line: Line) -> bool:
+    async def _hears(self, line: OwnConnection) -> bool:
         """Whether a notification from another connection arrives; if not, nothing ever will."""
         self._echo.clear()
         self._expected = await self._test()
@@ -144,7 +144,7 @@ class Listener:
         )
         return False
 
-    async def _hear(self, line: Line, seconds: float) -> None:
+    async def _hear(self, line: OwnConnection, seconds: float) -> None:
         async with aclosing(line.notifies(timeout=seconds)) as notifications:
             async for notification in notifications:
                 if notification.payload != self._expected:

@@ -140,21 +140,29 @@ class Session(Protocol):
 class AsyncSession:
     """A session on an async connection."""
 
-    def __init__(self, statements: Statements, connection: AsyncConnection[Any]) -> None:
+    def __init__(
+        self, statements: Statements, connection: AsyncConnection[Any], *, prepare: bool | None = None
+    ) -> None:
+        """Run statements on a connection; `prepare` is psycopg's, None: as the connection does by itself."""
         self.statements = statements
         self.connection = connection
+        self._prepare = prepare
 
     async def ask(self, name: str, /, **values: Any) -> list[Row]:
         return await self.query(self.statements[name], values)
 
     async def run(self, name: str, /, **values: Any) -> int:
         with _race():
-            ran = await async_cursor(self.connection).execute(self.statements[name], _adapted(values))
+            ran = await async_cursor(self.connection).execute(
+                self.statements[name], _adapted(values), prepare=self._prepare
+            )
             return ran.rowcount
 
     async def query(self, statement: bytes, values: Mapping[str, Any]) -> list[Row]:
         with _race():
-            ran = await async_cursor(self.connection).execute(statement, _adapted(values))
+            ran = await async_cursor(self.connection).execute(
+                statement, _adapted(values), prepare=self._prepare
+            )
             return await ran.fetchall()
 
 

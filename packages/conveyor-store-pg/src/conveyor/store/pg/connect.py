@@ -1,4 +1,4 @@
-"""Single connections: how one is made, and whether one that lay idle is still good."""
+"""Single connections: how one is made, and whether one that lay idle can still be used."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from psycopg.conninfo import make_conninfo
 
 from conveyor.store.pg.options import Target
 
-Line: TypeAlias = AsyncConnection[tuple[Any, ...]]
+#: A connection of the store's own, or one of a pool that it was given.
+Connection: TypeAlias = AsyncConnection[Any]
 
 #: What is asked of libpq unless the user's DSN says otherwise. A peer that is gone without a word is noticed
 #: within a minute; none of this is sent to the server, or a pooler would have to know it.
@@ -28,7 +29,11 @@ _DEFAULTS: Final = {
 _PREPARE_AFTER: Final = 5
 
 
-async def connect(target: Target, *, prepare: bool) -> Line:
+class OwnConnection(AsyncConnection[tuple[Any, ...]]):
+    """A connection that this store has made."""
+
+
+async def connect(target: Target, *, prepare: bool) -> OwnConnection:
     """A new connection, outside of any transaction.
 
     Of several hosts it is one that can be written to.
@@ -36,36 +41,36 @@ async def connect(target: Target, *, prepare: bool) -> Line:
     parameters = _DEFAULTS | target.parameters
     if target.several:
         parameters.setdefault("target_session_attrs", "read-write")
-    return await AsyncConnection.connect(
+    return await OwnConnection.connect(
         make_conninfo(**(parameters | {"client_encoding": "UTF8"})),
         autocommit=True,
         prepare_threshold=_PREPARE_AFTER if prepare else None,
     )
 
 
-def idle(line: Line) -> bool:
+def is_idle(connection: Connection) -> bool:
     """Whether it is open and in no transaction."""
-    return not line.closed and line.info.transaction_status == pq.TransactionStatus.IDLE
+    return not connection.closed and connection.info.transaction_status == pq.TransactionStatus.IDLE
 
 
-def sound(line: Line) -> bool:
+def is_usable(connection: Connection) -> bool:
     """Whether it is idle and, as far as can be seen from here, still connected.
 
-    A server that went away has left its last words, or the end of the line, for us to read. Otherwise the
+    A server that went away has left its last words, or the end of the stream, for us to read. Otherwise the
     first call after a restart would not know whether it had happened.
     """
     with suppress(psycopg.Error, OSError, ValueError):
-        while idle(line) and _readable(line.pgconn.socket):
-            line.pgconn.consume_input()
-            line.pgconn.is_busy()  # has libpq read what came
-        return idle(line)
+        while is_idle(connection) and _readable(connection.pgconn.socket):
+            connection.pgconn.consume_input()
+            connection.pgconn.is_busy()  # has libpq read what came
+        return is_idle(connection)
     return False
 
 
-def drop(line: Line) -> None:
+def close_now(connection: Connection) -> None:
     """Close it at once, whatever it is doing; the server undoes what was not committed."""
     with suppress(psycopg.Error, OSError):
-        line.pgconn.finish()
+        connection.pgconn.finish()
 
 
 def _readable(descriptor: int) -> bool:

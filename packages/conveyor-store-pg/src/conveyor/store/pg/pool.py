@@ -1,0 +1,161 @@
+"""The connections of a store, which psycopg_pool makes and keeps, and who may have one next.
+
+What calls with a deadline need besides is here. They wait for their turn here, and in the pool only while a
+connection is made: so one place can be kept for urgent calls. Why none can be made, only the pool's own tasks
+are told; it is kept for the calls, which decide about another try. So the pool makes no more than two: its
+own are 1, 2, 4 … seconds apart, and a server that is back would be away for as long again. Connections that
+died while they lay there are found here, and not by `check`, after which the pool waits as long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import types
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from contextlib import asynccontextmanager
+from typing import Any, Final, Self
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from conveyor.store.pg.connect import Connection, OwnConnection, close_now, is_usable
+
+#: How long a call waits for the pool before it looks whether the connection could not be made, in seconds.
+_LOOK: Final = 0.05
+#: What the names of our pools begin with.
+_NAMES: Final = "conveyor "
+
+
+class Pool:
+    """Up to `size` connections, made when they are needed and kept."""
+
+    def __init__(self, name: str, size: int, make: Callable[[], Awaitable[OwnConnection]]) -> None:
+        """Prepare; `make` makes a connection."""
+        self._pool = AsyncConnectionPool[Connection](
+            connection_class=_Factory,
+            kwargs={"make": self._attempt},
+            min_size=0,
+            max_size=size,
+            open=False,
+            name=_NAMES + name,
+            reconnect_timeout=0,
+        )
+        self._make: Final = make
+        self._making: set[asyncio.Task[Any]] = set()
+        self._error: psycopg.Error | None = None
+        self._places = asyncio.Semaphore(size)
+        self._places_of_others = asyncio.Semaphore(max(1, size - 1))
+        self._returning: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Begin to give connections; none is made yet."""
+        await self._pool.open()
+
+    async def close(self) -> None:
+        """Close the connections, which are all here."""
+        making, self._making = self._making, set()
+        for task in making:
+            task.cancel()  # the pool would wait for it
+        await self._pool.close()
+
+    @asynccontextmanager
+    async def place(self, *, urgent: bool) -> AsyncIterator[None]:
+        """Hold a place while inside, which a call needs before it takes a connection.
+
+        Of two or more, one is kept for urgent callers: a lease that is not renewed in time is lost, so
+        hundreds of adders, or a few who wait for a lock, must not stand in the way.
+        """
+        if urgent:
+            async with self._places:
+                yield
+        else:
+            async with self._places_of_others, self._places:
+                yield
+
+    async def take(self) -> Connection:
+        """A connection that is good as far as one can see, to be given back; raises psycopg.Error."""
+        task = asyncio.current_task()
+        cancelled = task.cancelling() if task is not None else 0
+        while True:
+            try:
+                connection = await self._pool.getconn(timeout=_LOOK)
+            except PoolTimeout:
+                if self._error is not None:
+                    raise self._error.with_traceback(None) from None
+                continue
+            if task is not None and task.cancelling() > cancelled:
+                self.give_back(connection)
+                raise asyncio.CancelledError  # the pool waits by `wait_for`, which may lose it
+            if is_usable(connection):
+                return connection
+            close_now(connection)
+            self.give_back(connection)
+
+    def give_back(self, connection: Connection) -> None:
+        """Have the pool keep a connection, or replace one that is closed; a cancellation does not end it."""
+        returning = self._pool.putconn(connection)
+        try:
+            waits_for = returning.send(None)
+        except StopIteration:
+            return
+        # Another task has the pool's lock. Pinned by
+        # test_pg_pool.py::test_a_connection_goes_back_if_its_call_is_cancelled_meanwhile.
+        task = asyncio.get_running_loop().create_task(_go_on(returning, waits_for))
+        self._returning.add(task)
+        task.add_done_callback(self._returning.discard)
+
+    async def _attempt(self) -> OwnConnection:
+        """Make a connection, in a task of the pool's."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - see above
+        self._making.add(task)
+        self._error = None
+        try:
+            return await self._make()
+        except psycopg.Error as error:
+            self._error = error
+            raise
+        except asyncio.CancelledError:
+            # The pool takes it for a failure, and would outlive the event loop. Pinned by
+            # test_pg_pool.py::test_a_program_ends_while_a_connection_is_being_made.
+            if task in self._making:
+                task.cancel()
+            raise
+        finally:
+            self._making.discard(task)
+
+
+class _Factory(AsyncConnection[Any]):
+    """What the pool takes for the class of its connections."""
+
+    @classmethod
+    async def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
+        del conninfo
+        connection: Self = await kwargs["make"]()
+        return connection
+
+
+async def _go_on(work: Coroutine[Any, Any, None], waits_for: Any) -> None:
+    """Run the rest of what has begun, and waits for something."""
+
+    @types.coroutine
+    def rest() -> Generator[Any, Any, None]:
+        yield waits_for
+        yield from work
+
+    await rest()
+
+
+class _Quiet(logging.Filter):
+    """Makes details of what psycopg_pool says about our pools: our calls say what is wrong, once."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not any(isinstance(it, OwnConnection) or str(it).startswith(_NAMES) for it in record.args or ()):
+            return True
+        record.levelno, record.levelname = logging.DEBUG, "DEBUG"
+        return logging.getLogger(record.name).isEnabledFor(logging.DEBUG)
+
+
+logging.getLogger("psycopg.pool").addFilter(_Quiet())
