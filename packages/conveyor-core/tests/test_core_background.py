@@ -82,7 +82,7 @@ LOOPS = {
     "renewal": ("_heartbeat", "_renew"),
     "presence": ("_presence", "_announce"),
     "settler": ("_settler", "_write"),
-    "listener": ("_listener", "_heard"),
+    "listener": ("_listener", "_receive"),
 }
 
 

@@ -118,7 +118,7 @@ def adds_to_the_ready_jobs_of_before(monkeypatch: pytest.MonkeyPatch) -> None:
 @caught_by("interleavings", "test_what_a_claim_brings_goes_back_if_its_pause_is_heard_of_meanwhile")
 def forgets_a_pause_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pause that is heard of concerns what is ready, and not what a claim on its way brings."""
-    monkeypatch.setattr(Poller, "heard_pause", lambda poller, _: poller.give_back())
+    monkeypatch.setattr(Poller, "pause_received", lambda poller, _: poller.give_back())
 
 
 @caught_by("interleavings", "test_what_was_claimed_keeps_its_lease_while_it_is_looked_at")
@@ -357,7 +357,7 @@ def its_worker_says_how_long_a_job_is_kept(monkeypatch: pytest.MonkeyPatch) -> N
 )
 def forgets_who_is_cancelled_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cancellation that is heard while a claim is on its way waits for the next heartbeat."""
-    monkeypatch.setattr(Poller, "heard_cancel", lambda _poller, _job_id: None)
+    monkeypatch.setattr(Poller, "cancel_received", lambda _poller, _job_id: None)
 
 
 @caught_by("queue behaviour", "test_a_job_that_has_no_handler_here_goes_back_as_if_never_claimed")

@@ -19,7 +19,7 @@ LARGEST: Final = 10_000
 class Batch:
     """Up to `size` jobs for one call of the handler, which takes a list of them.
 
-    `linger` is how long the first of them may wait for company; zero: not at all. `by` keeps
+    `linger` is how long the first of them may wait until it is full; zero: not at all. `by` keeps
     jobs of different names (`"name"`) or groups (`"group"`) apart; without it they are mixed.
     """
 

@@ -21,7 +21,7 @@ from typing_extensions import TypeVar
 
 from conveyor.core import events as told
 from conveyor.core._engine.decisions import Judge
-from conveyor.core._engine.error_backoff import Outage
+from conveyor.core._engine.error_backoff import ErrorBackoff
 from conveyor.core._engine.executor import Executor
 from conveyor.core._engine.handlers import checked_handler, payloads_of, refuse_generator, results_of
 from conveyor.core._engine.heartbeat import Heartbeat
@@ -236,8 +236,8 @@ class Worker(Generic[T]):
         # same times. Pinned by test_workers_of_forked_processes_draw_their_own_waits.
         rand = random.random
 
-        def outage(what: str) -> Outage:
-            return Outage(f"{what} for queue {self.queue_name!r}", clock, rand)
+        def backoff(what: str) -> ErrorBackoff:
+            return ErrorBackoff(f"{what} for queue {self.queue_name!r}", clock, rand)
 
         judge = Judge(
             worker=self.name,
@@ -260,7 +260,7 @@ class Worker(Generic[T]):
             store,
             self._lease,
             clock,
-            outage("renewing leases"),
+            backoff("renewing leases"),
             self._presence,
             loop_ends=self._loop_ends,
         )
@@ -269,7 +269,7 @@ class Worker(Generic[T]):
             lease=self._lease,
             keep=self._keep,
             announcer=self._announcer,
-            outage=outage("looking after parents"),
+            backoff=backoff("looking after parents"),
             clock=clock,
             loop_ends=self._loop_ends,
         )
@@ -278,7 +278,7 @@ class Worker(Generic[T]):
             heartbeat=self._heartbeat,
             judge=judge,
             announcer=self._announcer,
-            outage=outage("writing outcomes"),
+            backoff=backoff("writing outcomes"),
             clock=clock,
             applied=self._applied,
             written=self._parents.note,
@@ -307,7 +307,7 @@ class Worker(Generic[T]):
             announcer=self._announcer,
             judge=judge,
             clock=clock,
-            outage=outage("claiming jobs"),
+            backoff=backoff("claiming jobs"),
         )
         self._maintenance = Maintenance(
             store=store,
@@ -315,7 +315,7 @@ class Worker(Generic[T]):
             names=self._rules.claim.names,
             interval=self._maintenance_interval,
             clock=clock,
-            outage=outage("removing old jobs"),
+            backoff=backoff("removing old jobs"),
         )
         self._scheduler = Scheduler(
             store=store,
@@ -324,7 +324,7 @@ class Worker(Generic[T]):
             lease=self._lease,
             announcer=self._announcer,
             clock=clock,
-            outage=outage("firing schedules"),
+            backoff=backoff("firing schedules"),
             random=rand,
         )
         self._listener = Listener(
@@ -334,7 +334,7 @@ class Worker(Generic[T]):
             poller=self._poller,
             scheduler=self._scheduler,
             heartbeat=self._heartbeat,
-            outage=outage("listening to events"),
+            backoff=backoff("listening to events"),
         )
         self._stopping = Closing(
             worker=self.name,
@@ -454,7 +454,7 @@ class Worker(Generic[T]):
         self._refuse_closed()
         self._idler = asyncio.current_task()
         await self._executor.open()
-        self._poller.linger_no_more()
+        self._poller.stop_lingering()
         await self._scheduler.tick()
         while True:
             self._poller.wake_for_time()
@@ -623,7 +623,7 @@ class Worker(Generic[T]):
         self._stopping.notice()
         if settlement is not None and settlement.pause is not None:
             # Heard of at once: what this worker has ready must not run into the same limit.
-            self._poller.heard_pause(settlement.pause[0])
+            self._poller.pause_received(settlement.pause[0])
         self._poller.freed()
 
 

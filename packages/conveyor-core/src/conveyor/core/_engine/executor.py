@@ -119,7 +119,7 @@ class Executor:
         for run in runs:
             self.running[run] = None
             run.began = self._clock.monotonic()
-            run.mates = runs
+            run.batch = runs
             run.task = task
 
     async def open(self) -> None:

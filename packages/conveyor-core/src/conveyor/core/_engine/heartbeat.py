@@ -7,8 +7,8 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from conveyor.core import clock as time
 from conveyor.core._engine.run import Stop
+from conveyor.core._engine.service import Wakeup, run_service
 from conveyor.core._jobs.refusals import write_in_parts
 from conveyor.core.errors import LeaseLostError
 from conveyor.core.store import Beat, Renewed
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from datetime import timedelta
 
-    from conveyor.core._engine.error_backoff import Outage
+    from conveyor.core._engine.error_backoff import ErrorBackoff
     from conveyor.core._engine.registration import Presence
     from conveyor.core._engine.run import Run
-    from conveyor.core.clock import Clock
+    from conveyor.core.clock import Clock, Timer
     from conveyor.core.store import Lease, Store
 
 _log: Final = logging.getLogger("conveyor.worker")
 
-#: Log lines wait this long for company before they are written.
+#: Log lines wait this long for others before they are written.
 _SOON: Final = 0.1
 #: Renewals per lease: two may fail before the lease runs out.
 _PER_LEASE: Final = 3
@@ -39,7 +39,7 @@ class Heartbeat:
         store: Store,
         lease: timedelta,
         clock: Clock,
-        outage: Outage,
+        backoff: ErrorBackoff,
         presence: Presence,
         *,
         loop_ends: Callable[[], bool],
@@ -47,7 +47,7 @@ class Heartbeat:
         self._store = store
         self._lease = lease
         self._clock = clock
-        self._outage = outage
+        self._backoff = backoff
         self._presence = presence
         self._loop_ends = loop_ends
         self._held: dict[Lease, Run] = {}
@@ -57,8 +57,8 @@ class Heartbeat:
         self._refused: set[Lease] = set()
         self._writers: list[tuple[Run, asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
-        self._timer: time.Timer | None = None
-        self._stopped = asyncio.Event()
+        self._timer: Timer | None = None
+        self._wakeup = Wakeup()
 
     def hold(self, runs: Iterable[Run]) -> None:
         """Renew these from now on."""
@@ -87,34 +87,20 @@ class Heartbeat:
         return next((run for run in self._held.values() if run.record.id == job_id), None)
 
     async def loop(self) -> None:
-        """Renew until `stop`, several times per lease."""
-        pause = self._lease.total_seconds() / _PER_LEASE
-        while not self._stopped.is_set():
-            await time.wait(self._clock, self._stopped, pause)
-            if not self._stopped.is_set():
-                try:
-                    await self.tick()
-                except Exception as error:  # noqa: BLE001 - nothing may end this in silence: told, and tried again
-                    self._outage.failed(error)
+        """Renew until `stop`, several times per lease; a failure is tried again until it works."""
+        await run_service(self.tick, self._wakeup, self._backoff)
 
     def stop(self) -> None:
         """Let `loop` end."""
-        self._stopped.set()
+        self._wakeup.stop()
         if self._timer is not None:
             self._timer.cancel()
 
-    async def tick(self) -> None:
-        """Renew everything that is held, once; a failure is tried again until it works or nothing is left."""
-        while self._held or self._presence.lease is not None:
-            try:
-                await self._renew(self._held.keys())
-            except Exception as error:  # noqa: BLE001 - whatever it is, leases must go on being renewed
-                await time.wait(self._clock, self._stopped, self._outage.failed(error))
-                if self._stopped.is_set():
-                    return
-            else:
-                self._outage.over()
-                return
+    async def tick(self) -> float:
+        """Renew everything that is held, once, and return the seconds until it is time to do so again."""
+        if self._held or self._presence.lease is not None:
+            await self._renew(self._held.keys())
+        return self._lease.total_seconds() / _PER_LEASE
 
     async def write(self, run: Run, payload: str | None) -> None:
         """Store what the run's handler wrote; several runs' writes go together."""
@@ -148,7 +134,7 @@ class Heartbeat:
         self._write_after(_SOON)
 
     def _write_after(self, seconds: float) -> None:
-        if self._timer is None and not self._stopped.is_set():
+        if self._timer is None and not self._wakeup.stopping:
             self._timer = self._clock.call_later(seconds, self._soon)
 
     def _soon(self) -> None:
@@ -173,7 +159,7 @@ class Heartbeat:
             except Exception as trouble:  # noqa: BLE001 - whatever it is, who waits for the write must hear of it
                 self._edited |= edited & self._held.keys()
                 if not writers:
-                    self._write_after(self._outage.failed(trouble))
+                    self._write_after(self._backoff.failed(trouble))
                     return
                 for _, written in writers:
                     if not written.done():

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
-from conveyor.core import clock as time
 from conveyor.core._engine.retention import sweep
+from conveyor.core._engine.service import Wakeup, run_service
 from conveyor.core._inspect import workers
 from conveyor.core.store import JobState, Order, Where
 
 if TYPE_CHECKING:
-    from conveyor.core._engine.error_backoff import Outage
+    from conveyor.core._engine.error_backoff import ErrorBackoff
     from conveyor.core.clock import Clock
     from conveyor.core.store import Store
 
@@ -31,39 +30,35 @@ class Maintenance:
         names: frozenset[str] | None,
         interval: float,
         clock: Clock,
-        outage: Outage,
+        backoff: ErrorBackoff,
     ) -> None:
         self._store = store
         self._queue = queue
         self._names = names
         self._interval = interval
         self._clock = clock
-        self._outage = outage
-        self._stopped = asyncio.Event()
+        self._backoff = backoff
+        self._wakeup = Wakeup()
         self._warned: set[str] = set()
 
     def stop(self) -> None:
         """Let `loop` end."""
-        self._stopped.set()
+        self._wakeup.stop()
 
     async def loop(self) -> None:
-        """Sweep until `stop`."""
-        while not self._stopped.is_set():
-            pause = self._interval
-            try:
-                await self.tick()
-            except Exception as error:  # noqa: BLE001 - a bug must not end this in silence: told, and tried again
-                pause = self._outage.failed(error)
-            else:
-                self._outage.over()
-            await time.wait(self._clock, self._stopped, pause)
+        """Do so until `stop`, once in each interval. The store's troubles are waited out."""
+        await run_service(self.tick, self._wakeup, self._backoff)
 
-    async def tick(self) -> None:
-        """Remove what is over and who is gone; warn of jobs that wait for a handler nobody here has."""
-        await sweep(self._store, self._queue, self._clock, self._stopped.is_set)
+    async def tick(self) -> float:
+        """Remove what is over and who is gone; warn of jobs that wait for a handler that is not here.
+
+        Returns the seconds until it is time to do so again.
+        """
+        await sweep(self._store, self._queue, self._clock, lambda: self._wakeup.stopping)
         if self._names is not None:
             await self._warn_of_unknown_names(self._names)
         await workers.sweep(self._store, self._queue)
+        return self._interval
 
     async def _warn_of_unknown_names(self, known: frozenset[str]) -> None:
         waiting = Where(queue=self._queue, states=frozenset({JobState.WAITING}))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import timedelta
 
-    from conveyor.core._engine.error_backoff import Outage
+    from conveyor.core._engine.error_backoff import ErrorBackoff
     from conveyor.core._engine.publisher import Announcer
     from conveyor.core._jobs.outcomes import Settlement
     from conveyor.core.clock import Clock
@@ -33,14 +33,14 @@ class Parents:
         lease: timedelta,
         keep: Retention | None,
         announcer: Announcer,
-        outage: Outage,
+        backoff: ErrorBackoff,
         clock: Clock,
         loop_ends: Callable[[], bool],
     ) -> None:
         self._store = store
         self._lease = lease
         self._announcer = announcer
-        self._outage = outage
+        self._backoff = backoff
         self._clock = clock
         self._loop_ends = loop_ends
         self._follow_up = FollowUp(keep)
@@ -77,12 +77,12 @@ class Parents:
                 )
             except Exception as error:  # noqa: BLE001 - a bug must not hold up the worker: logged, and left to others
                 if concerns_store(error):
-                    await self._outage.wait(error)
+                    await self._backoff.wait(error)
                     continue
                 _log.exception("parents were not looked at; who claims them will")
                 self._follow_up.unwritten = []  # their holds lapse; what is kept would fail again at once
             else:
-                self._outage.over()
+                self._backoff.succeeded()
                 for one in refused:
                     _log.error("a parent was not looked at; who claims it will", exc_info=one)
 

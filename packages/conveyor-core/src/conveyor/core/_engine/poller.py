@@ -9,10 +9,9 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from conveyor.core import clock as time
-from conveyor.core._engine import company
-from conveyor.core._engine.batching import Gatherer
+from conveyor.core._engine.batching import Batcher, fill_by_group, fill_by_name, not_runnable
 from conveyor.core._engine.run import Run, Stop
+from conveyor.core._engine.service import MIN_RETRY_DELAY, Wakeup, run_service
 from conveyor.core._engine.settler import shown
 from conveyor.core._jobs.ids import new_token
 from conveyor.core._jobs.outcomes import (
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from conveyor.core._engine.decisions import Judge
-    from conveyor.core._engine.error_backoff import Outage
+    from conveyor.core._engine.error_backoff import ErrorBackoff
     from conveyor.core._engine.executor import Executor
     from conveyor.core._engine.handlers import Payloads
     from conveyor.core._engine.heartbeat import Heartbeat
@@ -46,8 +45,6 @@ _log: Final = logging.getLogger("conveyor.worker")
 #: Seconds of work that is claimed ahead, and the most jobs that are.
 _AHEAD: Final = 0.1
 _MOST_AHEAD: Final = 500
-#: Seconds between two tries, at least, while the store is in trouble.
-_BREATH: Final = 0.05
 #: With this many outcomes not written yet, nothing more is claimed.
 _MOST_UNWRITTEN: Final = 2_000
 #: Seconds in which what is held may end before a job which has stalled before is claimed.
@@ -84,7 +81,7 @@ class Poller:
         announcer: Announcer,
         judge: Judge,
         clock: Clock,
-        outage: Outage,
+        backoff: ErrorBackoff,
     ) -> None:
         self._store = store
         self._rules = rules
@@ -95,28 +92,29 @@ class Poller:
         self._announcer = announcer
         self._judge = judge
         self._clock = clock
-        self._outage = outage
+        self._backoff = backoff
         self._ready: deque[Run] = deque()
         limited = rules.claim.limit is not None or rules.claim.group_limit is not None
-        self._gatherer = Gatherer(rules.batch, limited_by_group=limited)
-        self._company_at = 0.0
+        self._batcher = Batcher.of(rules.batch, limited_by_group=limited)
+        self._fill_at = 0.0
         #: The latest job here that had stalled before: it waits for its turn alone, has it, or has ended.
         self._isolated: Run | None = None
         #: Until when nothing is claimed, because the next job has stalled before; None: it has not.
         self._clear_until: float | None = None
-        #: No claim is made before, whatever is heard.
+        #: No claim is made before, whatever is received.
         self._not_before = 0.0
-        self._news = asyncio.Event()
+        self._wakeup = Wakeup()
+        #: Whether ready jobs wait: for a full batch, or for others to end.
+        self._lingers = True
         self._claim_at = 0.0
         self._advance_at = 0.0
         self._advanced_at = 0.0
-        #: Whether news came since the latest claim, the latest advance, began.
+        #: Whether it was woken since the latest claim, the latest advance, began.
         self._woken = self._due_sooner = False
-        #: The pauses that were heard of since the latest claim began: it may not have seen them.
+        #: The pauses that were received since the latest claim began: it may not have seen them.
         self._paused_since: set[Pause] = set()
-        #: The jobs whose cancellation was heard of since then; None once what that claim brought is held.
+        #: The jobs whose cancellation was received since then; None once what that claim brought is held.
         self._cancelled_since: set[str] | None = None
-        self._stopping = False
         self.paused = False
 
     @property
@@ -126,53 +124,42 @@ class Poller:
 
     def wake(self) -> None:
         """There may be jobs: claim now, if there is room."""
-        self._claim_at = self._company_at = 0.0
+        self._claim_at = self._fill_at = 0.0
         self._woken = True
-        self._news.set()
+        self._wakeup.set()
 
-    def linger_no_more(self) -> None:
-        """Start what is ready without waiting for company."""
-        self._gatherer.hasty = True
+    def stop_lingering(self) -> None:
+        """Start ready jobs without lingering for a full batch."""
+        self._lingers = False
+        self._batcher.linger = 0.0
 
     def wake_for_time(self) -> None:
         """A job may be due soon: look when."""
         self._advance_at = 0.0
         self._due_sooner = True
-        self._news.set()
+        self._wakeup.set()
 
     def freed(self) -> None:
         """A slot came back, or an outcome was written."""
-        self._news.set()
+        self._wakeup.set()
 
     def written(self) -> None:
         """Claim or start the job that waits until nothing else is held, if this was the last of it."""
         if self._alone or self._clear_until is not None:
-            self._news.set()
+            self._wakeup.set()
 
     def stop(self) -> None:
         """Claim no more; `loop` ends."""
-        self._stopping = True
-        self._news.set()
+        self._wakeup.stop()
 
     async def loop(self) -> None:
         """Claim and start jobs until `stop`. The store's troubles are waited out."""
-        while not self._stopping:
-            self._news.clear()
-            try:
-                pause = await self.tick()
-            except Exception as error:  # noqa: BLE001 - nothing may end a worker in silence: told, and tried again
-                pause = self._outage.failed(error)
-                # Not even news may make it hammer a store that is in trouble.
-                await time.sleep(self._clock, min(pause, _BREATH))
-            else:
-                self._outage.over()
-            if not self._stopping:
-                await time.wait(self._clock, self._news, pause)
+        await run_service(self.tick, self._wakeup, self._backoff)
 
     async def tick(self) -> float:
         """Let time pass if it is time for that, start what is ready, claim what there is room for.
 
-        Returns the seconds until there is something to do, unless news come before.
+        Returns the seconds until there is something to do, unless it is woken before.
         """
         now = self._clock.monotonic()
         if now >= self._advance_at:
@@ -183,11 +170,11 @@ class Poller:
         wanted = self._wanted()
         if wanted > 0 and self._clock.monotonic() >= self._claim_at:
             await self._claim(wanted)
-            await self._find_company()
+            await self._fill_batches()
             self._start()
             wanted = self._wanted()
-        elif self._clock.monotonic() >= self._company_at:
-            await self._find_company()
+        elif self._clock.monotonic() >= self._fill_at:
+            await self._fill_batches()
             self._start()
         now = self._clock.monotonic()
         until_claim = self._claim_at - now if wanted > 0 else self._rules.poll_interval
@@ -199,11 +186,11 @@ class Poller:
     def _until_look(self, now: float) -> float:
         if not self._ready or self._rules.batch is None:
             return _AHEAD if self._ready else self._rules.poll_interval
-        until_due = self._gatherer.wait(self._ready, now)
-        if until_due <= 0:  # they wait for a slot, and hear when one is free
+        until_due = self._batcher.wait(self._ready, now)
+        if until_due <= 0:  # they wait for a slot, and it is woken when one is free
             return self._rules.poll_interval
-        until_company = self._company_at - now if self._gatherer.lacking(self._ready) else math.inf
-        return min(until_due, max(0.0, until_company), self._rules.poll_interval)
+        until_fill = self._fill_at - now if self._batcher.unfilled(self._ready) else math.inf
+        return min(until_due, max(0.0, until_fill), self._rules.poll_interval)
 
     def give_back(self, runs: Iterable[Run] | None = None, *, quietly: bool = False) -> None:
         """Return what has not started (or these of it) to the store, as if never claimed.
@@ -219,12 +206,12 @@ class Poller:
             events = () if quietly else (event,)
             self._settler.put(Settlement(outcome=Outcome.given_back(run.record), events=events))
 
-    def heard_pause(self, what: Pause) -> None:
+    def pause_received(self, what: Pause) -> None:
         """What is paused and has not started goes back, and so does what a claim on its way brings of it."""
         self._paused_since.add(what)
         self.give_back(run for run in self._ready if _covers(what, run))
 
-    def heard_cancel(self, job_id: str) -> None:
+    def cancel_received(self, job_id: str) -> None:
         """A job that is not held is to be cancelled: a claim on its way may bring it."""
         if self._cancelled_since is not None:
             self._cancelled_since.add(job_id)
@@ -233,7 +220,7 @@ class Poller:
 
     def _wanted(self) -> int:
         """How many jobs to claim now."""
-        if self.paused or self._stopping or self._alone or self._settler.backlog >= _MOST_UNWRITTEN:
+        if self.paused or self._wakeup.stopping or self._alone or self._settler.backlog >= _MOST_UNWRITTEN:
             return 0
         if self._clock.monotonic() < self._not_before or self._clears:
             return 0
@@ -242,7 +229,7 @@ class Poller:
         # Refilled when half is used up, so that claims come in batches.
         if ahead and free - len(self._ready) <= 0 and len(self._ready) > ahead // 2:
             return 0
-        return max(0, self._gatherer.room(free, self._ready) + ahead)
+        return max(0, self._batcher.capacity(free, self._ready) + ahead)
 
     def _ahead(self) -> int:
         if self._rules.prefetch is not None:
@@ -269,7 +256,7 @@ class Poller:
                 self._clear_until = now + _CLEAR
         elif got < wanted:
             wait = None if claimed.wait is None else claimed.wait.total_seconds()
-            # What was heard of while the claim was on its way, it may not have seen: then it is made again.
+            # What was received while the claim was on its way, it may not have seen: then it is made again.
             self._claim_at = now if self._woken else now + self._rules.poll_interval
             if wait is not None and wait < self._rules.poll_interval:
                 self._claim_at = min(self._claim_at, now + wait)
@@ -280,21 +267,21 @@ class Poller:
         self._refuse(claimed)
         await self._take(claimed)
 
-    async def _find_company(self) -> None:
+    async def _fill_batches(self) -> None:
         """Fill up the batches that are ready and not full, as far as there are jobs for them."""
-        lacking = [] if self._rules.batch is None or self._alone else self._gatherer.lacking(self._ready)
+        unfilled = [] if self._rules.batch is None or self._alone else self._batcher.unfilled(self._ready)
         claim = self._rules.claim
-        find = company.same_name if self._gatherer.by == "name" else company.same_group
-        if lacking:  # said before it is done: what wakes this meanwhile is not forgotten
-            self._company_at = self._clock.monotonic() + self._rules.poll_interval
-        for lead, count in lacking:
-            if lead.ended or self.paused or self._stopping or self._alone:
+        find = fill_by_name if self._batcher.by == "name" else fill_by_group
+        if unfilled:  # said before it is done: what wakes this meanwhile is not forgotten
+            self._fill_at = self._clock.monotonic() + self._rules.poll_interval
+        for head, count in unfilled:
+            if head.ended or self.paused or self._wakeup.stopping or self._alone:
                 continue
             self._paused_since, self._cancelled_since = set(), set()
-            claimed = await find(self._store, claim, lead.record, count)
+            claimed = await find(self._store, claim, head.record, count)
             if claimed is not None:
                 self._refuse(claimed)
-                await self._take(claimed, by_ids=self._gatherer.by == "group")
+                await self._take(claimed, by_ids=self._batcher.by == "group")
 
     def _refuse(self, claimed: Claimed) -> None:
         for row in claimed.undecodable:
@@ -310,13 +297,13 @@ class Poller:
         for run in runs:
             if run.record.id in cancelled:
                 run.halt(Stop.CANCELLED)
-        # Held and ready before anything is waited for: what is heard meanwhile concerns them, too. Nothing
+        # Held and ready before anything is waited for: what is received meanwhile concerns them, too. Nothing
         # starts, since only the task that waits here starts jobs. Pinned by interleavings.py.
         self._ready.extend(runs)
         if by_ids:
-            self.give_back(await company.held_up(self._store, runs, claimed.now), quietly=True)
+            self.give_back(await not_runnable(self._store, runs, claimed.now), quietly=True)
         await self._end_unfit(runs)
-        if self.paused or self._stopping:
+        if self.paused or self._wakeup.stopping:
             # Told so while the claim was on its way.
             self.give_back()
             return
@@ -359,8 +346,8 @@ class Poller:
 
     def _not_told(self, run: Run, error: BaseException) -> Settlement:
         """It cannot be told now whether a parent may run: it goes back, and is looked at again."""
-        self._outage.failed(error if isinstance(error, Exception) else RuntimeError(repr(error)))
-        self._claim_at = self._clock.monotonic() + _BREATH
+        self._backoff.failed(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+        self._claim_at = self._clock.monotonic() + MIN_RETRY_DELAY
         return Settlement(outcome=Outcome.given_back(run.record))
 
     def _return_hoarded(self) -> None:
@@ -380,7 +367,7 @@ class Poller:
         counted = any(
             limit and limit.rate for limit in (self._rules.claim.limit, self._rules.claim.group_limit)
         )
-        if run is None or run not in self._ready or counted or self._gatherer.hasty:
+        if run is None or run not in self._ready or counted or not self._lingers:
             return
         if now - run.claimed_at > _SOON:
             self.give_back([run])
@@ -392,7 +379,7 @@ class Poller:
         names = self._rules.claim.names
         if names is not None and record.name not in names:
             # Not one that was asked for: another worker has a handler for it.
-            self._claim_at = self._clock.monotonic() + _BREATH
+            self._claim_at = self._clock.monotonic() + MIN_RETRY_DELAY
             event = JobWaiting(queue_name=record.queue, job_id=record.id, at=now)
             self._settler.put(Settlement(outcome=Outcome.given_back(record), events=(event,)))
             return None
@@ -445,10 +432,10 @@ class Poller:
         return self._isolated is not None and not self._isolated.ended
 
     def _start(self) -> None:
-        while self._ready and self._executor.free > 0 and not self._stopping:
+        while self._ready and self._executor.free > 0 and not self._wakeup.stopping:
             if self._must_wait(self._ready[0]):
                 return
-            together = self._gatherer.take(self._ready, self._clock.monotonic())
+            together = self._batcher.take(self._ready, self._clock.monotonic())
             if not together:
                 return
             lost = [run for run in together if run.stop is Stop.LEASE_LOST]

@@ -66,6 +66,7 @@ class Run:
     """A held job: what its handler's `Job` writes through, and what the engine knows of it."""
 
     __slots__ = (
+        "batch",
         "began",
         "call",
         "child_adder",
@@ -78,7 +79,6 @@ class Run:
         "in_thread",
         "limit",
         "loop",
-        "mates",
         "noticed",
         "pid",
         "record",
@@ -119,7 +119,7 @@ class Run:
         self.began = 0.0
         self.claimed_at = 0.0
         #: The jobs that one call of the handler runs, this one included.
-        self.mates: Sequence[Run] = (self,)
+        self.batch: Sequence[Run] = (self,)
         #: The timeout that binds the call: the least of them.
         self.limit: timedelta | None = None
         self.started = False
@@ -157,7 +157,7 @@ class Run:
         if self.call is not None:
             self.call.halted(self)
             return
-        if any(mate.stop is None for mate in self.mates):
+        if any(run.stop is None for run in self.batch):
             return
         # A task that has not taken its first step would end without the executor's clean-up.
         if self.started and not self.in_thread and self.task is not None:

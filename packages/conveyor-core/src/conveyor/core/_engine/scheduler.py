@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from conveyor.core import clock as time
+from conveyor.core._engine.service import Wakeup, run_service
 from conveyor.core._jobs.ids import new_token
 from conveyor.core._jobs.leases import MOMENT
 from conveyor.core._jobs.outcomes import event_for
@@ -28,7 +27,7 @@ from conveyor.core.store import TERMINAL, Claim, JobState, Outcome, Where
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from conveyor.core._engine.error_backoff import Outage
+    from conveyor.core._engine.error_backoff import ErrorBackoff
     from conveyor.core._engine.publisher import Announcer
     from conveyor.core._schedules.definition import Plan, Standing
     from conveyor.core.clock import Clock
@@ -38,12 +37,10 @@ _log: Final = logging.getLogger("conveyor.worker")
 
 #: Schedules in one step.
 _MOST: Final = 100
-#: Seconds after which a look is worth its while though nothing was heard: an event may be lost.
+#: Seconds after which a look is worth its while without any event: one may be lost.
 _LOOK: Final = 5.0
 #: Seconds until a schedule that cannot be read, or reckoned here, is looked at again: others may be able to.
 _LATER: Final = timedelta(minutes=1)
-#: Seconds between two tries, at least, while the store is in trouble.
-_BREATH: Final = 0.05
 _LIVE: Final = frozenset(JobState) - TERMINAL
 
 
@@ -59,7 +56,7 @@ class Scheduler:
         lease: timedelta,
         announcer: Announcer,
         clock: Clock,
-        outage: Outage,
+        backoff: ErrorBackoff,
         random: Callable[[], float],
     ) -> None:
         self.queue = schedules_of(queue)
@@ -69,41 +66,28 @@ class Scheduler:
         self._hold = min(lease, MOMENT)
         self._announcer = announcer
         self._clock = clock
-        self._outage = outage
+        self._backoff = backoff
         self._random = random
-        self._news = asyncio.Event()
-        self._stopping = False
+        self._wakeup = Wakeup()
         #: Whether there were schedules when last looked.
         self._any = False
         self._unwritten: list[tuple[Outcome, Plan | None]] = []
         self._warned: set[str] = set()
 
     def wake(self) -> None:
-        """A schedule was added or changed: look now."""
-        self._news.set()
+        """Look now: a schedule was added or changed."""
+        self._wakeup.set()
 
     def stop(self) -> None:
         """Let `loop` end."""
-        self._stopping = True
-        self._news.set()
+        self._wakeup.stop()
 
     async def loop(self) -> None:
         """Fire what is due until `stop`. The store's troubles are waited out."""
-        while not self._stopping:
-            self._news.clear()
-            try:
-                pause = await self.tick()
-            except Exception as error:  # noqa: BLE001 - a bug must not end this in silence: told, and tried again
-                pause = self._outage.failed(error)
-                # Not even news may make it hammer a store that is in trouble.
-                await time.sleep(self._clock, min(pause, _BREATH))
-            else:
-                self._outage.over()
-            if not self._stopping:
-                await time.wait(self._clock, self._news, pause)
+        await run_service(self.tick, self._wakeup, self._backoff)
 
     async def tick(self) -> float:
-        """Fire what is due, and return the seconds until there is more, unless news come before."""
+        """Fire what is due, and return the seconds until there is more, unless it is woken before."""
         await self._write()
         if not self._any and not await self._store.find(Where(queue=self.queue), limit=1):
             return _LOOK

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from conveyor.core._engine.decisions import Judge
-    from conveyor.core._engine.error_backoff import Outage
+    from conveyor.core._engine.error_backoff import ErrorBackoff
     from conveyor.core._engine.heartbeat import Heartbeat
     from conveyor.core._engine.publisher import Announcer
     from conveyor.core._jobs.outcomes import Settlement
@@ -41,7 +41,7 @@ class Settler:
         heartbeat: Heartbeat,
         judge: Judge,
         announcer: Announcer,
-        outage: Outage,
+        backoff: ErrorBackoff,
         clock: Clock,
         applied: Callable[[Settlement], None],
         written: Callable[[Sequence[Settlement], Settled], None],
@@ -51,7 +51,7 @@ class Settler:
         self._heartbeat = heartbeat
         self._judge = judge
         self._announcer = announcer
-        self._outage = outage
+        self._backoff = backoff
         self._clock = clock
         self._applied = applied
         self._written = written
@@ -89,9 +89,9 @@ class Settler:
             try:
                 await write_in_parts(list(islice(self._waiting.values(), _MOST)), self._write, self._refused)
             except Exception as error:  # noqa: BLE001 - nothing may end this in silence: told, and tried again
-                await self._outage.wait(error)
+                await self._backoff.wait(error)
             else:
-                self._outage.over()
+                self._backoff.succeeded()
 
     async def _refused(self, settlement: Settlement, error: Exception) -> None:
         """The store takes the others, and not this one: its job has failed, or is left to its lease's end."""

@@ -1,4 +1,4 @@
-"""What a worker does about what it hears."""
+"""What a worker does about the events that it receives."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from conveyor.core.store import Pause
 if TYPE_CHECKING:
     import asyncio
 
-    from conveyor.core._engine.error_backoff import Outage
+    from conveyor.core._engine.error_backoff import ErrorBackoff
     from conveyor.core._engine.heartbeat import Heartbeat
     from conveyor.core._engine.poller import Poller
     from conveyor.core._engine.scheduler import Scheduler
@@ -31,7 +31,7 @@ _WAKING: Final = frozenset(
 
 
 class Listener:
-    """Wakes the poller and the scheduler by what is heard. Without events, polling finds everything."""
+    """Wakes the poller and the scheduler by events. Without any, polling finds everything."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Listener:
         poller: Poller,
         scheduler: Scheduler,
         heartbeat: Heartbeat,
-        outage: Outage,
+        backoff: ErrorBackoff,
     ) -> None:
         self._store = store
         self._queue = queue
@@ -50,7 +50,7 @@ class Listener:
         self._poller = poller
         self._scheduler = scheduler
         self._heartbeat = heartbeat
-        self._outage = outage
+        self._backoff = backoff
 
     async def loop(self, listening: asyncio.Event) -> None:
         """Listen until cancelled; `listening` is set once this does, or cannot."""
@@ -60,7 +60,7 @@ class Listener:
                     await self._listen(listening)
                 except Exception as error:  # noqa: BLE001 - told, and tried again: polling goes on meanwhile
                     listening.set()
-                    await self._outage.wait(error)
+                    await self._backoff.wait(error)
                 else:
                     return
         finally:
@@ -71,12 +71,12 @@ class Listener:
         queues = {self._queue, self._scheduler.queue}
         async with self._store.bus.subscribe(queues, kinds=_WAKING) as events:
             listening.set()
-            self._poller.wake()  # what was told before this may have been missed
+            self._poller.wake()  # what was published before this may have been missed
             async for event in events:
-                self._heard(event)
-                self._outage.over()
+                self._receive(event)
+                self._backoff.succeeded()
 
-    def _heard(self, event: Event) -> None:
+    def _receive(self, event: Event) -> None:
         if event.queue_name == self._scheduler.queue:
             self._scheduler.wake()
             return
@@ -86,11 +86,11 @@ class Listener:
             case told.CancelRequested(job_id=job_id):
                 run = self._heartbeat.find(job_id)
                 if run is None:
-                    self._poller.heard_cancel(job_id)
+                    self._poller.cancel_received(job_id)
                 else:
                     run.halt(Stop.CANCELLED)
                     self._poller.freed()
             case told.QueuePaused(job_name=job_name, group=group):
-                self._poller.heard_pause(Pause(name=job_name, group=group))
+                self._poller.pause_received(Pause(name=job_name, group=group))
             case _:
                 self._poller.wake()
