@@ -8,7 +8,8 @@ from conveyor.conformance.concurrency.races.claims import ClaimRaces
 from conveyor.conformance.concurrency.races.families import FamilyRaces
 from conveyor.conformance.concurrency.races.limits import LimitRaces
 from conveyor.conformance.concurrency.races.processes import Processes
+from conveyor.conformance.concurrency.races.steps import StepRaces
 
 
-class AllRaces(ClaimRaces, AddRaces, ChangeRaces, FamilyRaces, LimitRaces, Processes):
+class AllRaces(ClaimRaces, AddRaces, ChangeRaces, FamilyRaces, LimitRaces, StepRaces, Processes):
     """Races."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from conveyor.conformance.concurrency.races.together import ROUNDS, Handles, at_once, turns
 from conveyor.conformance.kit.area import area, needs
 from conveyor.conformance.kit.make import (
@@ -59,17 +61,23 @@ class AddRaces:
 
     @needs(Feature.GROUPS)
     async def test_many_adders_fill_a_group_exactly(self, handles: Handles) -> None:
-        async def adder(store: Store, name: str) -> bool:
+        async def adder(store: Store, name: str, group: str) -> bool:
             try:
-                await add(store, job(name, group="g", group_max_size=5))
+                await add(store, job(name, group=group, group_max_size=2))
             except GroupFullError:
                 return False
             return True
 
-        added = await at_once([adder(s, f"job-{n}") for n, s in enumerate(turns(handles, 16))])
+        # a handle that opens its connections one by one lets its first calls through one by one
+        await at_once([store.paused("q", now=at(0)) for store in turns(handles, 8)])
+        for n in range(ROUNDS):
+            added = await at_once([adder(s, f"{n}-{m}", f"g{n}") for m, s in enumerate(turns(handles, 8))])
 
-        assert sum(added) == 5
-        assert len(await everything(handles[0])) == 5
+            assert sum(added) == 2, (
+                f"of 8 who add to a group of 2 at once, {sum(added)} were told that they did"
+            )
+        in_groups = Counter(one.group for one in await everything(handles[0]))
+        assert set(in_groups.values()) == {2}, f"a group of 2 has 2 jobs: {in_groups}"
 
     async def test_every_job_has_a_seq_of_its_own(self, handles: Handles) -> None:
         await at_once(
