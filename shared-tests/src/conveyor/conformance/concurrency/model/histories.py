@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from hypothesis import strategies as st
 
@@ -30,6 +30,11 @@ from conveyor.core.store import (
 
 #: A parent's id comes later than its children's, so that no job is its own ancestor.
 IDS = tuple("abcdpz")
+#: Until when a parent waits that has children, too.
+_WAITS: Final[tuple[dict[str, Any], ...]] = (
+    {"delay": span(20), "run_at": None},
+    {"delay": None, "run_at": at(50)},
+)
 T = TypeVar("T")
 
 
@@ -130,7 +135,7 @@ class Die(random.Random):
             return self.insert()
         queue = self.queue()
         kids = [replace(self.record(), id=one) for one in self.sample(IDS[:3], self.randint(1, 3))]
-        parent = replace(self.record(), id="p", queue=queue)
+        parent = replace(self.record(), id="p", queue=queue, **self.of({}, *_WAITS))
         family = [*(replace(kid, parent=parent.key) for kid in kids), replace(parent, parent=None)]
         if self.randrange(2):
             elder = replace(self.record(), id="z", parent=None)
