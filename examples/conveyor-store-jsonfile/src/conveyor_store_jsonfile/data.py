@@ -11,6 +11,7 @@ from conveyor.core.store import JobKey, JobRecord, JobState, Lease
 
 VERSION = 1
 REMEMBERED = timedelta(minutes=10)
+NAMES = tuple(field.name for field in fields(JobRecord))
 #: The fields of a record that are instants, and those that are durations.
 INSTANTS = (
     "run_at",
@@ -49,6 +50,17 @@ class Data:
     #: Jobs that this release cannot read. They stay in the file as they are.
     unreadable: list[Any] = field(default_factory=list)
 
+    def copy(self) -> "Data":
+        """The same, to be changed by itself. What it is made of never changes."""
+        return replace(
+            self,
+            jobs=dict(self.jobs),
+            applied=dict(self.applied),
+            gone=dict(self.gone),
+            pauses=dict(self.pauses),
+            unreadable=list(self.unreadable),
+        )
+
     def put(self, job: JobRecord, **changes: Any) -> JobRecord:
         """Write a job, with these changes."""
         self.jobs[job.key] = changed = replace(job, **changes)
@@ -76,7 +88,7 @@ class Data:
 def dump(data: Data) -> str:
     """The data as JSON text."""
     rows = [
-        {f.name: getattr(job, f.name) for f in fields(job)} | {"applied": data.applied.get(job.key)}
+        {name: getattr(job, name) for name in NAMES} | {"applied": data.applied.get(job.key)}
         for job in data.jobs.values()
     ]
     found = {

@@ -19,6 +19,8 @@ class JsonFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._text = ""
+        self._data = Data()
 
     def change(self, work: Callable[[Data], Answer]) -> Answer:
         """Do something to the data while nobody else does, and return what it returns.
@@ -26,13 +28,19 @@ class JsonFile:
         If it raises, or the process is killed, the file stays as it was.
         """
         with _errors(), self._locked():
-            before = self._path.read_text(encoding="utf-8") if self._path.exists() else ""
-            data = load(before)
-            answer = work(data)
-            after = dump(data)
+            before = self._read()
+            after = before.copy()
+            answer = work(after)
             if after != before:
-                self._replace(after)
+                self._replace(dump(after))
             return answer
+
+    def _read(self) -> Data:
+        """What the file holds. A text that was read before is not parsed again."""
+        text = self._path.read_text(encoding="utf-8") if self._path.exists() else ""
+        if text != self._text:
+            self._data, self._text = load(text), text
+        return self._data
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

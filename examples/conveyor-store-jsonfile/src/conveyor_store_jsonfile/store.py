@@ -46,7 +46,7 @@ Answer = TypeVar("Answer")
 
 
 class JsonFileStore(Store):
-    """Jobs in one JSON file. Every call reads and writes all of it."""
+    """Jobs in one JSON file. Every call reads all of it, and most write it."""
 
     def __init__(self, path: Path) -> None:
         self._file = JsonFile(path)

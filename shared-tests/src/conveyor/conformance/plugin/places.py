@@ -6,7 +6,9 @@ import os
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from shutil import disk_usage
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 
 #: What a `conveyor.testing` entry point gives for a `Place`: each call is the URL of one more fresh store.
 Fresh = "Callable[[], AbstractContextManager[str]]"
+#: A file system in memory, as Linux has one, and the bytes that must be free there: a container may have few.
+_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - what is made there has a name that nobody guesses
+_ROOM: Final = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +29,8 @@ class Place:
     """Where a `conveyor.testing` provisioner makes its stores.
 
     `url` is the `--conveyor-url` given, if any; `worker` this process's name in the run; `owner` the id of
-    the process whose end is the end of the run; `tmp_path` a folder for this process, and `shared_path` one
-    for all processes of the run.
+    the process whose end is the end of the run; `tmp_path` a folder for this process, in memory if there is
+    room, and `shared_path` one for all processes of the run.
     """
 
     url: str | None
@@ -72,7 +77,7 @@ class Places:
             url=self.config.getoption("--conveyor-url"),
             worker=worker,
             owner=os.getpid() if worker == "main" else os.getppid(),  # xdist's controller starts its workers
-            tmp_path=self.factory.mktemp(f"conveyor-{scheme}"),
+            tmp_path=self._folder(scheme),
             shared_path=base if worker == "main" else base.parent,
         )
         if place.url is not None and scheme in schemes_of(self.config):
@@ -82,6 +87,12 @@ class Places:
             raise pytest.UsageError(f"no installed package tells how to make a store of {scheme!r}")
         fresh: Callable[[], AbstractContextManager[str]] = self.stack.enter_context(found.load()(place))
         return fresh
+
+    def _folder(self, scheme: str) -> Path:
+        """A folder in memory, where a store that syncs its files need not wait; else on the disk."""
+        if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and disk_usage(_MEMORY).free > _ROOM:
+            return Path(self.stack.enter_context(TemporaryDirectory(prefix="conveyor-", dir=_MEMORY)))
+        return self.factory.mktemp(f"conveyor-{scheme}")
 
 
 def _from_template(template: str, place: Place) -> Callable[[], AbstractContextManager[str]]:
