@@ -51,6 +51,7 @@ from conveyor.core.testing import (
     WrappedStore,
     make_job,
     make_record,
+    run_maintenance,
     run_until_idle,
 )
 from conveyor.store.memory import MemoryStore
@@ -430,6 +431,7 @@ row(
     after=FLAG,
 )
 row("run_until_idle", lambda _: run_until_idle, worker=NOTHING)
+row("run_maintenance", lambda _: run_maintenance, worker=NOTHING)
 RECORD = {"queue": NAME, "name": NAME, "data": DATA, "fields": kind(*ANYTHING)}
 row("make_record", lambda _: make_record, **RECORD)
 row(

@@ -20,7 +20,7 @@ from conveyor.core import (
     Worker,
 )
 from conveyor.core._jobs.report import Report
-from conveyor.core.testing import ClockedStore, FaultyStore, ManualClock, WrappedStore
+from conveyor.core.testing import ClockedStore, FaultyStore, ManualClock, WrappedStore, run_maintenance
 from conveyor.store.memory import MemoryStore
 
 MakeWorker = Callable[..., Worker[Any]]
@@ -142,7 +142,7 @@ async def test_children_kept_for_a_parent_that_failed_are_looked_at_less_and_les
     changes = []
     for _ in range(24 * 60):
         store.calls.clear()
-        await runner._maintenance.tick()
+        await run_maintenance(runner)
         changes.append(store.calls.count("update"))
         await clock.advance("1m")
 

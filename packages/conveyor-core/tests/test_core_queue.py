@@ -27,7 +27,7 @@ from conveyor.core import (
     Worker,
 )
 from conveyor.core.store import Claim
-from conveyor.core.testing import FaultyStore, ManualClock, make_job
+from conveyor.core.testing import FaultyStore, ManualClock, make_job, run_maintenance
 
 MakeWorker = Callable[..., Worker[Any]]
 S = JobState
@@ -587,7 +587,7 @@ async def test_retention_is_applied_in_bounded_steps(
     await runner.run_until_idle()
     await clock.advance(1)
     store.calls.clear()
-    await runner._maintenance.tick()
+    await run_maintenance(runner)
 
     # The last one is for workers that died.
     assert store.calls.count("delete") == 13

@@ -35,6 +35,7 @@ from conveyor.core.testing import (
     WrappedStore,
     make_job,
     make_record,
+    run_maintenance,
     run_until_idle,
 )
 
@@ -207,6 +208,20 @@ async def test_wrapped_stores_are_stores_and_pass_everything_on(clock: ManualClo
         assert [job.state for job in await queue.get_jobs()] == [JobState.WAITING]
         assert await store.find(Where(queue="q"), limit=1, now=clock.now()) != []
         assert await queue.drain() == 1
+
+
+async def test_run_maintenance_removes_what_was_kept_for_long_enough(
+    queue: Queue[Any], worker: MakeWorker, clock: ManualClock
+) -> None:
+    job: Job[Any] = await queue.add("a", remove_on_complete="1h")
+    await run_until_idle(worker(lambda _: 1))
+
+    await run_maintenance(worker(lambda _: 1))
+    assert await queue.count() == 1
+    await clock.advance("1h")
+    await run_maintenance(worker(lambda _: 1))
+
+    assert await queue.get_job(job.id) is None
 
 
 async def test_run_until_idle_runs_a_worker(queue: Queue[Any], worker: MakeWorker) -> None:

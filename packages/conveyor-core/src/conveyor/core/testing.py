@@ -56,6 +56,7 @@ __all__ = [
     "WrappedStore",
     "make_job",
     "make_record",
+    "run_maintenance",
     "run_until_idle",
 ]
 
@@ -353,6 +354,13 @@ async def run_until_idle(worker: Worker[Any]) -> None:
     if not isinstance(worker, Worker):
         raise InvalidOptionError("worker", worker, "give a worker: Worker(queue_name, handler, store)")
     await worker.run_until_idle()
+
+
+async def run_maintenance(worker: Worker[Any]) -> None:
+    """Do once what a worker (not started) does every `maintenance_interval`: remove jobs kept long enough."""
+    if not isinstance(worker, Worker):
+        raise InvalidOptionError("worker", worker, "give a worker: Worker(queue_name, handler, store)")
+    await worker._maintenance.tick()  # noqa: SLF001 - for tests only, and no method that users would meet
 
 
 def make_record(queue: str = "q", name: str = "job", data: object = None, **fields: Any) -> JobRecord:

@@ -10,7 +10,7 @@ from conveyor.conformance.kit.bench import Bench, Watcher, fail, nothing
 from conveyor.core import Deduplication, FlowJob, FlowProducer, Job, JobState, Keep, NewJob, Queue, Worker
 from conveyor.core.events import JobRemoved
 from conveyor.core.store import Deleted, Feature, Where
-from conveyor.core.testing import WrappedStore
+from conveyor.core.testing import WrappedStore, run_maintenance
 
 _DAY: Final = 86_400
 
@@ -23,7 +23,7 @@ def worker_of(bench: Bench, queue: str) -> Worker[Any]:
 async def sweep(bench: Bench, *queues: str) -> None:
     """Do what workers do now and then for these queues."""
     for queue in queues:
-        await worker_of(bench, queue)._maintenance.tick()  # noqa: SLF001 - as `Worker` does
+        await run_maintenance(worker_of(bench, queue))
 
 
 async def there(*queues: Queue[Any]) -> set[str]:
@@ -155,7 +155,7 @@ class KeepingFinishedJobs:
         workers = [bench.worker() for _ in range(4)]
 
         async with Watcher(bench.another_queue("q"), store) as watching:
-            await asyncio.gather(*(worker._maintenance.tick() for worker in workers))  # noqa: SLF001 - as above
+            await asyncio.gather(*(run_maintenance(worker) for worker in workers))
             told = await watching.several(JobRemoved, 250)
 
         assert len({getattr(event, "job_id", None) for event in told}) == 250

@@ -22,7 +22,7 @@ from conveyor.core import (
     Worker,
 )
 from conveyor.core.store import Feature, Outcome, Release, Store, Where
-from conveyor.core.testing import WrappedStore
+from conveyor.core.testing import WrappedStore, run_maintenance
 
 S = JobState
 
@@ -30,7 +30,7 @@ S = JobState
 async def sweep(bench: FlowBench, *queues: str) -> None:
     """Do what workers do now and then for these queues."""
     for queue in queues:
-        await bench.worker_of(queue, fail)._maintenance.tick()  # noqa: SLF001 - as `Worker` does
+        await run_maintenance(bench.worker_of(queue, fail))
 
 
 @area("flow behaviour", Feature.FLOWS)
