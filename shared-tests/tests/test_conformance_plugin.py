@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from conveyor.conformance import StoreContract
+from conveyor.conformance.plugin import places
+from conveyor.conformance.plugin import report as reporting
 from conveyor.conformance.plugin.areas import AREAS
 
 pytest_plugins = ["pytester"]
@@ -89,7 +91,8 @@ import pytest
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item):
-    ran = ("conveyor", ["memory", item.function.conveyor_area, item.function.__name__])
+    test = item.function
+    ran = ("conveyor", ["memory", test.conveyor_area, test.__name__, item.name, False])
     for when in ("setup", "call", "teardown"):
         outcome = {"keywords": {}, "outcome": "passed", "longrepr": None, "when": when}
         report = pytest.TestReport(item.nodeid, item.location, **outcome, user_properties=[ran])
@@ -343,7 +346,108 @@ def test_a_store_that_cannot_be_made_cannot_be_tested(pytester: pytest.Pytester)
     result = run_here(pytester, "-k", PART)
 
     assert result.ret == 1
-    result.stdout.fnmatch_lines(["inserting *ERROR 1", "TestMine: COULD NOT BE TESTED"])
+    result.assert_outcomes(errors=1, skipped=4)
+    result.stdout.fnmatch_lines(
+        ["*ConnectionError: no server", "*ERROR 1*", "TestMine: COULD NOT BE TESTED"], consecutive=False
+    )
+
+
+@pytest.mark.slow
+def test_a_provisioner_that_fails_is_one_error(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ConnectionError("no server")
+
+    monkeypatch.setattr(places.Places, "of", fail)
+
+    result = run_here(pytester, *RUN[:2], "--conveyor-store", "memory", "-k", PART)
+
+    result.assert_outcomes(errors=1, skipped=4)
+    result.stdout.fnmatch_lines(["memory (*): COULD NOT BE TESTED"])
+
+
+@pytest.mark.slow
+def test_a_fixture_of_one_test_that_fails_stops_no_other(pytester: pytest.Pytester) -> None:
+    mine(pytester, left_out="set()")
+    text = (pytester.path / "test_mine.py").read_text().replace("- set()", "| {Feature.MULTI_PROCESS}")
+    peer = """
+    @pytest.fixture
+    async def peer(self, store):
+        raise ConnectionError("no second handle")
+"""
+    (pytester.path / "test_mine.py").write_text(text + peer)
+
+    result = run_here(pytester, "-k", "two_handles_see or inserting_nothing or settling_nothing")
+
+    result.assert_outcomes(errors=1, passed=2)
+
+
+@pytest.mark.slow
+def test_a_run_keeps_to_the_areas_that_are_asked_for(pytester: pytest.Pytester) -> None:
+    areas = ("--conveyor-area", "round-trips", "--conveyor-area", "pausing")
+
+    result = run_here(
+        pytester, *RUN[:2], "--conveyor-store", "memory", *areas, "--conveyor-report", "report.json"
+    )
+
+    assert result.ret == 0
+    assert set(report(pytester, "memory")["areas"]) == {"round trips", "pausing"}
+    assert result.parseoutcomes()["deselected"] > 900
+    result.stdout.fnmatch_lines(["memory (*): passes the part that ran"])
+
+
+@pytest.mark.slow
+def test_an_area_that_there_is_not_is_an_error_of_usage(pytester: pytest.Pytester) -> None:
+    result = run(pytester, "--conveyor-area", "insertion")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["*no area of the suite is named 'insertion': there are inserting, claiming, *"]
+    )
+
+
+SPEED = """
+from conveyor.conformance import StoreContract
+from conveyor.conformance.kit.area import area, measures_speed
+
+@area("groups")
+class Speed:
+    @measures_speed
+    async def test_speed(self, store):
+        assert False, "slow"
+
+    async def test_rule(self, store):
+        pass
+
+class TestIt(Speed, StoreContract):
+    store_scheme = "memory"
+"""
+
+
+@pytest.mark.slow
+def test_a_store_that_is_slow_conforms(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_it=SPEED)
+
+    result = run_here(pytester, "-k", "test_speed or test_rule", "--conveyor-report", "report.json")
+
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(
+        ["groups *SLOW 1/2", "memory (*): passes the part that ran (and is slower than 1 storms ask for)"]
+    )
+    assert report(pytester, "memory")["tests"] == {
+        "groups": {"test_speed[memory]": "too slow", "test_rule[memory]": "passed"}
+    }
+
+
+@pytest.mark.slow
+def test_the_slowest_tests_are_named(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporting, "SLOW", 0.0)
+    mine(pytester)
+
+    result = run_here(pytester, "-k", "inserting_nothing")
+
+    result.stdout.fnmatch_lines(["slow: 0.* s on TestMine: test_inserting_nothing*"])
 
 
 @pytest.mark.slow
@@ -440,5 +544,10 @@ def test_the_help_names_the_options(pytester: pytest.Pytester) -> None:
     result = run(pytester, "--help")
 
     result.stdout.fnmatch_lines(
-        ["*--conveyor-store=SCHEME*", "*--conveyor-url=TEMPLATE*", "*--conveyor-report=FILE*"]
+        [
+            "*--conveyor-store=SCHEME*",
+            "*--conveyor-url=TEMPLATE*",
+            "*--conveyor-area=AREA*",
+            "*--conveyor-report=FILE*",
+        ]
     )

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from conveyor.conformance.kit.area import area, needs
+from conveyor.conformance.kit.area import area, measures_speed, needs
 from conveyor.conformance.kit.bench import Bench, Gate, Recorder, nothing, until
 from conveyor.conformance.kit.make import claim, span
 from conveyor.conformance.kit.processes import in_processes, let_go, started
@@ -71,6 +71,7 @@ class ActiveLimits:
     ) -> None:
         assert await self.used(handles) >= 0.4  # a slow store, or a busy machine, is no fault
 
+    @measures_speed
     @pytest.mark.chaos
     async def test_at_least_85_percent_of_a_limit_is_used_while_there_is_a_backlog(
         self, handles: Sequence[Store]
@@ -276,6 +277,7 @@ class LimitsOfProcesses:
         assert len(runs) == 20
         assert most_in_a_window((datetime.fromisoformat(run[1]) for run in runs), 0.2) <= 5
 
+    @measures_speed
     @pytest.mark.chaos
     @needs(Feature.ACTIVE_LIMITS)
     async def test_killed_processes_give_their_capacity_back_within_two_seconds_of_their_leases(

@@ -55,6 +55,12 @@ def patient(test: F) -> F:
     return test
 
 
+def measures_speed(test: F) -> F:
+    """Say that a test is of speed: a store that fails it is slow, and keeps the contract."""
+    test.conveyor_measures_speed = True  # type: ignore[attr-defined]
+    return test
+
+
 def _bounded(test: Any) -> Any:
     if not inspect.iscoroutinefunction(test):
         return test

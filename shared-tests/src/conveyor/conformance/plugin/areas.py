@@ -40,6 +40,7 @@ AREAS: Final = (
     "schedules",
     "using",
 )
-#: Why a test was left out, as its skip begins: the store does without, or the run does.
+#: Why a test was left out, as its skip begins: the store does without, none could be made, or the run does.
 NOT_OFFERED: Final = "not offered: "
+NO_STORE: Final = "not run: no store could be made"
 LEFT_OUT: Final = "left out: a long storm; run it with -m chaos"

@@ -10,6 +10,7 @@ from typing import Final
 
 import pytest
 
+from conveyor.conformance.plugin.making import pytest_fixture_setup, pytest_runtest_setup
 from conveyor.conformance.plugin.options import (
     pytest_addoption,
     pytest_collection_modifyitems,
@@ -30,8 +31,10 @@ __all__ = [
     "pytest_addoption",
     "pytest_collection_modifyitems",
     "pytest_configure",
+    "pytest_fixture_setup",
     "pytest_generate_tests",
     "pytest_runtest_makereport",
+    "pytest_runtest_setup",
 ]
 
 #: The rooms and modules that have assertions.

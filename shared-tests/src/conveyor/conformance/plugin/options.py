@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from conveyor.conformance.plugin.areas import LEFT_OUT
+from conveyor.conformance.plugin.areas import AREAS, LEFT_OUT
 from conveyor.conformance.plugin.report import Report
 
 
@@ -33,6 +33,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type="bool",
         default=False,
     )
+    group.addoption(
+        "--conveyor-area",
+        action="append",
+        default=[],
+        metavar="AREA",
+        help="run the tests of this area of the suite only, such as 'inserting'; repeatable",
+    )
     group.addoption("--conveyor-report", metavar="FILE", help="write the report there as JSON")
     group.addoption(
         "--conveyor-examples",
@@ -53,6 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Report(config), "conveyor-report")
+    areas_of(config)
     if not config.getoption("--conveyor-store"):
         return
     for scheme in schemes_of(config):
@@ -69,13 +77,36 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the long storms out, and say so, unless they are asked for."""
+    """Keep to the areas that were asked for, and leave the long storms out unless they are."""
+    _keep_to_areas(config, items)
     if "chaos" in str(config.getoption("markexpr")):
         return
     for item in items:
         ours = hasattr(getattr(item, "function", None), "conveyor_area")
         if item.get_closest_marker("chaos") and (ours or config.getini("conveyor_chaos_apart")):
             item.add_marker(pytest.mark.skip(reason=LEFT_OUT))
+
+
+def _keep_to_areas(config: pytest.Config, items: list[pytest.Item]) -> None:
+    asked = areas_of(config)
+    if not asked:
+        return
+
+    def is_left_out(item: pytest.Item) -> bool:
+        return getattr(getattr(item, "function", None), "conveyor_area", None) not in {None, *asked}
+
+    config.hook.pytest_deselected(items=[item for item in items if is_left_out(item)])
+    items[:] = [item for item in items if not is_left_out(item)]
+
+
+def areas_of(config: pytest.Config) -> frozenset[str]:
+    """The areas that a run is asked for, as tests name theirs; none for all."""
+    given: Any = config.getoption("--conveyor-area")
+    asked = [str(name).replace("-", "_").replace(" ", "_") for name in given]
+    for name in asked:
+        if name not in AREAS:
+            raise pytest.UsageError(f"no area of the suite is named {name!r}: there are {', '.join(AREAS)}")
+    return frozenset(name.replace("_", " ") for name in asked)
 
 
 def schemes_of(config: pytest.Config) -> list[str]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from conveyor.conformance.plugin.areas import AREAS, LEFT_OUT, NOT_OFFERED
+from conveyor.conformance.plugin.making import store_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -23,11 +24,16 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     function = getattr(item, "function", None)
     area = getattr(function, "conveyor_area", None)
     if area is not None and function is not None:
-        parameters: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
-        owner: Any = getattr(item, "cls", None)
-        store = parameters.get("conveyor_scheme") or getattr(owner, "__name__", "?")
-        report.user_properties.append(("conveyor", [store, area, function.__name__]))
+        is_of_speed = getattr(function, "conveyor_measures_speed", False)
+        report.user_properties.append(
+            ("conveyor", [store_of(item), area, function.__name__, item.name, is_of_speed])
+        )
     return report
+
+
+#: How many of the slowest tests are printed, and how many seconds make a test slow.
+SLOWEST: Final = 5
+SLOW: Final = 2.0
 
 
 class Report:
@@ -39,6 +45,9 @@ class Report:
         self._seen: dict[str, set[str]] = {}
         self._lacking: dict[str, set[str]] = {}
         self._left_out = 0
+        #: Of each store: what came of each test of each area, and how many seconds it took.
+        self._outcomes: dict[str, dict[str, dict[str, str]]] = {}
+        self._seconds: defaultdict[tuple[str, str], float] = defaultdict(float)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count one report of a test of the suite."""
@@ -48,18 +57,23 @@ class Report:
         self._left_out += left_out
         if "conveyor" not in properties:
             return
-        store, area, name = properties["conveyor"]
+        store, area, function, name, is_of_speed = properties["conveyor"]
+        self._seen.setdefault(store, set()).add(function)
+        self._seconds[store, name] += report.duration
         cell = self._cells.setdefault((area, store), Counter())
-        self._seen.setdefault(store, set()).add(name)
         if report.failed:
-            cell["failed" if report.when == "call" else "errors"] += 1
+            outcome = "errors" if report.when != "call" else "too slow" if is_of_speed else "failed"
         elif report.skipped:
             _, offered, lacking = reason.partition(NOT_OFFERED)
-            cell["left out" if left_out else "not offered" if offered else "skipped"] += 1
+            outcome = "left out" if left_out else "not offered" if offered else "skipped"
             if offered:
                 self._lacking.setdefault(store, set()).update(lacking.split(", "))
         elif report.when == "call":
-            cell["passed"] += 1
+            outcome = "passed"
+        else:
+            return
+        cell[outcome] += 1
+        self._outcomes.setdefault(store, {}).setdefault(area, {})[name] = outcome
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Print the table, and a verdict for each store."""
@@ -83,11 +97,19 @@ class Report:
             terminalreporter.write_line(f"{area:<{width}}{row}", red="FAIL" in row or "ERROR" in row)
         for store in stores:
             origin = f" ({found})" if (found := _origin(store)) else ""
-            terminalreporter.write_line(f"{store}{origin}: {self._verdict(store)}")
+            too_slow = sum(cell["too slow"] for (_, owner), cell in self._cells.items() if owner == store)
+            slowly = f" (and is slower than {too_slow} storms ask for)" if too_slow else ""
+            terminalreporter.write_line(f"{store}{origin}: {self._verdict(store)}{slowly}")
             if lacking := self._lacking.get(store):
                 terminalreporter.write_line(f"{store} does not offer: {', '.join(sorted(lacking))}")
+        self._print_slowest(terminalreporter)
         if path := self._config.getoption("--conveyor-report"):
             Path(path).write_text(json.dumps(self._as_json(areas, stores), indent=1), encoding="utf-8")
+
+    def _print_slowest(self, terminalreporter: Any) -> None:
+        slow = [(seconds, store, name) for (store, name), seconds in self._seconds.items() if seconds >= SLOW]
+        for seconds, store, name in sorted(slow, reverse=True)[:SLOWEST]:
+            terminalreporter.write_line(f"slow: {seconds:.1f} s on {store}: {name}")
 
     def _cell(self, area: str, store: str) -> str:
         cell = self._cells.get((area, store), Counter())
@@ -95,6 +117,8 @@ class Report:
             return f"FAIL {cell['failed']}/{cell['failed'] + cell['passed']}"
         if cell["errors"]:
             return f"ERROR {cell['errors']}"
+        if cell["too slow"]:
+            return f"SLOW {cell['too slow']}/{cell['too slow'] + cell['passed']}"
         if cell["passed"]:
             return f"ok {cell['passed']}"
         return next((way for way in ("not offered", "skipped", "left out") if cell[way]), "-")
@@ -110,7 +134,7 @@ class Report:
             return "COULD NOT BE TESTED"
         if total["skipped"] or _every_test() - self._seen[store]:
             return "passes the part that ran"
-        return "CONFORMS"
+        return "CONFORMS"  # though it may be slow: that is said beside the verdict
 
     def _as_json(self, areas: list[str], stores: list[str]) -> dict[str, Any]:
         return {
@@ -119,6 +143,7 @@ class Report:
                 "verdict": self._verdict(store),
                 "not offered": sorted(self._lacking.get(store, ())),
                 "areas": {area: dict(self._cells.get((area, store), {})) for area in areas},
+                "tests": self._outcomes.get(store, {}),
             }
             for store in stores
         }
