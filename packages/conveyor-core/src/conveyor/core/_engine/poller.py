@@ -298,7 +298,7 @@ class Poller:
             if run.record.id in cancelled:
                 run.halt(Stop.CANCELLED)
         # Held and ready before anything is waited for: what is received meanwhile concerns them, too. Nothing
-        # starts, since only the task that waits here starts jobs. Pinned by interleavings.py.
+        # starts, since only the task that waits here starts jobs. Pinned by interleavings/every_call.py.
         self._ready.extend(runs)
         if by_ids:
             self.give_back(await not_runnable(self._store, runs, claimed.now), quietly=True)

@@ -85,7 +85,7 @@ create index conveyor_jobs_lease_until
   on conveyor_jobs (queue, lease_until, state)
   where state = 'active';
 
--- The children of a parent: Where.parent, reopen.sql; jobs that wait for children have no other index.
+-- The children of a parent: Where.parent, unreleased.sql; jobs that wait for children have no other index.
 create index conveyor_jobs_parent
   on conveyor_jobs (parent_queue, parent_id)
   where parent_id is not null;

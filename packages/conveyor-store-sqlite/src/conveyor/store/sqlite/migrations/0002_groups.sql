@@ -31,7 +31,7 @@ create index conveyor_groups_known
   on conveyor_groups (queue)
   where known = 1;
 
--- Groups that are to be looked at again: unpark.sql, wait_parked.sql.
+-- Groups that are to be looked at again: unpark.sql, wait.sql.
 create index conveyor_groups_parked
   on conveyor_groups (queue, parked_until)
   where parked_for <> '';
