@@ -13,7 +13,7 @@ from conveyor.conformance.contract.costs import SHAPES, costs, fill, grown
 from conveyor.store.memory import MemoryStore
 from conveyor.store.memory.states import States
 
-FEW, MANY = 2_000, 100_000
+FEW, MANY = 2_000, 20_000
 #: More for a deeper tree, a fuller page: no call of ten jobs may cost that for the size of the table.
 SPARE = 2_000
 

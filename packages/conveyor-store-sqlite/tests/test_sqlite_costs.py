@@ -17,7 +17,7 @@ from conveyor.store.sqlite import SqliteStore
 from conveyor.store.sqlite.rows import written
 from conveyor.store.sqlite.threads import Priority
 
-FEW, MANY = 2_000, 100_000
+FEW, MANY = 2_000, 20_000
 #: Instructions are counted by this many.
 BY = 10
 #: More for a deeper tree, a fuller page: no call of ten jobs may cost that for the size of the table.

@@ -20,7 +20,7 @@ from conveyor.store.sqlite.threads import Priority
 from conveyor.store.sqlite.where import in_lane
 
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
-MANY = 100_000
+FEW, MANY = 1_000, 20_000
 
 
 @pytest.fixture
@@ -329,8 +329,9 @@ async def cost(store: SqliteStore, request: Claim, *, now: datetime = START) -> 
 
 
 async def fill(store: SqliteStore, jobs: Iterator[JobRecord], count: int = MANY) -> None:
-    for _ in range(0, count, 5_000):
-        await store.insert([record for record, _ in zip(jobs, range(5_000), strict=False)], now=START)
+    for first in range(0, count, 5_000):
+        page = range(min(5_000, count - first))
+        await store.insert([record for record, _ in zip(jobs, page, strict=False)], now=START)
 
 
 CLAIMS: dict[str, dict[str, Any]] = {
@@ -343,10 +344,10 @@ CLAIMS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.slow
-async def test_a_claim_costs_the_same_with_a_hundred_thousand_jobs(store: SqliteStore) -> None:
+async def test_a_claim_costs_the_same_with_twenty_times_the_jobs(store: SqliteStore) -> None:
     names = ("work", "rest", "other")
     jobs = (job(n, name=names[n % 3], priority=n % 7) for n in range(10_000_000))
-    await fill(store, jobs, 5_000)
+    await fill(store, jobs, FEW)
     before = {name: await cost(store, claim(**fields)) for name, fields in CLAIMS.items()}
 
     await fill(store, jobs)
@@ -358,8 +359,8 @@ async def test_a_claim_costs_the_same_with_a_hundred_thousand_jobs(store: Sqlite
 
 
 @pytest.mark.slow
-async def test_a_claim_costs_the_same_with_a_hundred_thousand_finished_jobs(store: SqliteStore) -> None:
-    await fill(store, (job(n) for n in range(10_000_000)), 5_000)
+async def test_a_claim_costs_the_same_behind_twenty_times_as_many_finished_jobs(store: SqliteStore) -> None:
+    await fill(store, (job(n) for n in range(10_000_000)), FEW)
     before = {name: await cost(store, claim(**fields)) for name, fields in CLAIMS.items()}
     await fill(store, (job(-n, priority=-1) for n in range(1, 10_000_000)))
     done = 0
@@ -381,7 +382,7 @@ async def test_a_claim_costs_the_same_with_a_hundred_thousand_finished_jobs(stor
 async def test_a_claim_costs_the_same_with_paused_names_at_the_head(
     store: SqliteStore, group: str | None
 ) -> None:
-    await fill(store, (job(n, group=group) for n in range(10_000_000)), 5_000)
+    await fill(store, (job(n, group=group) for n in range(10_000_000)), FEW)
     await store.insert([job(-1, name="paused", priority=-1, group=group)], now=START)
     await store.pause("q", Pause(name="paused"), now=START)
     before = await cost(store, claim())
@@ -436,7 +437,7 @@ async def test_a_claim_costs_the_same_with_groups_at_their_rate_at_the_head(stor
 
 @pytest.mark.slow
 async def test_a_queue_without_groups_does_not_pay_for_them(store: SqliteStore) -> None:
-    await fill(store, (job(n) for n in range(10_000_000)), 5_000)
+    await fill(store, (job(n) for n in range(10_000_000)), FEW)
     alone = await cost(store, claim())
     await fill(store, (job(n, queue="other", group=f"g{n % 500}") for n in range(10_000_000)), 20_000)
 
@@ -444,7 +445,7 @@ async def test_a_queue_without_groups_does_not_pay_for_them(store: SqliteStore) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("groups", [20_000, pytest.param(100_000, marks=pytest.mark.chaos)])
+@pytest.mark.parametrize("groups", [5_000, pytest.param(100_000, marks=pytest.mark.chaos)])
 async def test_thousands_of_idle_groups_leave_nothing_behind(store: SqliteStore, groups: int) -> None:
     rate = Limit(rate=Rate(max=1, per=timedelta(seconds=1)))
     await fill(store, (job(n, group=f"g{n}") for n in range(10_000_000)), groups)
