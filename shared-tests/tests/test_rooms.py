@@ -18,17 +18,17 @@ CORE = "conveyor.core"
 #: Core's rooms, from what users meet down to what knows of nothing. A module imports from its own room and
 #: from those below it; a name without a room of its own is a top-level module.
 ROOMS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("what users call", ("", "queue", "worker", "flow", "testing", "_enqueue")),
+    ("what users call", ("", "queue", "worker", "flow", "testing", "_enqueue", "_queue_schedules")),
     ("the parts of a worker", ("_engine",)),
     ("what a handler receives", ("job", "batch", "_handle")),
     ("what is seen of queues and their schedules", ("_inspect", "_schedules")),
     ("stored jobs", ("_jobs",)),
     (
         "options and values",
-        ("options", "limits", "explanation", "discovery", "_validation", "_queue_names"),
+        ("options", "limits", "explanation", "schedules", "discovery", "_validation", "_queue_names"),
     ),
     ("what a store may import", ("store",)),
-    ("ground", ("errors", "states", "durations", "clock", "events", "backoff", "signals")),
+    ("ground", ("errors", "states", "_documents", "durations", "clock", "events", "backoff", "signals")),
 )
 _FLOOR = {name: floor for floor, (_, names) in enumerate(ROOMS) for name in names}
 

@@ -175,7 +175,7 @@ def test_children_outlive_a_retry_by_hand() -> None:
 
     again = Report.decode(text)
 
-    assert (again.children, again.failures, again.over) == (["a"], 0, True)
+    assert (again.children, again.failures, again.final) == (["a"], 0, True)
 
 
 async def test_a_flow_of_one_job_is_a_job(producer: FlowProducer, worker: MakeWorker) -> None:

@@ -181,7 +181,7 @@ async def test_a_worker_fires_on_when_its_store_is_back() -> None:
             assert await queue.count() == 2
 
 
-def a_plan(**given: Any) -> definition.Plan:
+def a_spec(**given: Any) -> definition.ScheduleSpec:
     fields: dict[str, Any] = {
         "key": "k",
         "job": JobRecord(queue="q", id="", name="x"),
@@ -190,15 +190,15 @@ def a_plan(**given: Any) -> definition.Plan:
         "misfire": "run_once",
         "overlap": "allow",
     }
-    return definition.checked_plan(**fields | given)
+    return definition.checked_spec(**fields | given)
 
 
 @given(data=st.data())
-def test_a_plan_and_its_standing_are_the_same_after_storage(data: st.DataObject) -> None:
+def test_a_schedule_and_its_state_are_the_same_after_storage(data: st.DataObject) -> None:
     spans = st.timedeltas(timedelta(microseconds=1), timedelta(days=3_000))
     instants = st.datetimes(datetime(2020, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - hypothesis adds it
     start = data.draw(st.none() | instants)
-    made = a_plan(
+    made = a_spec(
         **data.draw(
             st.one_of(
                 st.fixed_dictionaries({"interval": spans}),
@@ -221,7 +221,7 @@ def test_a_plan_and_its_standing_are_the_same_after_storage(data: st.DataObject)
         jitter=data.draw(st.none() | spans),
         misfire=data.draw(st.sampled_from(["run_once", "skip", RunAll(7)])),
     )
-    standing = definition.Standing(
+    state = definition.ScheduleState(
         since=data.draw(instants),
         next=data.draw(st.none() | instants),
         last=data.draw(st.none() | instants),
@@ -230,17 +230,17 @@ def test_a_plan_and_its_standing_are_the_same_after_storage(data: st.DataObject)
         made=("a", "b"),
     )
 
-    assert definition.decode(definition.encode(made, standing)) == (made, standing)
+    assert definition.decode(definition.encode(made, state)) == (made, state)
     assert definition.decode(definition.encode(made)) == (made, None)
 
 
 def test_a_key_of_any_length_makes_ids_that_every_store_takes() -> None:
-    long = decisions.occurrence(a_plan(key="k" * 255, interval="1s"), AWARE)
-    short = decisions.occurrence(a_plan(key="k", interval="1s"), AWARE)
+    long = decisions.occurrence(a_spec(key="k" * 255, interval="1s"), AWARE)
+    short = decisions.occurrence(a_spec(key="k", interval="1s"), AWARE)
 
     assert len(long.id) <= 255
     assert short.id == "schedule:k:2026-01-01T00:00:00Z"
-    assert decisions.occurrence(a_plan(key="k", interval="1s"), AWARE) == short
+    assert decisions.occurrence(a_spec(key="k", interval="1s"), AWARE) == short
 
 
 @given(
@@ -254,22 +254,22 @@ def test_no_run_is_made_twice_or_before_its_time(
     start: int, looks: list[int], misfire: Any, limit: int | None, *, cron: bool
 ) -> None:
     times: dict[str, Any] = {"expression": "*/10 * * * *"} if cron else {"interval": duration("7 min", "x")}
-    made = a_plan(**times, misfire=misfire, limit=limit)
-    standing = decisions.begin(made, AWARE + timedelta(seconds=start))
+    made = a_spec(**times, misfire=misfire, limit=limit)
+    state = decisions.begin(made, AWARE + timedelta(seconds=start))
     planned: list[str] = []
 
     for look in looks:
         now = AWARE + timedelta(seconds=start + look)
-        fired = decisions.fire(made, standing, now, unfinished=(), random=lambda: 0.5)
-        standing = fired.standing
+        fired = decisions.fire(made, state, now, unfinished=(), random=lambda: 0.5)
+        state = fired.state
         assert all(
             job.id.rpartition("Z")[0].rpartition("k:")[2] <= f"{now:%Y-%m-%dT%H:%M:%S}" for job in fired.jobs
         )
-        assert standing.next is None or standing.next > now
+        assert state.next is None or state.next > now
         planned += [job.id for job in fired.jobs]
 
     assert planned == sorted(set(planned))
-    assert standing.runs == len(planned)
+    assert state.runs == len(planned)
     assert limit is None or len(planned) <= limit
     if misfire == RunAll(1_000) and limit is None:
         timing = made.timing(AWARE + timedelta(seconds=start))

@@ -181,10 +181,6 @@ def test_options_come_back_as_they_were_given(**options: Any) -> None:
     assert parsed.backoff == options["backoff"]
 
 
-def test_options_of_a_later_release_are_passed_over() -> None:
-    assert JobOptions.decode('{"attempts":3,"hologram":true}') == JobOptions(attempts=3)
-
-
 def test_default_options_take_no_room() -> None:
     assert JobOptions().encode() == "{}"
 
@@ -269,7 +265,7 @@ def test_a_result_that_is_false_is_a_result(result: object) -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "1", "null", '"x"', "{", '{"history":[{}]}', '{"error":{"x":1}}'])
 def test_a_report_that_cannot_be_read_says_so(text: str) -> None:
-    with pytest.raises((ValueError, TypeError, LookupError)):
+    with pytest.raises(ValueError, match=r"^\$"):
         Report.decode(text)
 
 

@@ -6,8 +6,6 @@ from conveyor.core._inspect.groups import GroupInfo
 from conveyor.core._inspect.workers import RunningJob, WorkerInfo
 from conveyor.core._jobs.dead_letters import DeadLetter
 from conveyor.core._jobs.report import Attempt
-from conveyor.core._schedules.definition import RunAll
-from conveyor.core._schedules.manager import Schedule
 from conveyor.core.backoff import Backoff
 from conveyor.core.batch import Batch
 from conveyor.core.discovery import InstalledStore, installed_stores, open_store
@@ -47,6 +45,7 @@ from conveyor.core.job import Job
 from conveyor.core.limits import GroupLimit, RateLimit
 from conveyor.core.options import AddOptions, Deduplication, Group, JobOptions, Keep
 from conveyor.core.queue import NewJob, Queue
+from conveyor.core.schedules import RunAll, Schedule
 from conveyor.core.signals import RateLimited, Retry, Snooze, Unrecoverable
 from conveyor.core.store import Feature, JobState, Order, Pause, Store
 from conveyor.core.worker import Handler, Worker, WorkerStats

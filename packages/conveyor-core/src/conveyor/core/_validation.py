@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from conveyor.core.clock import Clock, SystemClock
 from conveyor.core.errors import InvalidOptionError
+from conveyor.core.options import checked_name
+from conveyor.core.store import Pause
 
 if TYPE_CHECKING:
     from conveyor.core.store import Store
@@ -36,6 +38,17 @@ def checked_clock(value: Any) -> Clock:
             "clock", value, "give a clock, as conveyor.core.testing.ManualClock() is one"
         )
     return value  # type: ignore[no-any-return]
+
+
+def checked_pause(job_name: str | None, group: str | None) -> Pause:
+    """What `pause` and `resume` are given: the queue, one name, or one group. Raises InvalidOptionError."""
+    if job_name is not None and group is not None:
+        raise InvalidOptionError("group", group, "pause a job name or a group, not both at once")
+    if job_name is not None:
+        checked_name(job_name, "job_name")
+    if group is not None:
+        checked_name(group, "group")
+    return Pause(name=job_name, group=group)
 
 
 def one_of(value: object, option: str, kind: type[E]) -> E:

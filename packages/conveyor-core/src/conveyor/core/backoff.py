@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from conveyor.core.durations import LONGEST, Duration, duration
 from conveyor.core.errors import InvalidOptionError
@@ -29,9 +29,9 @@ class Backoff:
 
     kind: str
     delay: timedelta
-    delays: tuple[timedelta, ...]
-    max_delay: timedelta | None
-    jitter: float
+    delays: tuple[timedelta, ...] = ()
+    max_delay: timedelta | None = None
+    jitter: float = 0.0
 
     def __init__(
         self,
@@ -108,24 +108,3 @@ class Backoff:
             case name:
                 msg = f"the worker has no backoff strategy {name!r}; give it in backoff_strategies="
                 raise LookupError(msg)
-
-    def to_json(self) -> dict[str, Any]:
-        """What is stored of it."""
-        found: dict[str, Any] = {"kind": self.kind, "delay": self.delay.total_seconds()}
-        if self.delays:
-            found["delays"] = [item.total_seconds() for item in self.delays]
-        if self.max_delay is not None:
-            found["max_delay"] = self.max_delay.total_seconds()
-        if self.jitter:
-            found["jitter"] = self.jitter
-        return found
-
-    @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> Backoff:
-        """What was stored by `to_json`."""
-        return cls(
-            found["delays"] if found["kind"] == "list" else found["kind"],
-            found["delay"],
-            found.get("max_delay"),
-            found.get("jitter", 0.0),
-        )

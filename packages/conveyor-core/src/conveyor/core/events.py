@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pydantic_core import from_json, to_json
+
+from conveyor.core import _documents
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterable, Sequence
@@ -290,9 +292,7 @@ class _Subscriber:
 
 def encode(events: Iterable[Event]) -> str:
     """Events as JSON text, for a bus that leaves the process."""
-    return to_json(
-        [[type(event).__name__, {f.name: getattr(event, f.name) for f in fields(event)}] for event in events]
-    ).decode()
+    return to_json([(type(event).__name__, event) for event in events]).decode()
 
 
 def decode(text: str) -> list[Event]:
@@ -305,14 +305,9 @@ def decode(text: str) -> list[Event]:
     entry: Any
     for entry in entries if isinstance(entries, list) else ():
         match entry:
-            case [str(name), {"at": str(at), **rest}] if name in EVENTS:
-                kind: Any = EVENTS[name]
-                known = {key: value for key, value in rest.items() if key in _FIELDS[name]}
+            case [str(name), dict(details)] if name in EVENTS:
                 try:
-                    found.append(kind(at=datetime.fromisoformat(at), **known))
-                except (TypeError, ValueError):
+                    found.append(_documents.from_plain(EVENTS[name], details))
+                except ValueError:
                     continue
     return found
-
-
-_FIELDS: Final = {name: frozenset(f.name for f in fields(kind)) for name, kind in EVENTS.items()}

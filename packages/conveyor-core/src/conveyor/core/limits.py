@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import timedelta
 
 from conveyor.core.durations import Duration, duration
 from conveyor.core.errors import InvalidOptionError
 from conveyor.core.options import whole
 from conveyor.core.store import Rate
-
-if TYPE_CHECKING:
-    from datetime import timedelta
 
 
 @dataclass(frozen=True, slots=True, init=False)

@@ -8,8 +8,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypedDict
 
-from pydantic_core import from_json, to_json
-
+from conveyor.core import _documents
 from conveyor.core.backoff import Backoff
 from conveyor.core.durations import LONGEST, Duration, duration, instant
 from conveyor.core.errors import InvalidOptionError
@@ -143,65 +142,21 @@ class JobOptions:
 
     def encode(self) -> str:
         """JSON text of what differs from the defaults."""
-        found: dict[str, Any] = {}
-        if self.attempts != 1:
-            found["attempts"] = self.attempts
-        if self.backoff is not None:
-            found["backoff"] = self.backoff.to_json()
-        if self.timeout is not None:
-            found["timeout"] = self.timeout.total_seconds()
-        for name in ("keep", "queue_keep", "remove_on_complete", "remove_on_fail"):
-            kept: Retention | None = getattr(self, name)
-            if kept is not None:
-                age = None if kept.age is None else kept.age.total_seconds()
-                found[name] = {"age": age, "count": kept.count}
-        for name in ("fail_parent_on_child_failure", "children", "fails_parent", "dead_letter"):
-            value = getattr(self, name)
-            if value != getattr(_PLAIN, name):
-                found[name] = value
-        if self.schedule_key is not None and self.scheduled_for is not None:
-            found["schedule"] = {"key": self.schedule_key, "for": self.scheduled_for.isoformat()}
-        return to_json(found).decode() if found else "{}"
+        return _documents.encode(self)
 
     @staticmethod
     def decode(text: str) -> JobOptions:
         """What was stored by `encode`. Entries of a later release are passed over.
 
-        Raises ValueError, TypeError or LookupError for anything else.
+        Raises ValueError for anything else.
         """
         # The text of a parent names its children: it is long, and no other job has the same.
-        return JobOptions._read(text) if '"children"' in text else _remembered(text)
-
-    @staticmethod
-    def _read(text: str) -> JobOptions:
-        if text == "{}":
-            return JobOptions()
-        found: Any = from_json(text)
-        if not isinstance(found, dict):
-            raise TypeError("a job's options are a JSON object")
-        backoff, timeout, dead_letter = found.get("backoff"), found.get("timeout"), found.get("dead_letter")
-        schedule = found.get("schedule") or {}
-        return JobOptions(
-            attempts=int(found.get("attempts", 1)),
-            backoff=None if backoff is None else Backoff.from_json(backoff),
-            timeout=None if timeout is None else timedelta(seconds=timeout),
-            keep=_retention(found.get("keep")),
-            queue_keep=_retention(found.get("queue_keep")),
-            remove_on_complete=_retention(found.get("remove_on_complete")),
-            remove_on_fail=_retention(found.get("remove_on_fail")),
-            fail_parent_on_child_failure=_policy(found.get("fail_parent_on_child_failure", "fail")),
-            children=tuple(str(child) for child in found.get("children", ())),
-            fails_parent=bool(found.get("fails_parent", False)),
-            dead_letter=None if dead_letter is None else str(dead_letter),
-            schedule_key=schedule.get("key"),
-            scheduled_for=datetime.fromisoformat(schedule["for"]) if schedule else None,
-        )
+        return _documents.decode(JobOptions, text) if '"children"' in text else _remembered(text)
 
 
-_remembered: Final = lru_cache(maxsize=1024)(JobOptions._read)  # noqa: SLF001 - its own method
-
-
-_PLAIN: Final = JobOptions()
+@lru_cache(maxsize=1024)
+def _remembered(text: str) -> JobOptions:
+    return _documents.decode(JobOptions, text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -349,13 +304,6 @@ def _removal(given: Mapping[str, Any], option: str) -> Retention | None:
         case timedelta() | int() | float() | str():
             return Retention(age=duration(value, option))
     raise InvalidOptionError(option, value, "use True, False, an age, or Keep(age=..., count=...)")
-
-
-def _retention(found: Mapping[str, Any] | None) -> Retention | None:
-    if found is None:
-        return None
-    age = found.get("age")
-    return Retention(age=None if age is None else timedelta(seconds=age), count=found.get("count"))
 
 
 def _encodable(text: str) -> bool:

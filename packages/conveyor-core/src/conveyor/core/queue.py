@@ -12,16 +12,15 @@ from typing_extensions import TypeVar
 from conveyor.core._enqueue import Enqueuer
 from conveyor.core._inspect import explain, follow, groups, workers
 from conveyor.core._jobs import cancel, deduplication, redrive, remove, retry
-from conveyor.core._jobs.builder import RecordBuilder, as_stored, checked_ageing, checked_defaults
+from conveyor.core._jobs.builder import RecordBuilder, checked_ageing, checked_defaults
 from conveyor.core._jobs.dead_letters import checked_dead_letter
 from conveyor.core._jobs.lookup import read
 from conveyor.core._jobs.payload import MAX_BYTES, Payload
 from conveyor.core._queue_names import checked_queue_name
-from conveyor.core._schedules.definition import Misfire, Overlap, Plan, checked_plan
-from conveyor.core._schedules.manager import Schedule, Schedules
-from conveyor.core._validation import checked_clock, checked_store, one_of, several
+from conveyor.core._queue_schedules import QueueSchedules
+from conveyor.core._validation import checked_clock, checked_pause, checked_store, one_of, several
 from conveyor.core.durations import Duration, duration, instant
-from conveyor.core.errors import InvalidJobStateError, InvalidOptionError
+from conveyor.core.errors import InvalidOptionError
 from conveyor.core.events import QueueDrained, QueuePaused, QueueResumed
 from conveyor.core.job import Job
 from conveyor.core.options import AddOptions, Keeping, checked_keep, checked_name, flag, whole
@@ -58,7 +57,7 @@ class NewJob(Generic[T]):
         object.__setattr__(self, "options", options)
 
 
-class Queue(Generic[T, R]):
+class Queue(QueueSchedules[T, R], Generic[T, R]):
     """A named line of jobs in a store.
 
     Queues are cheap and hold no connection: make as many as you like. `payload` is the type of the
@@ -104,10 +103,9 @@ class Queue(Generic[T, R]):
             keep=checked_keep(keep),
             max_bytes=whole(max_payload_bytes, "max_payload_bytes", least=1),
         )
-        self._enqueuer: Enqueuer[T, R] = Enqueuer(
-            store=store, builder=self.builder, result=Payload(result, "result"), clock=self._clock
+        super().__init__(
+            Enqueuer(store=store, builder=self.builder, result=Payload(result, "result"), clock=self._clock)
         )
-        self._schedules = Schedules(store, self.name, self._clock)
         self._closed = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -172,112 +170,6 @@ class Queue(Generic[T, R]):
         [job] = await self._enqueuer.add([(name, data, {**options, "delay": 0, "run_at": None})])
         return job
 
-    # ----------------------------------------------------------- schedules
-
-    async def every(
-        self,
-        interval: Duration,
-        name: str,
-        data: T | None = None,
-        *,
-        key: str,
-        start: datetime | None = None,
-        end: datetime | None = None,
-        limit: int | None = None,
-        jitter: Duration | None = None,
-        misfire: Misfire = "run_once",
-        overlap: Overlap = "allow",
-        **options: Unpack[AddOptions],
-    ) -> Schedule:
-        """Add a job every `interval`, first one interval after `start` (or now), without drift.
-
-        The schedule with this `key` is made, or changed, or, if it is as asked for, left alone. Options are
-        those of `add`, and go for each of its jobs. `end`: no run at or after it. `limit`: so many runs.
-        `jitter`: each job waits for a random time up to it. `misfire`: what becomes of runs that no worker
-        was there for. `overlap` `"skip"`: no job while the one before is unfinished.
-
-        Raises InvalidOptionError or PayloadError, having stored nothing.
-        """
-        pace = duration(interval, "interval", zero=False)
-        timing: dict[str, Any] = {"interval": pace, "start": start, "end": end}
-        rules: dict[str, Any] = {"limit": limit, "jitter": jitter, "misfire": misfire, "overlap": overlap}
-        return await self._schedules.put(self._plan(name, data, options, key=key, **timing, **rules))
-
-    async def cron(
-        self,
-        expression: str,
-        name: str,
-        data: T | None = None,
-        *,
-        key: str,
-        tz: str = "UTC",
-        start: datetime | None = None,
-        end: datetime | None = None,
-        limit: int | None = None,
-        jitter: Duration | None = None,
-        misfire: Misfire = "run_once",
-        overlap: Overlap = "allow",
-        **options: Unpack[AddOptions],
-    ) -> Schedule:
-        """Add a job whenever a cron expression matches the wall clock of a zone, not before `start`.
-
-        The expression has five fields (minute, hour, day of month, month, day of week), or six with the
-        seconds first, or is an alias such as `@daily`. All else as for `every`.
-
-        Raises InvalidOptionError, also for an expression that matches no date, or PayloadError, having stored
-        nothing.
-        """
-        timing: dict[str, Any] = {"expression": expression, "tz": tz, "start": start, "end": end}
-        rules: dict[str, Any] = {"limit": limit, "jitter": jitter, "misfire": misfire, "overlap": overlap}
-        return await self._schedules.put(self._plan(name, data, options, key=key, **timing, **rules))
-
-    async def get_schedule(self, key: str) -> Schedule | None:
-        """The schedule with this key as it is now, or None if there is none."""
-        return await self._schedules.get(checked_name(key, "key"))
-
-    async def get_schedules(self) -> list[Schedule]:
-        """Every schedule of this queue as it is now, in the order they were made."""
-        return await self._schedules.all()
-
-    async def pause_schedule(self, key: str) -> Schedule:
-        """Let a schedule add no jobs until it is resumed.
-
-        Raises ScheduleNotFoundError.
-        """
-        return await self._schedules.pause(checked_name(key, "key"))
-
-    async def resume_schedule(self, key: str) -> Schedule:
-        """Let a paused schedule go on with its next run; those in between are not made up for.
-
-        Raises ScheduleNotFoundError.
-        """
-        return await self._schedules.resume(checked_name(key, "key"))
-
-    async def trigger_schedule(self, key: str) -> Job[T, R]:
-        """Add a job of a schedule now, paused or not; its times and its `limit` are not touched.
-
-        Raises ScheduleNotFoundError.
-        """
-        record, found = await self._schedules.trigger(checked_name(key, "key"))
-        existing = None if found.created else await read(self._store, found.key)
-        return self._enqueuer.job_of(
-            as_stored(record, found) if existing is None else existing, deduplicated=not found.created
-        )
-
-    async def remove_schedule(self, key: str) -> bool:
-        """Remove a schedule, and say whether it was there. The jobs it has added stay."""
-        return await self._schedules.remove(checked_name(key, "key"))
-
-    def _plan(self, name: str, data: T | None, options: Mapping[str, Any], **given: Any) -> Plan:
-        parsed = self.builder.parsed(options)
-        for option, value in (("job_id", parsed.job_id), ("run_at", parsed.run_at)):
-            if value is not None:
-                allowed = "each job of a schedule has an id and a time of its own"
-                raise InvalidOptionError(option, value, allowed)
-        dedup = parsed.deduplication
-        replaces = dedup is not None and dedup.mode == "replace"
-        return checked_plan(job=self.builder.record(name, data, parsed), replaces=replaces, **given)
-
     # ------------------------------------------------------------- reading
 
     async def get_job(self, job_id: str) -> Job[T, R] | None:
@@ -317,8 +209,8 @@ class Queue(Generic[T, R]):
     async def _counts(
         self, states: frozenset[JobState] | None, most: int | None
     ) -> Mapping[tuple[str | None, JobState], int]:
-        bound = None if most is None else whole(most, "most", least=1)
-        return await self._store.count(Where(queue=self.name, states=states), most=bound)
+        most = None if most is None else whole(most, "most", least=1)
+        return await self._store.count(Where(queue=self.name, states=states), most=most)
 
     async def get_workers(self) -> list[WorkerInfo]:
         """The workers that run for this queue, in any process, the longest there first.
@@ -374,14 +266,14 @@ class Queue(Generic[T, R]):
 
     async def pause(self, job_name: str | None = None, *, group: str | None = None) -> None:
         """Let no worker start jobs of this queue (of this name, of this group); running ones finish."""
-        await self._store.pause(self.name, _pause(job_name, group))
+        await self._store.pause(self.name, checked_pause(job_name, group))
         await self._store.bus.publish(
             [QueuePaused(queue_name=self.name, at=self._clock.now(), job_name=job_name, group=group)]
         )
 
     async def resume(self, job_name: str | None = None, *, group: str | None = None) -> None:
         """Undo exactly this pause: resuming the queue leaves the names that were paused singly."""
-        await self._store.resume(self.name, _pause(job_name, group))
+        await self._store.resume(self.name, checked_pause(job_name, group))
         await self._store.bus.publish(
             [QueueResumed(queue_name=self.name, at=self._clock.now(), job_name=job_name, group=group)]
         )
@@ -432,7 +324,7 @@ class Queue(Generic[T, R]):
             # Paused first: between the look and the removal nobody can start a job.
             await self._store.pause(self.name, whole_queue)
             try:
-                await self._refuse_active()
+                await remove.refuse_active(self._store, self.name)
             except BaseException:
                 if not was_paused:
                     await self.resume()
@@ -441,12 +333,6 @@ class Queue(Generic[T, R]):
         await self._schedules.forget()
         await remove.forget(self._store, self.name, self._clock)
         await workers.sweep(self._store, self.name, spare_young=False)
-
-    async def _refuse_active(self) -> None:
-        active = Where(queue=self.name, states=frozenset({JobState.ACTIVE}))
-        for job in await self._store.find(active, limit=1):
-            hint = "obliterate(force=True) removes active jobs too"
-            raise InvalidJobStateError(job.id, JobState.ACTIVE, (), hint)
 
     async def retry_jobs(self, state: JobState | str = JobState.FAILED) -> int:
         """Run all failed (completed, cancelled) jobs again, with all their attempts, and return how many.
@@ -512,13 +398,3 @@ class Queue(Generic[T, R]):
 
 def _states(given: Iterable[JobState | str]) -> frozenset[JobState] | None:
     return frozenset(one_of(state, "states", JobState) for state in given) or None
-
-
-def _pause(job_name: str | None, group: str | None) -> Pause:
-    if job_name is not None and group is not None:
-        raise InvalidOptionError("group", group, "pause a job name or a group, not both at once")
-    if job_name is not None:
-        checked_name(job_name, "job_name")
-    if group is not None:
-        checked_name(group, "group")
-    return Pause(name=job_name, group=group)

@@ -17,8 +17,8 @@ from conveyor.core._schedules import decisions
 from conveyor.core._schedules.rows import (
     UNREADABLE,
     held_at,
-    let_go,
     opened,
+    release,
     take_over,
     unreadable,
 )
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from conveyor.core._engine.error_backoff import ErrorBackoff
     from conveyor.core._engine.publisher import Announcer
-    from conveyor.core._schedules.definition import Plan, Standing
+    from conveyor.core._schedules.definition import ScheduleSpec, ScheduleState
     from conveyor.core.clock import Clock
     from conveyor.core.store import Claimed, JobRecord, Store
 
@@ -71,7 +71,7 @@ class Scheduler:
         self._wakeup = Wakeup()
         #: Whether there were schedules when last looked.
         self._any = False
-        self._unwritten: list[tuple[Outcome, Plan | None]] = []
+        self._unwritten: list[tuple[Outcome, ScheduleSpec | None]] = []
         self._warned: set[str] = set()
 
     def wake(self) -> None:
@@ -119,10 +119,10 @@ class Scheduler:
             return 0.0
         return min([_LOOK, *(max(0.0, wait.total_seconds()) for wait in waits)])
 
-    async def _decide(self, claimed: Claimed) -> list[tuple[Outcome, Plan | None]]:
+    async def _decide(self, claimed: Claimed) -> list[tuple[Outcome, ScheduleSpec | None]]:
         """An outcome for every schedule that was claimed, whatever it says."""
-        decided: list[tuple[Outcome, Plan | None]] = []
-        held: list[tuple[JobRecord, Plan, Standing]] = []
+        decided: list[tuple[Outcome, ScheduleSpec | None]] = []
+        held: list[tuple[JobRecord, ScheduleSpec, ScheduleState]] = []
         for row in claimed.undecodable:
             _log.warning("the schedule %r cannot be read (%s): it has failed", row.lease.id, row.reason)
             decided.append((unreadable(row), None))
@@ -131,17 +131,17 @@ class Scheduler:
                 held.append((record, *opened(record)))
             except UNREADABLE as error:
                 decided.append((self._left(record, error), None))
-        made = {id for _, _, standing in held for id in standing.made}
+        made = {id for _, _, state in held for id in state.made}
         unfinished = await self._unfinished(frozenset(made)) if made else frozenset[str]()
-        for record, plan, standing in held:
+        for record, spec, state in held:
             try:
                 fired = decisions.fire(
-                    plan, standing, held_at(record), unfinished=unfinished, random=self._random
+                    spec, state, held_at(record), unfinished=unfinished, random=self._random
                 )
             except Exception as error:  # noqa: BLE001 - a zone unknown here, say: it stops no other one
                 decided.append((self._left(record, error), None))
             else:
-                decided.append((let_go(record, plan, fired.standing, fired.jobs), plan))
+                decided.append((release(record, spec, fired.state, fired.jobs), spec))
         return decided
 
     def _left(self, record: JobRecord, error: Exception) -> Outcome:
@@ -160,7 +160,7 @@ class Scheduler:
         if self._unwritten:
             await write_in_parts(self._unwritten, self._settle, self._refused)
 
-    async def _refused(self, decided: tuple[Outcome, Plan | None], error: Exception) -> None:
+    async def _refused(self, decided: tuple[Outcome, ScheduleSpec | None], error: Exception) -> None:
         """The store takes the others, and not this one: it is left for later, as it was before."""
         outcome, _ = decided
         if outcome.lease.id not in self._warned:
@@ -178,15 +178,15 @@ class Scheduler:
         leases = {outcome.lease for outcome in outcomes}
         self._unwritten = [one for one in self._unwritten if one[0].lease not in leases]
 
-    async def _settle(self, decided: Sequence[tuple[Outcome, Plan | None]]) -> None:
+    async def _settle(self, decided: Sequence[tuple[Outcome, ScheduleSpec | None]]) -> None:
         settled = await self._store.settle([outcome for outcome, _ in decided])
         self._forget(outcome for outcome, _ in decided)
         at = self._clock.now()
         self._announcer.tell([event_for(found, at) for found in settled.spawned if found.created])
         spawned = iter(settled.spawned)
-        for outcome, plan in decided:
-            if outcome.lease not in settled.applied or plan is None:
+        for outcome, spec in decided:
+            if outcome.lease not in settled.applied or spec is None:
                 continue
             # A call that is repeated tells nothing of what it spawned.
             for job, found in zip(outcome.spawn, spawned, strict=False):
-                await take_over(self._store, plan, job, found)
+                await take_over(self._store, spec, job, found)

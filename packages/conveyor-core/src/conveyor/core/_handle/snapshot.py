@@ -114,7 +114,7 @@ class JobSnapshot(Generic[T, R]):
         """
         try:
             known = self.options.children
-        except (ValueError, TypeError, LookupError):
+        except ValueError:
             known = ()
         return tuple(dict.fromkeys((*known, *self._report.children)))
 
@@ -242,7 +242,7 @@ class JobSnapshot(Generic[T, R]):
         if self._snapshot is None:
             try:
                 self._snapshot = Report.of(self._record)
-            except (ValueError, TypeError, LookupError):
+            except ValueError:
                 # Nothing here may stop a reader: an unreadable report says nothing.
                 self._snapshot = Report()
         return self._snapshot

@@ -78,7 +78,7 @@ def _active(record: JobRecord) -> list[Reason]:
 def _finished(record: JobRecord) -> list[Reason]:
     why, options = None, JobOptions()
     # What cannot be read says nothing.
-    with contextlib.suppress(ValueError, TypeError, LookupError):
+    with contextlib.suppress(ValueError):
         error = Report.of(record).error
         why = None if error is None or record.state is not JobState.FAILED else error.message
         options = JobOptions.decode(record.options)

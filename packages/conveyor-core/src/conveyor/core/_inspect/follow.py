@@ -230,7 +230,7 @@ def _also(first: asyncio.Event | None, then: asyncio.Event) -> Iterator[None]:
 def _result(record: JobRecord) -> object:
     try:
         report = Report.of(record)
-    except (ValueError, TypeError, LookupError) as error:
+    except ValueError as error:
         raise JobFailedError(record.id, f"its report cannot be read: {error}") from None
     match record.state:
         case JobState.COMPLETED:

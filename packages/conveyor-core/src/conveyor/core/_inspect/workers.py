@@ -6,12 +6,11 @@ is the worker's heartbeat: an entry whose lease has run out is of a worker that 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from pydantic_core import from_json, to_json
-
+from conveyor.core import _documents
 from conveyor.core._queue_names import workers_of
 from conveyor.core.limits import GroupLimit, RateLimit
 from conveyor.core.store import JobState, Where
@@ -75,35 +74,17 @@ class WorkerInfo:
         return self.names is None or job_name in self.names
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entry:
+    """What a worker's row in the registry says: what its worker tells, and for how long that is believed."""
+
+    info: WorkerInfo
+    lease: timedelta
+
+
 def entry(info: WorkerInfo, lease: timedelta) -> str:
     """What a worker says of itself, as JSON text; it is believed for `lease`."""
-    return to_json(
-        {
-            "id": info.id,
-            "name": info.name,
-            "queue_names": info.queue_names,
-            "host": info.host,
-            "pid": info.pid,
-            "started_at": info.started_at,
-            "lease": lease.total_seconds(),
-            "concurrency": info.concurrency,
-            "batch_size": info.batch_size,
-            "free_count": info.free_count,
-            "paused": info.paused,
-            "lifo": info.lifo,
-            "names": None if info.names is None else sorted(info.names),
-            "max_global_concurrency": info.max_global_concurrency,
-            "limiter": _rate_entry(info.limiter),
-            "group": info.group
-            and {"concurrency": info.group.concurrency, "limiter": _rate_entry(info.group.limiter)},
-            "running_count": info.running_count,
-            "ready_count": info.ready_count,
-            "running": [
-                {"id": job.id, "name": job.name, "started_at": job.started_at}
-                for job in info.running[:MOST_RUNNING]
-            ],
-        }
-    ).decode()
+    return _documents.encode(_Entry(info=replace(info, running=info.running[:MOST_RUNNING]), lease=lease))
 
 
 async def find_workers(store: Store, queue: str) -> list[WorkerInfo]:
@@ -144,43 +125,7 @@ async def sweep(store: Store, queue: str, *, limit: int = _PAGE, spare_young: bo
 def _info(record: JobRecord, lease_until: datetime) -> WorkerInfo | None:
     """What an entry says; None if that cannot be read."""
     try:
-        found: Any = from_json(record.payload)
-        group, names = found["group"], found["names"]
-        return WorkerInfo(
-            id=found["id"],
-            name=found["name"],
-            queue_names=tuple(found["queue_names"]),
-            host=found["host"],
-            pid=found["pid"],
-            started_at=datetime.fromisoformat(found["started_at"]),
-            last_beat_at=lease_until - timedelta(seconds=found["lease"]),
-            concurrency=found["concurrency"],
-            batch_size=found["batch_size"],
-            free_count=found["free_count"],
-            paused=found["paused"],
-            lifo=found["lifo"],
-            names=None if names is None else frozenset(names),
-            max_global_concurrency=found["max_global_concurrency"],
-            limiter=_rate(found["limiter"]),
-            group=group and GroupLimit(group["concurrency"], _rate(group["limiter"])),
-            running_count=found["running_count"],
-            ready_count=found["ready_count"],
-            running=tuple(
-                RunningJob(
-                    id=job["id"],
-                    name=job["name"],
-                    started_at=job["started_at"] and datetime.fromisoformat(job["started_at"]),
-                )
-                for job in found["running"]
-            ),
-        )
-    except (ValueError, TypeError, LookupError):
+        found = _documents.decode(_Entry, record.payload)
+    except ValueError:
         return None
-
-
-def _rate_entry(rate: RateLimit | None) -> dict[str, float] | None:
-    return None if rate is None else {"max": rate.max, "per": rate.per.total_seconds()}
-
-
-def _rate(found: dict[str, Any] | None) -> RateLimit | None:
-    return None if found is None else RateLimit(found["max"], found["per"])
+    return replace(found.info, last_beat_at=lease_until - found.lease)

@@ -7,21 +7,30 @@ lease under which the job failed: the same failure makes the same letter, anothe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
 
-from pydantic_core import from_json, to_json
-
+from conveyor.core import _documents
 from conveyor.core._jobs.payload import fingerprint
 from conveyor.core._jobs.report import Report
 from conveyor.core._queue_names import checked_queue_name
 from conveyor.core.errors import InvalidOptionError
 from conveyor.core.options import JobOptions
-from conveyor.core.store import JobKey, JobRecord
+from conveyor.core.store import JobRecord
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from conveyor.core._jobs.report import Attempt
+
+
+#: What is kept of the record of the job that failed. Its name and its data are the dead letter's own.
+_KEPT: Final = frozenset(
+    {
+        *("queue", "id", "name", "options", "report", "created_at", "stalled", "priority", "lifo", "ageing"),
+        *("group", "group_max_size", "unique_key", "unique_for", "parent"),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +77,8 @@ def letters_of(record: JobRecord, report: Report, options: JobOptions) -> tuple[
     queue = options.dead_letter
     if queue is None or queue == record.queue or record.token is None:
         return ()
-    letter = Report(dead_letter_of=_described(record, report))
+    failed = replace(record, report=report.encode(final=True))
+    letter = Report(dead_letter_of=_documents.plain(failed, only=set(_KEPT)))
     return (
         JobRecord(
             queue=queue,
@@ -81,99 +91,51 @@ def letters_of(record: JobRecord, report: Report, options: JobOptions) -> tuple[
 
 
 def original(letter: JobRecord) -> tuple[JobRecord, datetime | None] | None:
-    """The job that a letter stands for, to be added again, and when it was added first; None if it is none.
+    """The job that a dead letter stands for, to be added again, and when it was added; None if it is none.
 
     Its attempts are fresh; its logs and its history are kept.
     """
     found = _origin(letter)
     if found is None:
         return None
-    try:
-        parent = found.get("parent")
-        record = JobRecord(
-            queue=found["queue"],
-            id=found["id"],
-            name=letter.name,
-            payload=letter.payload,
-            options=to_json(found["options"]).decode(),
-            report=to_json(found["report"]).decode(),
-            priority=found.get("priority", 0),
-            lifo=found.get("lifo", False),
-            ageing=_span(found.get("ageing")),
-            group=found.get("group"),
-            group_max_size=found.get("group_max_size"),
-            unique_key=found.get("unique_key"),
-            unique_for=_span(found.get("unique_for")),
-            parent=None if parent is None else JobKey(*parent),
-        )
-        return record, _instant(found.get("created_at"))
-    except (ValueError, TypeError, LookupError):
-        return None
+    return replace(found, payload=letter.payload, created_at=None, stalled=0), found.created_at
 
 
 def dead_letter(letter: JobRecord) -> DeadLetter | None:
     """What a letter tells of the job that failed; None for a job that is no letter."""
-    found, again = _origin(letter), original(letter)
-    if found is None or again is None:
+    record = _origin(letter)
+    if record is None:
         return None
-    record, created_at = again
     try:
-        report = Report.decode(record.report, finished=True)
+        report, options = Report.decode(record.report, finished=True), JobOptions.decode(record.options)
         return DeadLetter(
             queue_name=record.queue,
             job_id=record.id,
-            created_at=created_at,
+            created_at=record.created_at,
             # The letter was added in the very step in which the job failed.
             failed_at=letter.created_at,
             failed_reason=None if report.error is None else report.error.message,
             error_type=None if report.error is None else report.error.type,
             attempts_made=report.failures,
-            stalled_count=int(found.get("stalled", 0)),
+            stalled_count=record.stalled,
             progress=report.progress,
             logs=tuple(report.logs),
             attempt_history=tuple(report.history),
-            options=JobOptions.decode(record.options),
+            options=options,
             priority=record.priority,
             group_id=record.group,
             deduplication_key=record.unique_key,
             parent_id=None if record.parent is None else record.parent.id,
             parent_queue_name=None if record.parent is None else record.parent.queue,
         )
-    except (ValueError, TypeError, LookupError):
+    except ValueError:
         return None
 
 
-def _described(record: JobRecord, report: Report) -> dict[str, Any]:
-    found = {
-        "queue": record.queue,
-        "id": record.id,
-        "created_at": record.created_at,
-        "stalled": record.stalled,
-        "options": from_json(record.options),
-        "report": from_json(report.encode(final=True)),
-        "priority": record.priority,
-        "lifo": record.lifo,
-        "ageing": None if record.ageing is None else record.ageing.total_seconds(),
-        "group": record.group,
-        "group_max_size": record.group_max_size,
-        "unique_key": record.unique_key,
-        "unique_for": None if record.unique_for is None else record.unique_for.total_seconds(),
-        "parent": record.parent,
-    }
-    return {name: value for name, value in found.items() if value or name in {"options", "report"}}
-
-
-def _origin(letter: JobRecord) -> dict[str, Any] | None:
+def _origin(letter: JobRecord) -> JobRecord | None:
+    """What a dead letter keeps of the record of the job that failed."""
     try:
         found = Report.decode(letter.report).dead_letter_of
-    except (ValueError, TypeError, LookupError):
+        return None if found is None else _documents.from_plain(JobRecord, found)
+    except ValueError:
         return None
-    return found if isinstance(found, dict) else None
-
-
-def _span(seconds: float | None) -> timedelta | None:
-    return None if seconds is None else timedelta(seconds=seconds)
-
-
-def _instant(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text)

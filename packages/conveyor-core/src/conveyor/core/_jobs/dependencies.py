@@ -45,7 +45,7 @@ def read_options(record: JobRecord) -> JobOptions | None:
     """A job's options; None if they cannot be read."""
     try:
         return JobOptions.decode(record.options)
-    except (ValueError, TypeError, LookupError):
+    except ValueError:
         return None
 
 
@@ -53,7 +53,7 @@ def read_report(record: JobRecord) -> Report | None:
     """A job's report; None if it cannot be read."""
     try:
         return Report.of(record)
-    except (ValueError, TypeError, LookupError):
+    except ValueError:
         return None
 
 
@@ -61,5 +61,5 @@ def last_report(record: JobRecord) -> str:
     """The report with which a job that does not run is ended; one that cannot be read is kept as it is."""
     try:
         return Report.for_run(record).encode(final=True)
-    except (ValueError, TypeError, LookupError):
+    except ValueError:
         return record.report

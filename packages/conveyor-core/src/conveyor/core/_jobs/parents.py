@@ -113,7 +113,7 @@ def failure_of(record: JobRecord) -> Failure:
         return Failure(type="cancelled", message="cancelled")
     try:
         error = Report.of(record).error
-    except (ValueError, TypeError, LookupError):
+    except ValueError:
         error = None
     return error or Failure(type="unknown", message="unknown")
 
@@ -278,7 +278,7 @@ async def _sweep(store: Store, parent: JobKey, clock: Clock, publish: Publish) -
 async def _decided(store: Store, record: JobRecord, clock: Clock, keep: Retention | None) -> Settlement:
     try:
         report, options = Report.for_run(record), JobOptions.decode(record.options)
-    except (ValueError, TypeError, LookupError) as error:
+    except ValueError as error:
         text = f"what is stored of the job cannot be read: {error}"
         failure = Failure(type="undecodable", message=text)
         return fail_undecodable(record, failure, clock.now(), keep=keep)

@@ -1,4 +1,4 @@
-"""Removing jobs that no worker holds, and telling of them and of the parents that this releases."""
+"""Removing jobs that no worker holds, and the events of that, and of the parents that this releases."""
 
 from __future__ import annotations
 
@@ -45,6 +45,13 @@ async def remove_all(store: Store, where: Where, clock: Clock, *, limit: int | N
         removed += len(deleted.removed)
         await store.bus.publish(await events_of(store, deleted, clock))
     return removed
+
+
+async def refuse_active(store: Store, queue: str) -> None:
+    """Raise InvalidJobStateError if a job of the queue is active."""
+    for job in await store.find(Where(queue=queue, states=frozenset({JobState.ACTIVE})), limit=1):
+        hint = "obliterate(force=True) removes active jobs too"
+        raise InvalidJobStateError(job.id, JobState.ACTIVE, (), hint)
 
 
 async def forget(store: Store, queue: str, clock: Clock) -> None:

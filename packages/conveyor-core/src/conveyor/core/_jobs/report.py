@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from pydantic_core import from_json, to_json
+from conveyor.core import _documents
 
 if TYPE_CHECKING:
     from conveyor.core.store import JobRecord
@@ -63,7 +63,7 @@ class Report:
 
     result: Any = None
     error: Failure | None = None
-    progress: float = 0
+    progress: int | float = 0
     logs: list[str] = field(default_factory=list)
     #: Failed runs so far.
     failures: int = 0
@@ -75,17 +75,17 @@ class Report:
     #: The ids of the children that its runs added, in their order.
     children: list[str] = field(default_factory=list)
     #: Whether it was written by the outcome that finished the job (before it was retried, if it was).
-    over: bool = field(default=False, compare=False)
+    final: bool = field(default=False, compare=False)
     #: No more retries, whatever attempts are left.
     discarded: bool = False
     #: Of a dead letter: the job that failed. See `dead_letters.py`.
-    dead_letter_of: dict[str, Any] | None = None
+    dead_letter_of: Any = None
 
     @classmethod
     def of(cls, record: JobRecord) -> Report:
         """The report of a job as its state has it.
 
-        Raises ValueError, TypeError or LookupError if it cannot be read.
+        Raises ValueError if it cannot be read.
         """
         return cls.decode(record.report, finished=record.state.terminal)
 
@@ -105,50 +105,26 @@ class Report:
         What a job that is not `finished` has of an earlier life, from before it was retried by hand, is left
         out, save for logs, history and children.
 
-        Raises ValueError, TypeError or LookupError if it cannot be read.
+        Raises ValueError if it cannot be read.
         """
         if text == "{}":
             return cls()
-        found: Any = from_json(text)
-        if not isinstance(found, dict):
-            raise TypeError("a job's report is a JSON object")
-        report = cls(
-            logs=list(found.get("logs", ())),
-            runs=int(found.get("runs", 0)),
-            history=[_attempt(entry) for entry in found.get("history", ())],
-            children=[str(child) for child in found.get("children", ())],
-            over=bool(found.get("final")),
-            dead_letter_of=found.get("dead_letter_of"),
+        report = _documents.decode(cls, text)
+        if finished or not report.final:
+            return report
+        return cls(
+            logs=report.logs,
+            runs=report.runs,
+            history=report.history,
+            children=report.children,
+            final=True,
+            dead_letter_of=report.dead_letter_of,
         )
-        if finished or not found.get("final"):
-            report.result = found.get("result")
-            report.error = Failure(**found["error"]) if found.get("error") else None
-            report.progress = found.get("progress", 0)
-            report.failures = int(found.get("failures", 0))
-            report.stalls = int(found.get("stalls", 0))
-            report.discarded = bool(found.get("discarded", False))
-        return report
 
     def encode(self, *, final: bool = False) -> str:
         """JSON text of what there is; `final` for the outcome that finishes the job."""
-        error = self.error
-        found: dict[str, Any] = {
-            "final": final,
-            "error": error and {"type": error.type, "message": error.message, "traceback": error.traceback},
-            "progress": self.progress,
-            "failures": self.failures,
-            "stalls": self.stalls,
-            "discarded": self.discarded,
-            "logs": self.logs,
-            "runs": self.runs,
-            "history": [_entry(attempt) for attempt in self.history],
-            "children": self.children,
-            "dead_letter_of": self.dead_letter_of,
-        }
-        found = {name: value for name, value in found.items() if value}
-        if self.result is not None:
-            found["result"] = self.result
-        return to_json(found).decode()
+        self.final = final
+        return _documents.encode(self)
 
     def log(self, line: str) -> None:
         """Add a line; the oldest goes when there are too many."""
@@ -180,37 +156,6 @@ class Report:
             )
         )
         del self.history[:-MOST_ATTEMPTS]
-
-
-def _attempt(entry: dict[str, Any]) -> Attempt:
-    started, ended = entry.get("started_at"), entry.get("ended_at")
-    return Attempt(
-        number=entry["number"],
-        worker=entry["worker"],
-        started_at=None if started is None else datetime.fromisoformat(started),
-        ended_at=None if ended is None else datetime.fromisoformat(ended),
-        outcome=entry["outcome"],
-        error_type=entry.get("error_type"),
-        message=entry.get("message"),
-        traceback=entry.get("traceback"),
-    )
-
-
-def _entry(attempt: Attempt) -> dict[str, Any]:
-    entry: dict[str, Any] = {
-        "number": attempt.number,
-        "worker": attempt.worker,
-        "started_at": attempt.started_at,
-        "ended_at": attempt.ended_at,
-        "outcome": attempt.outcome,
-    }
-    if attempt.error_type is not None:
-        entry |= {
-            "error_type": attempt.error_type,
-            "message": attempt.message,
-            "traceback": attempt.traceback,
-        }
-    return entry
 
 
 def _name(error: BaseException) -> str:

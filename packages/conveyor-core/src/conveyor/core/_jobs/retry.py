@@ -47,7 +47,7 @@ async def reopened(store: Store, retried: Iterable[JobRecord], clock: Clock) -> 
             continue
         parent = await read(store, child.parent)
         report = None if parent is None else read_report(parent)
-        if parent is not None and parent.state is JobState.WAITING_CHILDREN and report and report.over:
+        if parent is not None and parent.state is JobState.WAITING_CHILDREN and report and report.final:
             events[parent.key] = JobWaitingChildren(queue_name=parent.queue, job_id=parent.id, at=at)
             todo.append(parent)
     return list(events.values())

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Secret, SecretBytes, SecretStr, Type
 from pydantic.errors import PydanticUserError
 from pydantic_core import to_json, to_jsonable_python
 
+from conveyor.core._documents import first_of, step
 from conveyor.core.errors import PayloadError
 
 if TYPE_CHECKING:
@@ -94,12 +95,6 @@ def read(adapter: TypeAdapter[Any], text: str | bytes) -> Any:
         raise PayloadError("$", f"reading it failed: {_told(error)}") from error
 
 
-def first_of(error: ValidationError) -> tuple[str, str]:
-    """Where and what is wrong; never the value itself, which may be a secret."""
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    return "$" + "".join(_step(at) for at in first["loc"]), first["msg"]
-
-
 # ---------------------------------------------------------------- writing
 
 
@@ -140,7 +135,7 @@ def _culprit(fails: Callable[[Any], bool], value: object) -> str:
             break  # it fails as a whole only
         path.append(keys[0])
         value = parts[keys[0]]
-    return "".join(_step(key) for key in path)
+    return "".join(step(key) for key in path)
 
 
 def _nested(path: list[Any], inner: Any) -> Any:
@@ -191,12 +186,12 @@ def _difference(sent: object, back: object, path: str) -> tuple[str, str] | None
         return None if equal is None else (path, _CHANGED)
     for key, one in ours.items():
         if key not in theirs:
-            return path + _step(key), "it would not come back"
-        found = _difference(one, theirs[key], path + _step(key))
+            return path + step(key), "it would not come back"
+        found = _difference(one, theirs[key], path + step(key))
         if found is not None:
             return found
     added = [key for key in theirs if key not in ours]
-    return (path + _step(added[0]), "it would be there when it comes back") if added else None
+    return (path + step(added[0]), "it would be there when it comes back") if added else None
 
 
 _CHANGED: Final = (
@@ -238,10 +233,6 @@ def _parts(value: object) -> dict[Any, Any] | None:
 
 def _has_equality(value: object) -> bool:
     return type(value).__eq__ is not object.__eq__
-
-
-def _step(key: object) -> str:
-    return f"[{key}]" if isinstance(key, int) else f".{key}"
 
 
 def _told(error: Exception) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from pydantic_core import from_json, to_json
 
 from conveyor.core._jobs.payload import fingerprint
-from conveyor.core._schedules.definition import Plan, RunAll, Standing
+from conveyor.core._schedules.definition import ScheduleSpec, ScheduleState
 from conveyor.core.options import LONGEST_NAME
+from conveyor.core.schedules import RunAll
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -25,88 +26,88 @@ _KNOWN: Final = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fired:
-    """Where a schedule stands now, and the jobs that it makes."""
+    """The state of a schedule after its runs, and the jobs that it makes."""
 
-    standing: Standing
+    state: ScheduleState
     jobs: tuple[JobRecord, ...] = ()
 
 
-def begin(plan: Plan, at: datetime) -> Standing:
-    """Where a schedule stands that was added at an instant."""
-    return _onward(plan, Standing(since=at, next=None), at)
+def begin(spec: ScheduleSpec, at: datetime) -> ScheduleState:
+    """The state of a schedule that was added at an instant."""
+    return _onward(spec, ScheduleState(since=at, next=None), at)
 
 
-def revise(old: Plan, standing: Standing, new: Plan, now: datetime) -> Standing:
-    """Where a schedule stands once it has another plan; its runs so far count on.
+def revise(old: ScheduleSpec, state: ScheduleState, new: ScheduleSpec, now: datetime) -> ScheduleState:
+    """The state of a schedule once something else is asked for; its runs so far count on.
 
     Other times begin now. With the same times it keeps its anchor and its next run.
     """
     if not new.same_times(old):
-        return _onward(new, replace(standing, since=now), now)
-    if standing.next is None:
-        return _onward(new, standing, now)
-    return replace(standing, next=_allowed(new, standing.runs, standing.next))
+        return _onward(new, replace(state, since=now), now)
+    if state.next is None:
+        return _onward(new, state, now)
+    return replace(state, next=_allowed(new, state.runs, state.next))
 
 
-def pause(standing: Standing) -> Standing:
-    """Where it stands while it is paused."""
-    return replace(standing, paused=True)
+def pause(state: ScheduleState) -> ScheduleState:
+    """The state while it is paused."""
+    return replace(state, paused=True)
 
 
-def resume(plan: Plan, standing: Standing, now: datetime) -> Standing:
-    """Where it stands when it goes on: what came to pass in between is not made up for."""
-    return _onward(plan, replace(standing, paused=False), now) if standing.paused else standing
+def resume(spec: ScheduleSpec, state: ScheduleState, now: datetime) -> ScheduleState:
+    """The state when it goes on: what came to pass in between is not made up for."""
+    return _onward(spec, replace(state, paused=False), now) if state.paused else state
 
 
-def look_at(standing: Standing) -> datetime:
+def look_at(state: ScheduleState) -> datetime:
     """When a worker is to look at it next."""
-    return NEVER if standing.paused or standing.next is None else standing.next
+    return NEVER if state.paused or state.next is None else state.next
 
 
-def trigger(plan: Plan, standing: Standing, now: datetime, id: str) -> Fired:
+def trigger(spec: ScheduleSpec, state: ScheduleState, now: datetime, id: str) -> Fired:
     """Run it now, whatever else: its times and its limit are not touched."""
-    made = (*standing.made, id)[-_KNOWN:]
-    job = occurrence(replace(plan, job=replace(plan.job, delay=None)), now, id=id)
-    return Fired(standing=replace(standing, last=now, made=made), jobs=(job,))
+    made = (*state.made, id)[-_KNOWN:]
+    job = occurrence(replace(spec, job=replace(spec.job, delay=None)), now, id=id)
+    return Fired(state=replace(state, last=now, made=made), jobs=(job,))
 
 
 def fire(
-    plan: Plan,
-    standing: Standing,
+    spec: ScheduleSpec,
+    state: ScheduleState,
     now: datetime,
     *,
     unfinished: Collection[str],
     random: Callable[[], float],
 ) -> Fired:
     """Make the jobs of the runs that are due, if any. `unfinished` are those of `made` that are."""
-    if standing.paused or standing.next is None or standing.next > now:
-        return Fired(standing=standing)
-    made = tuple(id for id in standing.made if id in unfinished)
-    planned = [] if plan.overlap == "skip" and made else _planned(plan, standing, standing.next, now)
+    if state.paused or state.next is None or state.next > now:
+        return Fired(state=state)
+    made = tuple(id for id in state.made if id in unfinished)
+    planned = [] if spec.overlap == "skip" and made else _planned(spec, state, state.next, now)
     jobs = tuple(
-        occurrence(plan, at, late=timedelta(0) if plan.jitter is None else plan.jitter * random())
+        occurrence(spec, at, late=timedelta(0) if spec.jitter is None else spec.jitter * random())
         for at in planned
     )
     after = replace(
-        standing,
-        last=planned[-1] if planned else standing.last,
-        runs=standing.runs + len(planned),
+        state,
+        last=planned[-1] if planned else state.last,
+        runs=state.runs + len(planned),
         made=(*made, *(job.id for job in jobs))[-_KNOWN:],
     )
-    return Fired(standing=_onward(plan, after, now), jobs=jobs)
+    return Fired(state=_onward(spec, after, now), jobs=jobs)
 
 
 def occurrence(
-    plan: Plan, planned: datetime, *, id: str | None = None, late: timedelta = timedelta(0)
+    spec: ScheduleSpec, planned: datetime, *, id: str | None = None, late: timedelta = timedelta(0)
 ) -> JobRecord:
     """The job of one run. Without an `id`, its id says which run it is: made again, it is there already."""
-    stamp = {"key": plan.key, "for": planned.isoformat()}
-    options: dict[str, Any] = from_json(plan.job.options)
+    # Not by way of JobOptions: what a later release has put there stays.
+    options = from_json(spec.job.options) | {"schedule_key": spec.key, "scheduled_for": planned}
     return replace(
-        plan.job,
-        id=id or _id(plan.key, planned),
-        options=to_json({**options, "schedule": stamp}).decode(),
-        delay=(plan.job.delay or timedelta(0)) + late or None,
+        spec.job,
+        id=id or _id(spec.key, planned),
+        options=to_json(options).decode(),
+        delay=(spec.job.delay or timedelta(0)) + late or None,
     )
 
 
@@ -116,14 +117,14 @@ def _id(key: str, planned: datetime) -> str:
     return name if len(name) <= LONGEST_NAME else f"schedule:{fingerprint(key)}:{at}"
 
 
-def _planned(plan: Plan, standing: Standing, first: datetime, now: datetime) -> list[datetime]:
+def _planned(spec: ScheduleSpec, state: ScheduleState, first: datetime, now: datetime) -> list[datetime]:
     """The runs to make, of those due from `first` on. One that a later one has overtaken is missed."""
-    timing = plan.timing(standing.since)
-    until = now if plan.end is None else min(now, plan.end - timedelta.resolution)
-    left = 1 if plan.limit is None else plan.limit - standing.runs
-    match plan.misfire:
-        case RunAll(most=most) if plan.overlap == "allow":
-            return timing.latest(first, until, most if plan.limit is None else min(most, left))
+    timing = spec.timing(state.since)
+    until = now if spec.end is None else min(now, spec.end - timedelta.resolution)
+    left = 1 if spec.limit is None else spec.limit - state.runs
+    match spec.misfire:
+        case RunAll(most=most) if spec.overlap == "allow":
+            return timing.latest(first, until, most if spec.limit is None else min(most, left))
         case "skip":
             return [
                 at
@@ -134,19 +135,17 @@ def _planned(plan: Plan, standing: Standing, first: datetime, now: datetime) -> 
             return timing.latest(first, until, 1)
 
 
-def _onward(plan: Plan, standing: Standing, now: datetime) -> Standing:
-    """Where it stands with its next run after now."""
+def _onward(spec: ScheduleSpec, state: ScheduleState, now: datetime) -> ScheduleState:
+    """The state with its next run after now."""
     # A schedule that is to start runs at its start at the earliest; `every` counts from there.
-    earliest = now if plan.start is None else max(now, plan.start - timedelta.resolution)
-    return replace(
-        standing, next=_allowed(plan, standing.runs, plan.timing(standing.since).next_after(earliest))
-    )
+    earliest = now if spec.start is None else max(now, spec.start - timedelta.resolution)
+    return replace(state, next=_allowed(spec, state.runs, spec.timing(state.since).next_after(earliest)))
 
 
-def _allowed(plan: Plan, runs: int, at: datetime | None) -> datetime | None:
+def _allowed(spec: ScheduleSpec, runs: int, at: datetime | None) -> datetime | None:
     """That time, unless the schedule has come to its end or its limit by then."""
     if at is None or at >= NEVER:
         return None
-    if plan.end is not None and at >= plan.end:
+    if spec.end is not None and at >= spec.end:
         return None
-    return None if plan.limit is not None and runs >= plan.limit else at
+    return None if spec.limit is not None and runs >= spec.limit else at

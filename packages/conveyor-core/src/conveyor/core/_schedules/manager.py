@@ -1,16 +1,14 @@
 """A queue's schedules, from outside: making, changing, reading and removing them.
 
 A schedule is a job in the queue's reserved companion queue, under its key. To change one it is held for a
-moment, as a worker holds it to fire it: whoever comes second goes on from what the first has left.
+moment, as a worker holds it to fire it: a second change goes on from what the first has left.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from conveyor.core._jobs.ids import new_job_id
 from conveyor.core._jobs.leases import hold
@@ -19,52 +17,26 @@ from conveyor.core._jobs.payload import decode as decode_json
 from conveyor.core._jobs.shielding import to_the_end
 from conveyor.core._queue_names import schedules_of
 from conveyor.core._schedules import decisions
-from conveyor.core._schedules.definition import Misfire, Overlap, Plan, Standing, encode
-from conveyor.core._schedules.rows import UNREADABLE, held_at, let_go, opened, take_over, unreadable
+from conveyor.core._schedules.definition import encode
+from conveyor.core._schedules.rows import UNREADABLE, held_at, opened, release, take_over, unreadable
 from conveyor.core.errors import ScheduleNotFoundError, UnsupportedFeatureError
 from conveyor.core.events import JobDelayed, JobWaiting
+from conveyor.core.schedules import Schedule
 from conveyor.core.store import TERMINAL, Feature, JobKey, JobRecord, Outcome, Where
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from datetime import datetime
 
+    from conveyor.core._schedules.definition import ScheduleSpec, ScheduleState
     from conveyor.core.clock import Clock
     from conveyor.core.store import Inserted, Store
 
-T = TypeVar("T")
 _log: Final = logging.getLogger("conveyor.schedules")
 
-#: While somebody else holds it, it is looked at again so often, in real seconds: the other is at work.
+#: While another process holds it, it is looked at again so often, in real seconds.
 _AGAIN: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
 _PAGE: Final = 1_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Schedule:
-    """A schedule as it was when it was read.
-
-    `every` is the interval of one made by `every()`; `cron` and `tz` are of one made by `cron()`. `name` and
-    `data` (as JSON has it) are those of its jobs. `next_run_at` is None while it is paused, and when its
-    `end` or its `limit` is reached. `last_run_at` is what its latest job was planned for, and `runs` how many
-    it has made, those of `trigger_schedule` not counted.
-    """
-
-    key: str
-    name: str
-    data: Any
-    every: timedelta | None
-    cron: str | None
-    tz: str
-    start: datetime | None
-    end: datetime | None
-    limit: int | None
-    jitter: timedelta | None
-    misfire: Misfire
-    overlap: Overlap
-    next_run_at: datetime | None
-    last_run_at: datetime | None
-    runs: int
-    paused: bool
 
 
 class Schedules:
@@ -76,16 +48,16 @@ class Schedules:
         self._queue = schedules_of(queue)
         self._clock = clock
 
-    async def put(self, plan: Plan) -> Schedule:
-        """Make a schedule, or give the one with this key this plan; one that has it is left alone.
+    async def put(self, spec: ScheduleSpec) -> Schedule:
+        """Make a schedule, or change the one with this key; one that is as asked for is left alone.
 
         Raises UnsupportedFeatureError if the store does not offer what its jobs need.
         """
-        _check_offered(self._store, plan)
+        _check_offered(self._store, spec)
         # What cannot be computed must not be stored: a worker would meet it for ever, and its user never.
         # Pinned by test_core_scheduling.py::test_a_schedule_that_cannot_be_computed_is_not_stored.
-        decisions.begin(plan, self._clock.now())
-        return await to_the_end(self._put(plan))
+        decisions.begin(spec, self._clock.now())
+        return await to_the_end(self._put(spec))
 
     async def get(self, key: str) -> Schedule | None:
         """The schedule with this key as it is now, or None; one that cannot be read is none."""
@@ -105,7 +77,7 @@ class Schedules:
 
         Raises ScheduleNotFoundError.
         """
-        return await to_the_end(self._change(key, lambda _, standing, __: decisions.pause(standing)))
+        return await to_the_end(self._change(key, lambda _, state, __: decisions.pause(state)))
 
     async def resume(self, key: str) -> Schedule:
         """Let it make jobs again, from now on.
@@ -132,37 +104,37 @@ class Schedules:
 
     # ------------------------------------------------------------ changing
 
-    async def _put(self, plan: Plan) -> Schedule:
+    async def _put(self, spec: ScheduleSpec) -> Schedule:
         while True:
-            record = await self._read(plan.key)
+            record = await self._read(spec.key)
             if record is None or record.state.terminal:
-                found = await self._make(plan)
+                found = await self._make(spec)
             else:
-                found = _unchanged(record, plan) or await self._replace(plan)
+                found = _unchanged(record, spec) or await self._replace(spec)
             if found is not None:
                 return found
 
-    async def _make(self, plan: Plan) -> Schedule | None:
-        record = JobRecord(queue=self._queue, id=plan.key, name=plan.job.name, report=encode(plan))
+    async def _make(self, spec: ScheduleSpec) -> Schedule | None:
+        record = JobRecord(queue=self._queue, id=spec.key, name=spec.job.name, report=encode(spec))
         [inserted] = await self._store.insert([record])
         if not inserted.created:
-            await self._make_room(plan.key)
+            await self._make_room(spec.key)
             return None
-        await self._tell(JobWaiting, plan.key)
-        return _seen(plan, decisions.begin(plan, inserted.created_at))
+        await self._publish(JobWaiting, spec.key)
+        return _schedule_of(spec, decisions.begin(spec, inserted.created_at))
 
-    async def _replace(self, plan: Plan) -> Schedule | None:
-        record = await self._hold(plan.key)
+    async def _replace(self, spec: ScheduleSpec) -> Schedule | None:
+        record = await self._hold(spec.key)
         if record is None:
             return None
         try:
-            was, standing = opened(record)
+            was, state = opened(record)
         except UNREADABLE:
-            standing = decisions.begin(plan, held_at(record))
+            state = decisions.begin(spec, held_at(record))
         else:
-            standing = decisions.revise(was, standing, plan, held_at(record))
-        spawned = await self._let_go(record, plan, standing)
-        return None if spawned is None else _seen(plan, standing)
+            state = decisions.revise(was, state, spec, held_at(record))
+        spawned = await self._release(record, spec, state)
+        return None if spawned is None else _schedule_of(spec, state)
 
     async def _make_room(self, key: str) -> None:
         """Remove a row of this key that nobody can read."""
@@ -177,28 +149,30 @@ class Schedules:
         if not (await self._store.delete(where, limit=1)).removed:
             await self._wait(_AGAIN[-1])
 
-    async def _change(self, key: str, change: Callable[[Plan, Standing, datetime], Standing]) -> Schedule:
+    async def _change(
+        self, key: str, change: Callable[[ScheduleSpec, ScheduleState, datetime], ScheduleState]
+    ) -> Schedule:
         while True:
-            record, plan, standing = await self._held(key)
-            standing = change(plan, standing, held_at(record))
-            if await self._let_go(record, plan, standing) is not None:
-                return _seen(plan, standing)
+            record, spec, state = await self._held(key)
+            state = change(spec, state, held_at(record))
+            if await self._release(record, spec, state) is not None:
+                return _schedule_of(spec, state)
 
     async def _trigger(self, key: str) -> tuple[JobRecord, Inserted]:
         while True:
-            record, plan, standing = await self._held(key)
-            fired = decisions.trigger(plan, standing, held_at(record), new_job_id())
-            spawned = await self._let_go(record, plan, fired.standing, fired.jobs)
+            record, spec, state = await self._held(key)
+            fired = decisions.trigger(spec, state, held_at(record), new_job_id())
+            spawned = await self._release(record, spec, fired.state, fired.jobs)
             if spawned is None:
                 continue
             [job], [found] = fired.jobs, spawned
             if found.created:
                 event = JobWaiting(queue_name=job.queue, job_id=job.id, at=self._clock.now())
                 await self._store.bus.publish([event])
-            await take_over(self._store, plan, job, found)
+            await take_over(self._store, spec, job, found)
             return job, found
 
-    async def _held(self, key: str) -> tuple[JobRecord, Plan, Standing]:
+    async def _held(self, key: str) -> tuple[JobRecord, ScheduleSpec, ScheduleState]:
         record = await self._hold(key)
         if record is None:
             raise ScheduleNotFoundError(self._of, key)
@@ -224,67 +198,67 @@ class Schedules:
             await self._wait(next(waits, _AGAIN[-1]))
 
     async def _wait(self, seconds: float) -> None:
-        """Wait for who holds a schedule; if they have died, their lease runs out."""
+        """Wait for the process that holds a schedule; if it has died, its lease runs out."""
         await asyncio.sleep(seconds)
         await self._store.advance({self._queue})
 
-    async def _let_go(
-        self, record: JobRecord, plan: Plan, standing: Standing, jobs: tuple[JobRecord, ...] = ()
+    async def _release(
+        self, record: JobRecord, spec: ScheduleSpec, state: ScheduleState, jobs: tuple[JobRecord, ...] = ()
     ) -> Sequence[Inserted] | None:
-        """Write a held schedule, and say what became of `jobs`; None if it was removed, or taken back."""
-        settled = await self._store.settle([let_go(record, plan, standing, jobs)])
+        """Write a schedule that is held, and say what became of `jobs`; None if its lease was lost."""
+        settled = await self._store.settle([release(record, spec, state, jobs)])
         if record.lease not in settled.applied:
             return None
-        await self._tell(JobDelayed, record.id)
+        await self._publish(JobDelayed, record.id)
         return settled.spawned
 
     async def _read(self, key: str) -> JobRecord | None:
         return await read(self._store, JobKey(self._queue, key))
 
-    async def _tell(self, kind: type[JobWaiting | JobDelayed], key: str) -> None:
-        """Wake the workers that fire it."""
+    async def _publish(self, kind: type[JobWaiting | JobDelayed], key: str) -> None:
+        """Publish that a schedule has changed: the workers that fire it look."""
         await self._store.bus.publish([kind(queue_name=self._queue, job_id=key, at=self._clock.now())])
 
 
-def _unchanged(record: JobRecord, plan: Plan) -> Schedule | None:
+def _unchanged(record: JobRecord, spec: ScheduleSpec) -> Schedule | None:
     try:
-        was, standing = opened(record)
+        was, state = opened(record)
     except UNREADABLE:
         return None
-    return _seen(plan, standing) if was == plan else None
+    return _schedule_of(spec, state) if was == spec else None
 
 
 def _shown(record: JobRecord) -> Schedule | None:
     try:
-        return _seen(*opened(record))
+        return _schedule_of(*opened(record))
     except UNREADABLE as error:
         _log.warning("the schedule %r cannot be read: %s", record.id, error)
         return None
 
 
-def _seen(plan: Plan, standing: Standing) -> Schedule:
+def _schedule_of(spec: ScheduleSpec, state: ScheduleState) -> Schedule:
     return Schedule(
-        key=plan.key,
-        name=plan.job.name,
-        data=decode_json(plan.job.payload),
-        every=plan.interval,
-        cron=plan.expression,
-        tz=plan.tz,
-        start=plan.start,
-        end=plan.end,
-        limit=plan.limit,
-        jitter=plan.jitter,
-        misfire=plan.misfire,
-        overlap=plan.overlap,
-        next_run_at=None if standing.paused else standing.next,
-        last_run_at=standing.last,
-        runs=standing.runs,
-        paused=standing.paused,
+        key=spec.key,
+        name=spec.job.name,
+        data=decode_json(spec.job.payload),
+        every=spec.interval,
+        cron=spec.expression,
+        tz=spec.tz,
+        start=spec.start,
+        end=spec.end,
+        limit=spec.limit,
+        jitter=spec.jitter,
+        misfire=spec.misfire,
+        overlap=spec.overlap,
+        next_run_at=None if state.paused else state.next,
+        last_run_at=state.last,
+        runs=state.runs,
+        paused=state.paused,
     )
 
 
-def _check_offered(store: Store, plan: Plan) -> None:
-    needed = {Feature.GROUPS: plan.job.group, Feature.UNIQUE_KEYS: plan.job.unique_key}
+def _check_offered(store: Store, spec: ScheduleSpec) -> None:
+    needed = {Feature.GROUPS: spec.job.group, Feature.UNIQUE_KEYS: spec.job.unique_key}
     for feature, needs in needed.items():
         if needs is not None and feature not in store.features:
             raise UnsupportedFeatureError(type(store).__name__, feature)

@@ -1,4 +1,4 @@
-"""A schedule as a row of its queue's companion queue: what is read of it, and how it is let go."""
+"""A schedule as a row of its queue's companion queue: what is read of it, and how it is released."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from conveyor.core._jobs.report import Failure, Report
 from conveyor.core._schedules import decisions
-from conveyor.core._schedules.definition import Plan, Standing, decode, encode
+from conveyor.core._schedules.definition import ScheduleSpec, ScheduleState, decode, encode
 from conveyor.core.store import Change, JobState, Outcome, Where
 
 if TYPE_CHECKING:
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
     from conveyor.core.store import Inserted, JobRecord, Store, Undecodable
 
-#: What reading a document may raise that another release, or somebody's hand, has written.
+#: What reading a document may raise that another release has written, or that was edited by hand.
 UNREADABLE: Final = (ValueError, TypeError, LookupError, AttributeError)
 
 
-def opened(record: JobRecord) -> tuple[Plan, Standing]:
+def opened(record: JobRecord) -> tuple[ScheduleSpec, ScheduleState]:
     """What a row says.
 
     Raises one of `UNREADABLE`.
     """
-    plan, standing = decode(record.report)
-    # Nobody has held it since it was added: it began then.
-    return plan, standing or decisions.begin(plan, record.created_at or held_at(record))
+    spec, state = decode(record.report)
+    # It has not been held since it was added: it began then.
+    return spec, state or decisions.begin(spec, record.created_at or held_at(record))
 
 
 def held_at(record: JobRecord) -> datetime:
@@ -34,9 +34,11 @@ def held_at(record: JobRecord) -> datetime:
     return record.processed_at
 
 
-def let_go(record: JobRecord, plan: Plan, standing: Standing, jobs: tuple[JobRecord, ...] = ()) -> Outcome:
-    """The outcome that lets go of a held row, as it stands now, and adds its jobs in the same step."""
-    return Outcome.snoozed(record, encode(plan, standing), run_at=decisions.look_at(standing), spawn=jobs)
+def release(
+    record: JobRecord, spec: ScheduleSpec, state: ScheduleState, jobs: tuple[JobRecord, ...] = ()
+) -> Outcome:
+    """The outcome that releases a held row with its state, and adds its jobs in the same step."""
+    return Outcome.snoozed(record, encode(spec, state), run_at=decisions.look_at(state), spawn=jobs)
 
 
 def unreadable(row: Undecodable) -> Outcome:
@@ -46,9 +48,9 @@ def unreadable(row: Undecodable) -> Outcome:
     )
 
 
-async def take_over(store: Store, plan: Plan, job: JobRecord, found: Inserted) -> None:
+async def take_over(store: Store, spec: ScheduleSpec, job: JobRecord, found: Inserted) -> None:
     """Where the holder of its deduplication key stands for a job, let it take the new data, if it is to."""
-    if found.created or not plan.replaces or found.key.id == job.id:
+    if found.created or not spec.replaces or found.key.id == job.id:
         return
     where = Where(
         queue=found.key.queue,

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from conveyor.core.states import TERMINAL, JobState
-
-if TYPE_CHECKING:
-    from datetime import datetime, timedelta
 
 __all__ = ["TERMINAL", "JobKey", "JobRecord", "JobState", "Lease"]
 

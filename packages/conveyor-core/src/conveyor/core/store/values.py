@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, Self
 
@@ -10,7 +11,6 @@ from conveyor.core.store.records import JobKey, JobRecord, JobState, Lease
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime, timedelta
 
 
 class Feature(StrEnum):

@@ -15,7 +15,7 @@ from conveyor.core import (
     JobState,
     RunAll,
 )
-from conveyor.core._schedules.definition import Misfire
+from conveyor.core.schedules import Misfire
 
 
 @area("schedules")
