@@ -128,7 +128,13 @@ def test_a_store_that_passes_every_test_conforms(pytester: pytest.Pytester) -> N
 @pytest.mark.slow
 def test_a_store_is_tested_by_its_scheme(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_inprocess(
-        *RUN, "--conveyor-store", "memory", "--conveyor-report", "report.json", "-k", PART + " or two_handles"
+        *RUN,
+        "--conveyor-store",
+        "memory",
+        "--conveyor-report",
+        "report.json",
+        "-k",
+        PART + " or two_handles or whose_clock",
     )
 
     assert result.ret == 0
@@ -137,10 +143,10 @@ def test_a_store_is_tested_by_its_scheme(pytester: pytest.Pytester) -> None:
             "*memory*",
             "inserting *ok *",
             "memory (conveyor-store-memory *): passes the part that ran",
-            "memory does not offer: durable, multi-process",
+            "memory does not offer: durable, multi-process, server-clock",
         ]
     )
-    assert report(pytester, "memory")["not offered"] == ["durable", "multi-process"]
+    assert report(pytester, "memory")["not offered"] == ["durable", "multi-process", "server-clock"]
 
 
 @pytest.mark.slow

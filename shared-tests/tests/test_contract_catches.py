@@ -148,6 +148,38 @@ def test_a_store_without_a_bug_is_not(played: Outcomes, bug: str) -> None:
 
 
 @pytest.mark.slow
+def test_a_store_that_lives_by_its_clients_clocks_is_caught(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+        from conveyor.conformance import StoreContract
+        from conveyor.core.store import Feature
+        from conveyor.store.sqlite import SqliteStore
+
+        class Wrong(SqliteStore):
+            @property
+            def features(self):
+                return super().features | {Feature.SERVER_CLOCK}
+
+        class TestIt(StoreContract):
+            @pytest.fixture
+            def store_url(self, tmp_path):
+                return f"sqlite:///{tmp_path}/jobs.db"
+
+            @pytest.fixture
+            async def store(self, store_url):
+                async with Wrong.from_url(store_url) as store:
+                    yield store
+        """
+    )
+    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function")
+
+    run = pytester.inline_run("-q", "--tb=no", "-p", "no:cacheprovider", "-k", "whose_clock_is_wrong")
+
+    assert [len(reports) for reports in run.listoutcomes()] == [0, 0, 1]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", PROCESS_BUGS, ids=str)
 def test_a_process_with_one_bug_is_caught(tmp_path: Path, bug: ProcessBug) -> None:
     put_in = f"import runpy; runpy.run_path({process.__file__!r})[{str(bug)!r}]()"

@@ -77,7 +77,7 @@ def test_the_package_offers_the_store_and_nothing_else() -> None:
 
 
 def test_it_declares_what_one_process_can_offer(store: MemoryStore) -> None:
-    assert store.features == set(Feature) - {Feature.DURABLE, Feature.MULTI_PROCESS}
+    assert store.features == set(Feature) - {Feature.DURABLE, Feature.MULTI_PROCESS, Feature.SERVER_CLOCK}
     assert isinstance(store, Store)
 
 

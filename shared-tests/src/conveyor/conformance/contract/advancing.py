@@ -15,6 +15,7 @@ from conveyor.conformance.kit.make import (
     add,
     at,
     child,
+    claim,
     completed,
     everything,
     get,
@@ -29,7 +30,8 @@ from conveyor.conformance.kit.make import (
     take_by_id,
     take_one,
 )
-from conveyor.core.store import Advanced, Beat, Change, Feature, JobKey, JobState, Store, Where
+from conveyor.conformance.kit.processes import in_processes
+from conveyor.core.store import Advanced, Beat, Change, Feature, JobKey, JobState, Pause, Store, Where
 
 TERMINAL = [JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED]
 
@@ -305,3 +307,27 @@ class Advancing:
 
         assert list(advanced.stalled) == []
         assert (await get(store, "a")).state is JobState.COMPLETED
+
+    @needs(Feature.SERVER_CLOCK, Feature.MULTI_PROCESS)
+    async def test_a_client_whose_clock_is_wrong_moves_nothing_early_and_takes_no_live_lease(
+        self, store: Store, store_url: str | None
+    ) -> None:
+        await store.insert([job("held"), job("later", delay=span(3600)), job("paused", name="x")])
+        await store.pause("q", Pause(name="x"), span(3600))
+        (held,) = (await store.claim(claim(1, lease=span(3600)))).jobs
+
+        (ahead,) = await in_processes(store_url, "act_without_now", 1, clock_off_by=5 * 3600)
+        assert ahead == [], (
+            f"by the server's clock nothing is due for an hour; a client hours ahead moved {ahead}"
+        )
+
+        await store.insert([job("other")])
+        (behind,) = await in_processes(store_url, "act_without_now", 1, clock_off_by=-5 * 3600)
+        assert behind == ["other"], f"a client hours behind is to claim what waits, and got {behind}"
+        advanced = await store.advance({"q"})
+        moved = [*advanced.due, *advanced.stalled, *advanced.unstarted]
+        assert moved == [], (
+            f"a lease counts from the server's time; taken back from a client hours behind: {moved}"
+        )
+        beat = Beat(lease=held.lease)
+        assert (await store.renew([beat], span(60))).held == {held.lease}, "the first lease is still held"

@@ -19,13 +19,16 @@ async def in_processes(
     *,
     arguments: Sequence[str] | None = None,
     patience: float = 50,
+    clock_off_by: float = 0,
 ) -> list[list[Any]]:
     """Play a role in several processes at once, and return what each got."""
-    processes = started(url, role, arguments or [f"process-{n}" for n in range(count)])
+    processes = started(
+        url, role, arguments or [f"process-{n}" for n in range(count)], clock_off_by=clock_off_by
+    )
 
     def play() -> list[list[Any]]:
         let_go(processes)
-        return [json.loads(p.communicate(timeout=patience)[0].splitlines()[-1]) for p in processes]
+        return [_answer(process, patience) for process in processes]
 
     try:
         return await asyncio.to_thread(play)
@@ -35,14 +38,21 @@ async def in_processes(
             process.communicate()
 
 
-def started(url: str | None, role: str, arguments: Sequence[str]) -> list[subprocess.Popen[str]]:
+def started(
+    url: str | None, role: str, arguments: Sequence[str], *, clock_off_by: float = 0
+) -> list[subprocess.Popen[str]]:
     """Processes that are to play a role, one for each argument, and wait for a line before they begin."""
     if url is None:
         pytest.skip("needs the store's URL: give the class a `store_url` fixture or a `store_scheme`")
-    command = [sys.executable, "-m", "conveyor.conformance.kit.runner", url, role]
+    module = ["runner"] if not clock_off_by else ["wrong_clock", str(clock_off_by)]
+    command = [sys.executable, "-m", f"conveyor.conformance.kit.{module[0]}", *module[1:], url, role]
     return [
         subprocess.Popen(  # noqa: S603 - our own module
-            [*command, argument], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*command, argument],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for argument in arguments
     ]
@@ -52,8 +62,18 @@ def let_go(processes: Sequence[subprocess.Popen[str]]) -> None:
     """Let them begin, all at once."""
     for process in processes:
         assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
+        if process.stdout.readline() != "ready\n":
+            pytest.fail(f"a process could not open the store by its URL:\n{process.communicate()[1]}")
     for process in processes:
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
+
+
+def _answer(process: subprocess.Popen[str], patience: float) -> list[Any]:
+    """What a process says last, or why it died."""
+    output, errors = process.communicate(timeout=patience)
+    if not output:  # some are told to die when they have answered
+        pytest.fail(f"a process that used the store died ({process.returncode}):\n{errors}")
+    answer: list[Any] = json.loads(output.splitlines()[-1])
+    return answer

@@ -33,6 +33,14 @@ async def claim_all(store: Store, _: str) -> list[str]:
     return found
 
 
+async def act_without_now(store: Store, _: str) -> list[str]:
+    """Do what time has made due, claim what there is, by the store's clock; tell which jobs that moved."""
+    advanced = await store.advance({"q"})
+    claimed = await store.claim(claim(9, lease=LEASE * 20))
+    moved = [*advanced.due, *advanced.stalled, *advanced.unstarted]
+    return [*(key.id for key in moved), *(held.id for held in claimed.jobs)]
+
+
 async def add_keys(store: Store, who: str) -> list[bool]:
     """Add jobs for the same keys as everybody, and tell which were created."""
     created: list[bool] = []
@@ -193,6 +201,7 @@ ROLES: dict[str, Callable[[Store, str], Awaitable[Sequence[Any]]]] = {
     "survive": survive,
     "fire_schedules": fire_schedules,
     "fire_and_die": fire_and_die,
+    "act_without_now": act_without_now,
 }
 
 

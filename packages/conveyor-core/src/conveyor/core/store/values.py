@@ -33,6 +33,8 @@ class Feature(StrEnum):
     ACTIVE_LIMITS = "active-limits"
     #: `Limit.rate`.
     RATE_LIMITS = "rate-limits"
+    #: Time is that of a server that all share, so the clocks of its clients need not agree.
+    SERVER_CLOCK = "server-clock"
 
 
 # ------------------------------------------------------------------ inserting

@@ -286,5 +286,5 @@ def _clock() -> datetime:
     return datetime.now(UTC)
 
 
-_FEATURES: Final = frozenset(Feature) - {Feature.DURABLE, Feature.MULTI_PROCESS}
+_FEATURES: Final = frozenset(Feature) - {Feature.DURABLE, Feature.MULTI_PROCESS, Feature.SERVER_CLOCK}
 _named: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Shared]]] = WeakKeyDictionary()

@@ -46,7 +46,7 @@ from conveyor.store.sqlite.writer import Writer
 T = TypeVar("T")
 P = ParamSpec("P")
 
-_FEATURES: Final = frozenset(Feature)
+_FEATURES: Final = frozenset(Feature) - {Feature.SERVER_CLOCK}
 
 
 class SqliteStore(Store):
