@@ -23,10 +23,21 @@ PART = "inserting_nothing or settling_nothing or renewing_nothing or data_surviv
 
 RUN = ("--pyargs", "conveyor.conformance", "-p", "no:cacheprovider", "-W", "error")
 
+#: A few tests of the contract: to collect them all takes seconds.
+A_PART = """
+from conveyor.conformance import StoreContract
+
+class Part(StoreContract):
+    pass
+
+for name in dir(StoreContract):
+    if name.startswith("test_") and not any(part in name for part in {PARTS}):
+        setattr(Part, name, None)
+"""
+
 #: A store that a stranger wrote: MemoryStore without some of its features.
 MINE = """
 import pytest
-from conveyor.conformance import StoreContract
 from conveyor.core.errors import UnsupportedFeatureError
 from conveyor.core.store import Feature
 from conveyor.store.memory import MemoryStore
@@ -54,7 +65,7 @@ class Mine(MemoryStore):
             raise UnsupportedFeatureError(type(self).__name__, Feature.GROUPS)
         await super().pause(queue, what, for_, **options)
 
-class TestMine(StoreContract):
+class TestMine(Part):
     @pytest.fixture
     async def store(self):
         async with Mine() as store:
@@ -62,9 +73,20 @@ class TestMine(StoreContract):
 """
 
 
-def mine(pytester: pytest.Pytester, *, left_out: str = "set()", bug: bool = False) -> None:
+def mine(pytester: pytest.Pytester, part: str, *, left_out: str = "set()", bug: bool = False) -> None:
     """A test file of a stranger's store, in a project that has no settings for pytest-asyncio."""
-    pytester.makepyfile(test_mine=MINE.replace("{LEFT_OUT}", left_out).replace("{BUG}", str(bug)))
+    text = MINE.replace("{LEFT_OUT}", left_out).replace("{BUG}", str(bug))
+    pytester.makepyfile(test_mine=a_part(part) + text)
+
+
+def a_part(part: str) -> str:
+    return A_PART.replace("{PARTS}", str(part.split(" or ")))
+
+
+def run_a_part(pytester: pytest.Pytester, part: str, *options: str) -> pytest.RunResult:
+    """Run tests of the contract on installed stores."""
+    pytester.makepyfile(test_part=a_part(part) + "\nclass TestPart(Part): pass\n")
+    return run_here(pytester, "-W", "error", *options)
 
 
 def run(pytester: pytest.Pytester, *options: str) -> pytest.RunResult:
@@ -151,12 +173,12 @@ def test_a_store_is_tested_by_its_scheme(pytester: pytest.Pytester) -> None:
 
 @pytest.mark.slow
 def test_a_run_in_parallel_tells_the_same(pytester: pytest.Pytester) -> None:
-    options = (*RUN, "--conveyor-store", "memory", "--conveyor-report", "report.json")
-    part = ("-k", "timed_pause or opening_twice or two_handles_see")
-    assert pytester.runpytest_inprocess(*options, *part).ret == 0
+    options = ("--conveyor-store", "memory", "--conveyor-report", "report.json")
+    part = "timed_pause or opening_twice or two_handles_see"
+    assert run_a_part(pytester, part, *options).ret == 0
     alone = report(pytester, "memory")
 
-    assert pytester.runpytest_subprocess(*options, *part, "-n", "2").ret == 0
+    assert run(pytester, *options, "-W", "error", "-n", "2").ret == 0
 
     assert report(pytester, "memory") == alone
     assert alone["areas"]["pausing"]["passed"] > 1
@@ -165,9 +187,7 @@ def test_a_run_in_parallel_tells_the_same(pytester: pytest.Pytester) -> None:
 
 @pytest.mark.slow
 def test_several_stores_stand_side_by_side(pytester: pytest.Pytester) -> None:
-    result = pytester.runpytest_inprocess(
-        *RUN, "--conveyor-store", "memory", "--conveyor-store", "sqlite", "-k", PART
-    )
+    result = run_a_part(pytester, PART, "--conveyor-store", "memory", "--conveyor-store", "sqlite")
 
     assert result.ret == 0
     result.stdout.fnmatch_lines(
@@ -177,16 +197,15 @@ def test_several_stores_stand_side_by_side(pytester: pytest.Pytester) -> None:
 
 @pytest.mark.slow
 def test_all_is_every_installed_store(pytester: pytest.Pytester) -> None:
-    result = pytester.runpytest_inprocess(*RUN, "--conveyor-store", "all", "-k", "inserting_nothing")
+    result = run_a_part(pytester, "inserting_nothing", "--conveyor-store", "all")
 
     result.stdout.fnmatch_lines(["memory (*): *", "sqlite (*): *"])
 
 
 @pytest.mark.slow
 def test_a_url_template_says_where_the_stores_are(pytester: pytest.Pytester) -> None:
-    result = pytester.runpytest_inprocess(
-        *RUN, "--conveyor-store", "sqlite", "--conveyor-url", "sqlite:///{tmp}/{worker}-{n}.db", "-k", PART
-    )
+    template = "sqlite:///{tmp}/{worker}-{n}.db"
+    result = run_a_part(pytester, PART, "--conveyor-store", "sqlite", "--conveyor-url", template)
 
     assert result.ret == 0
     result.stdout.fnmatch_lines(["sqlite (*): passes the part that ran"])
@@ -194,9 +213,7 @@ def test_a_url_template_says_where_the_stores_are(pytester: pytest.Pytester) -> 
 
 @pytest.mark.slow
 def test_an_unknown_store_cannot_be_tested(pytester: pytest.Pytester) -> None:
-    result = pytester.runpytest_inprocess(
-        *RUN, "--conveyor-store", "nope", "--conveyor-url", "nope://", "-k", PART
-    )
+    result = run_a_part(pytester, PART, "--conveyor-store", "nope", "--conveyor-url", "nope://")
 
     assert result.ret != 0
     result.stdout.fnmatch_lines(["*UnknownStoreError*nope*"])
@@ -249,9 +266,9 @@ def test_the_users_own_packages_are_not_shadowed(pytester: pytest.Pytester) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["strict", "auto"])
 def test_a_class_of_ones_own_needs_no_settings(pytester: pytest.Pytester, mode: str) -> None:
-    mine(pytester)
+    mine(pytester, PART)
 
-    result = run_here(pytester, f"--asyncio-mode={mode}", "-k", PART)
+    result = run_here(pytester, f"--asyncio-mode={mode}")
 
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*TestMine", "inserting *ok 1", "TestMine: passes the part that ran"])
@@ -259,9 +276,9 @@ def test_a_class_of_ones_own_needs_no_settings(pytester: pytest.Pytester, mode: 
 
 @pytest.mark.slow
 def test_what_a_store_does_not_declare_is_a_row_of_its_own(pytester: pytest.Pytester) -> None:
-    mine(pytester, left_out="{Feature.GROUPS}")
+    mine(pytester, "groups or refused", left_out="{Feature.GROUPS}")
 
-    result = run_here(pytester, "-k", "groups or honesty or refused", "--conveyor-report", "report.json")
+    result = run_here(pytester, "--conveyor-report", "report.json")
 
     assert result.ret == 0
     result.stdout.fnmatch_lines(["groups *not offered", "honesty *ok *", "TestMine does not offer: *groups*"])
@@ -282,9 +299,9 @@ def test_calm():
 
 @pytest.mark.slow
 def test_the_storms_of_the_suite_are_left_out_and_that_is_said(pytester: pytest.Pytester) -> None:
-    mine(pytester)
+    mine(pytester, "jobs_does_not_delay_a_small_one or large_group_does_not_delay")
 
-    result = run_here(pytester, "-k", "jobs_does_not_delay_a_small_one or large_group_does_not_delay")
+    result = run_here(pytester)
 
     result.assert_outcomes(passed=1, skipped=1)
     result.stdout.fnmatch_lines(
@@ -294,9 +311,9 @@ def test_the_storms_of_the_suite_are_left_out_and_that_is_said(pytester: pytest.
 
 @pytest.mark.slow
 def test_a_store_conforms_without_the_storms(pytester: pytest.Pytester) -> None:
-    mine(pytester)
+    mine(pytester, "jobs_does_not_delay_a_small_one")
 
-    result = run_here(pytester, "-k", "jobs_does_not_delay_a_small_one", "--conveyor-report", "report.json")
+    result = run_here(pytester, "--conveyor-report", "report.json")
 
     result.assert_outcomes(skipped=1)
     result.stdout.fnmatch_lines(["group behaviour *left out"])
@@ -326,9 +343,9 @@ def test_another_projects_tests_marked_chaos_are_its_own_affair(pytester: pytest
 
 @pytest.mark.slow
 def test_a_bug_fails_its_row_and_the_verdict(pytester: pytest.Pytester) -> None:
-    mine(pytester, bug=True)
+    mine(pytester, "many_jobs_are_inserted or inserting_nothing or settling_nothing", bug=True)
 
-    result = run_here(pytester, "-k", "many_jobs_are_inserted or inserting_nothing or settling_nothing")
+    result = run_here(pytester)
 
     assert result.ret == 1
     result.stdout.fnmatch_lines(["*assert*", "inserting *FAIL 1/2", "TestMine: DOES NOT CONFORM"])
@@ -375,7 +392,7 @@ def test_a_provisioner_that_fails_is_one_error(
 
 @pytest.mark.slow
 def test_a_fixture_of_one_test_that_fails_stops_no_other(pytester: pytest.Pytester) -> None:
-    mine(pytester, left_out="set()")
+    mine(pytester, "two_handles_see or inserting_nothing or settling_nothing")
     text = (pytester.path / "test_mine.py").read_text().replace("- set()", "| {Feature.MULTI_PROCESS}")
     peer = """
     @pytest.fixture
@@ -384,7 +401,7 @@ def test_a_fixture_of_one_test_that_fails_stops_no_other(pytester: pytest.Pytest
 """
     (pytester.path / "test_mine.py").write_text(text + peer)
 
-    result = run_here(pytester, "-k", "two_handles_see or inserting_nothing or settling_nothing")
+    result = run_here(pytester)
 
     result.assert_outcomes(errors=1, passed=2)
 
@@ -449,20 +466,20 @@ def test_a_store_that_is_slow_conforms(pytester: pytest.Pytester) -> None:
 @pytest.mark.slow
 def test_the_slowest_tests_are_named(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reporting, "SLOW", 0.0)
-    mine(pytester)
+    mine(pytester, "inserting_nothing")
 
-    result = run_here(pytester, "-k", "inserting_nothing")
+    result = run_here(pytester)
 
     result.stdout.fnmatch_lines(["slow: 0.* s on TestMine: test_inserting_nothing*"])
 
 
 @pytest.mark.slow
 def test_a_declared_feature_that_could_not_be_tested_is_not_conformance(pytester: pytest.Pytester) -> None:
-    mine(pytester, left_out="set()")
+    mine(pytester, "two_handles_see or inserting_nothing")
     text = (pytester.path / "test_mine.py").read_text()
     (pytester.path / "test_mine.py").write_text(text.replace("- set()", "| {Feature.MULTI_PROCESS}"))
 
-    result = run_here(pytester, "-k", "two_handles_see or inserting_nothing", "-rs")
+    result = run_here(pytester, "-rs")
 
     assert result.ret == 0
     result.stdout.fnmatch_lines(
