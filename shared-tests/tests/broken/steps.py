@@ -157,3 +157,42 @@ class OverwritesJobs(Broken):
         for one in jobs:
             await self.delete(Where(queue=one.queue, ids=frozenset({one.id})), limit=1, now=now)
         return await super().insert(jobs, new_only=new_only, now=now)
+
+
+@caught_by("transitions", "test_an_outcome_makes_of_a_job_what_the_rules_say")
+class KeepsRequestsInBatches(Broken):
+    """Outcomes that come together are applied by a statement of their own, which forgets a field."""
+
+    async def settle(self, outcomes: Sequence[Outcome], *, now: Now = None) -> Settled:
+        rows = [self.row(one.lease.key) for one in outcomes]
+        asked = [row for row in rows if row is not None and row.cancel_requested]
+        settled = await super().settle(outcomes, now=now)
+        for row in asked if len(outcomes) > 1 else ():
+            row.cancel_requested = True
+        return settled
+
+
+@caught_by("transitions", "test_a_change_makes_of_a_job_what_the_rules_say")
+class RetriesFinishedYesterday(Broken):
+    """A retry leaves behind when the job had finished."""
+
+    async def update(self, where: Where, change: Change, *, now: Now = None) -> frozenset[JobKey]:
+        before = {one.key: one.finished_at for one in await self.find(where, limit=MANY, now=now)}
+        changed = await super().update(where, change, now=now)
+        for key in changed if change.retry else ():
+            self.row(key).finished_at = before[key]
+        return changed
+
+
+@caught_by("transitions", "test_a_child_that_ends_makes_of_its_parent_what_the_rules_say")
+class ForgetsTheDelayOfHeldParents(Broken):
+    """The last child of a parent that is held leaves its delay as it is."""
+
+    async def settle(self, outcomes: Sequence[Outcome], *, now: Now = None) -> Settled:
+        parents = {record.parent for one in outcomes if (record := self.row(one.lease.key)) is not None}
+        rows = [self.row(key) for key in parents if key is not None]
+        held = [(row, row.delay, row.run_at) for row in rows if row is not None and row.token is not None]
+        settled = await super().settle(outcomes, now=now)
+        for row, delay, run_at in held:
+            row.delay, row.run_at = delay, run_at
+        return settled

@@ -1,12 +1,9 @@
 """How jobs move: insert, claim, renew, settle and advance, as plain functions on the data."""
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
 
 from conveyor.core.store import (
-    TERMINAL,
     Advanced,
     Beat,
     Beginning,
@@ -19,15 +16,14 @@ from conveyor.core.store import (
     Lease,
     Outcome,
     Renewed,
-    Retention,
     Settled,
     Stalled,
     planned,
+    transitions,
 )
 from conveyor_store_jsonfile.data import REMEMBERED, Applied, Data
 
 IN_LINE = (JobState.WAITING, JobState.DELAYED)
-NOBODY: dict[str, Any] = {"token": None, "lease_until": None, "locked_by": None, "started": False}
 #: What the caller of `insert` says of a job; all else is the store's to say.
 GIVEN = ("queue", "id", "name", "payload", "options", "report", "priority", "lifo", "ageing", "unique_key")
 
@@ -100,11 +96,9 @@ def settle(data: Data, outcomes: Sequence[Outcome], now: datetime) -> Settled:
         if job is not None:
             applied.add(lease)
             data.applied[job.key] = Applied(lease.token, outcome.state, now)
-            report = job.report if outcome.report is None else outcome.report
-            stalled = job.stalled + outcome.stalls
-            job = data.put(job, attempt=outcome.attempt, stalled=stalled, report=report, **NOBODY)
-            _apply(data, job, outcome, now)
-            if job.key not in data.jobs:
+            job = data.put(job, **transitions.settled(job, outcome, now))
+            if outcome.retention is not None and transitions.due_for_removal(job, now):
+                data.remove(job, now)
                 removed.append(job.key)
             spawned += insert(data, outcome.spawn, now)
         else:
@@ -119,9 +113,9 @@ def advance(data: Data, queues: Collection[str], limit: int, now: datetime) -> A
     due = [job for at, _, job in _timed(data, queues, JobState.DELAYED) if at <= now][:limit]
     lapsed = [job for at, _, job in _timed(data, queues, JobState.ACTIVE) if at <= now][:limit]
     for job in due:
-        wait(data, job, None, now)
+        data.put(job, **transitions.waiting(now))
     for job in lapsed:
-        wait(data, data.put(job, stalled=job.stalled + job.started, **NOBODY), job.run_at, now)
+        data.put(job, **transitions.lapsed(job, now))
     data.gone = {lease: known for lease, known in data.gone.items() if known.at >= now - REMEMBERED}
     data.pauses = {what: until for what, until in data.pauses.items() if until is None or until > now}
     to_come = [*_timed(data, queues, JobState.DELAYED), *_timed(data, queues, JobState.ACTIVE)]
@@ -135,23 +129,6 @@ def advance(data: Data, queues: Collection[str], limit: int, now: datetime) -> A
         unstarted=[job.key for job in lapsed if not job.started],
         wait=pause,
     )
-
-
-def wait(data: Data, job: JobRecord, due: datetime | None, now: datetime) -> None:
-    """Have a job run when it is due, at once if it is."""
-    later = due is not None and due > now
-    state = JobState.DELAYED if later else JobState.WAITING
-    data.put(job, state=state, run_at=due if later else None)
-
-
-def retained(job: JobRecord, retention: Retention) -> JobRecord:
-    """A finished job with the word on how long it is kept: at least while it holds its key."""
-    expires_at = None
-    if retention.age is not None and job.finished_at is not None:
-        expires_at = job.finished_at + retention.age
-        if job.holds_key and job.unique_until is not None:
-            expires_at = max(expires_at, job.unique_until)
-    return replace(job, expires_at=expires_at, keep_count=retention.count)
 
 
 def _standing(data: Data, job: JobRecord, now: datetime) -> Inserted | None:
@@ -183,16 +160,15 @@ def _by_urgency(jobs: list[JobRecord], *, newest_first: bool = False) -> list[Jo
 
 
 def _leased(data: Data, job: JobRecord, request: Claim, now: datetime) -> JobRecord:
-    return data.put(
+    fields = transitions.leased(
         job,
-        state=JobState.ACTIVE,
         token=request.token,
-        lease_until=now + request.lease,
-        locked_by=request.worker,
-        started=request.started and not job.stalled,
-        attempt=job.attempt + 1,
-        processed_at=now,
+        lease=request.lease,
+        worker=request.worker,
+        started=request.started,
+        now=now,
     )
+    return data.put(job, **fields)
 
 
 def _free_at(data: Data, job: JobRecord, request: Claim, now: datetime) -> datetime | None:
@@ -207,26 +183,6 @@ def _held(data: Data, lease: Lease) -> JobRecord | None:
     """The job that is active under this lease."""
     job = data.jobs.get(lease.key)
     return job if job is not None and job.state is JobState.ACTIVE and job.token == lease.token else None
-
-
-def _apply(data: Data, job: JobRecord, outcome: Outcome, now: datetime) -> None:
-    if outcome.state not in TERMINAL:
-        back = outcome.delay is None and outcome.run_at is None
-        due = outcome.run_at if outcome.delay is None else now + outcome.delay
-        wait(data, job, job.run_at if back else due, now)
-        return
-    ended = data.put(
-        job,
-        state=outcome.state,
-        finished_at=now,
-        run_at=None,
-        cancel_requested=False,
-        holds_key=job.holds_key and job.unique_for is not None,
-    )
-    if outcome.retention is not None:
-        ended = data.put(retained(ended, outcome.retention))
-        if ended.expires_at is not None and ended.expires_at <= now:
-            data.remove(ended, now)
 
 
 def _timed(data: Data, queues: Collection[str], state: JobState) -> Iterator[tuple[datetime, int, JobRecord]]:

@@ -2,13 +2,11 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from conveyor.core.store import TERMINAL, Change, JobKey, JobRecord, JobState, Order, Where
+from conveyor.core.store import TERMINAL, Change, JobKey, JobRecord, JobState, Order, Where, transitions
 from conveyor_store_jsonfile.data import Data
-from conveyor_store_jsonfile.moving import IN_LINE, retained, wait
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -45,45 +43,17 @@ def matching(data: Data, where: Where, now: datetime) -> Iterator[JobRecord]:
 
 def alter(data: Data, job: JobRecord, change: Change, now: datetime) -> bool:
     """Do to a job what applies to it, and tell whether anything did."""
-    retried = _retried(data, job) if change.retry and job.state in TERMINAL else None
-    job = retried or job
-    changes: dict[str, Any] = {}
-    if job.state not in TERMINAL and change.payload is not None:
-        changes["payload"] = change.payload
-    if job.state not in TERMINAL and change.priority is not None:
-        changes |= {"priority": change.priority, "rank": job.rank + change.priority - job.priority}
-    if job.state is JobState.ACTIVE and change.cancel:
-        changes["cancel_requested"] = True
-    if job.state in TERMINAL and change.retention is not None:
-        kept = retained(job, change.retention)
-        changes |= {"expires_at": kept.expires_at, "keep_count": kept.keep_count}
-    if job.holds_key and change.release_key:
-        changes["holds_key"] = False
-    if job.state is not JobState.ACTIVE and change.report is not None:
-        changes["report"] = change.report
-    job = data.put(job, **changes)
-    moved = job.state in IN_LINE and (change.delay is not None or change.run_at is not None)
-    if moved:
-        wait(data, job, change.run_at if change.delay is None else now + change.delay, now)
-    return retried is not None or bool(changes) or moved
+    retried = change.retry and job.state in TERMINAL and not _key_is_taken(data, job)
+    if retried:
+        job = data.put(job, **transitions.retried(job, now))
+    fields = transitions.changed(job, change, now)
+    data.put(job, **fields)
+    return retried or bool(fields)
 
 
-def _retried(data: Data, job: JobRecord) -> JobRecord | None:
-    """A finished job as it waits again; None if another job holds its key now."""
-    takes_key = job.unique_key is not None and job.unique_for is None
-    if takes_key and data.holder(job.queue, job.unique_key) is not None:
-        return None
-    return replace(
-        job,
-        state=JobState.WAITING,
-        holds_key=takes_key or job.holds_key,
-        attempt=0,
-        stalled=0,
-        processed_at=None,
-        finished_at=None,
-        expires_at=None,
-        keep_count=None,
-    )
+def _key_is_taken(data: Data, job: JobRecord) -> bool:
+    """Whether another job holds the key that this one is to hold again."""
+    return transitions.takes_key_again(job) and data.holder(job.queue, job.unique_key) is not None
 
 
 def _unretained(job: JobRecord) -> bool:

@@ -42,6 +42,7 @@ from conveyor.conformance.contract.renewing import Renewing
 from conveyor.conformance.contract.round_trips import RoundTrips
 from conveyor.conformance.contract.sets import Sets
 from conveyor.conformance.contract.settling import Settling
+from conveyor.conformance.contract.transitions import Transitions
 from conveyor.conformance.contract.unique_keys import UniqueKeys
 from conveyor.conformance.kit.bench import Bench
 from conveyor.conformance.plugin.areas import NOT_OFFERED
@@ -123,6 +124,7 @@ class StoreContract(
     Claiming,
     Renewing,
     Settling,
+    Transitions,
     Advancing,
     Sets,
     Pausing,

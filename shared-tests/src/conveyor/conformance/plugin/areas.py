@@ -10,6 +10,7 @@ AREAS: Final = (
     "claiming",
     "renewing",
     "settling",
+    "transitions",
     "advancing",
     "sets",
     "pausing",

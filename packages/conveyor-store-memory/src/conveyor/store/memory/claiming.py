@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
-from conveyor.core.store import Claim, Claimed, Stalled
+from conveyor.core.store import Claim, Claimed, Stalled, transitions
 from conveyor.store.memory.queues import Queue
-from conveyor.store.memory.rows import ACTIVE, DELAYED, FOREVER, WAITING, WAITING_CHILDREN, Row, place, record
+from conveyor.store.memory.rows import DELAYED, FOREVER, WAITING, WAITING_CHILDREN, Row, place, record
 
 
 def take(queue: Queue, ids: Collection[str], request: Claim, now: datetime) -> Claimed:
@@ -62,13 +62,16 @@ def claim(queue: Queue, request: Claim, now: datetime) -> Claimed:
 
 def _lease(queue: Queue, row: Row, request: Claim, now: datetime) -> None:
     queue.leave(row)
-    row.state = ACTIVE
-    row.token = request.token
-    row.lease_until = now + request.lease
-    row.locked_by = request.worker
-    row.started = request.started and not row.stalled
-    row.attempt += 1
-    row.processed_at = now
+    fields = transitions.leased(
+        row,
+        token=request.token,
+        lease=request.lease,
+        worker=request.worker,
+        started=request.started,
+        now=now,
+    )
+    for name, value in fields.items():
+        setattr(row, name, value)
     queue.enter(row)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime
 from heapq import merge
 from itertools import count, takewhile
+from typing import Final
 
 from conveyor.core.store import (
     TERMINAL,
@@ -17,12 +18,12 @@ from conveyor.core.store import (
     Order,
     Outcome,
     Release,
-    Retention,
     Where,
+    transitions,
 )
 from conveyor.store.memory.matching import ORDERS, matching
 from conveyor.store.memory.queues import Queue
-from conveyor.store.memory.rows import DELAYED, WAITING, WAITING_CHILDREN, Row
+from conveyor.store.memory.rows import Row
 
 
 class Data:
@@ -91,50 +92,29 @@ class Data:
         gone = frozenset(removed)
         return Deleted(removed=removed, released=tuple(key for key in released if key not in gone))
 
-    def wait(self, row: Row, now: datetime, run_at: datetime | None = None) -> None:
-        """Have a job run at that instant, or at once if it has passed or there is none."""
+    def put(self, row: Row, fields: transitions.Fields) -> None:
+        """Write these fields of a job, and keep it where they say that it belongs."""
         queue = self.queues[row.queue]
-        queue.leave(row)
-        later = run_at is not None and run_at > now
-        row.state = DELAYED if later else WAITING
-        row.run_at = run_at if later else None
-        row.delay = None
-        row.let_go()
-        queue.enter(row)
-
-    def wait_for_children(self, row: Row, pending: int) -> None:
-        """Have a job wait for that many children."""
-        queue = self.queues[row.queue]
-        queue.leave(row)
-        row.state = WAITING_CHILDREN
-        row.pending = pending
-        row.let_go()
-        queue.enter(row)
-
-    def go_back(self, row: Row, now: datetime) -> None:
-        """Undo a claim: the job returns to where it was."""
-        if row.pending:
-            self.wait_for_children(row, row.pending)
-        else:
-            self.wait(row, now, row.run_at)
-
-    def end(self, row: Row, outcome: Outcome, now: datetime) -> JobKey | None:
-        """Finish a job, and return its parent if that has nothing to wait for any more."""
-        queue = self.queues[row.queue]
-        queue.leave(row)
-        row.state = outcome.state
-        row.finished_at = now
-        row.delay = row.run_at = None
-        row.pending = 0
-        row.cancel_requested = False
-        row.let_go()
-        if row.unique_for is None or not row.holds(now):
+        moved = not _PLACING.isdisjoint(fields)
+        if moved:
+            queue.leave(row)
+        holds_key = fields.pop("holds_key", None)
+        if holds_key:
+            queue.take_key(row)
+        elif holds_key is not None:
             queue.drop_key(row)
-        if outcome.retention is not None:
-            retain(row, outcome.retention, now)
-        queue.enter(row)
+        for name, value in fields.items():
+            setattr(row, name, value)
+        if moved:
+            queue.enter(row)
+
+    def settle(self, row: Row, outcome: Outcome, now: datetime) -> JobKey | None:
+        """Apply an outcome, and return the parent if that has nothing to wait for any more."""
+        self.put(row, transitions.settled(row, outcome, now))
+        if row.state not in TERMINAL:
+            return None
         parent = self.release(row, outcome.release, now)
-        if outcome.retention is not None and row.expires_at is not None and row.expires_at <= now:
+        if outcome.retention is not None and transitions.due_for_removal(row, now):
             self.remove(row, now)
         return parent
 
@@ -147,49 +127,35 @@ class Data:
         parent = self.row(*row.parent)
         if parent is None or not parent.pending:
             return None
-        parent.pending = parent.pending - 1 if how is Release.ONE else 0
-        if parent.pending:
-            return None
-        if parent.delay is not None:
-            parent.run_at, parent.delay = now + parent.delay, None
-        if parent.state is not WAITING_CHILDREN:  # somebody claimed it by its id, and may give it back
-            return None
-        self.wait(parent, now, parent.run_at)
-        return row.parent
+        fields = transitions.released(parent, how, now)
+        self.put(parent, fields)
+        return row.parent if "state" in fields else None
 
     def retry(self, row: Row, now: datetime) -> bool:
         """Take a finished job back to waiting, unless another job holds its key."""
-        if row.state not in TERMINAL or not self._take_key_again(row, now):
+        if row.state not in TERMINAL or (
+            transitions.takes_key_again(row) and not self._key_is_free(row, now)
+        ):
             return False
-        self.wait(row, now)
-        _begin_again(row)
+        self.put(row, transitions.retried(row, now))
         self._take_release_back(row, now)
         return True
 
     def _take_release_back(self, row: Row, now: datetime) -> None:
         """Have the parent wait again for a child that had released it, unless it went on since."""
         parent = self.row(*row.parent) if row.parent is not None and row.released else None
-        if parent is None or parent.state not in _REOPENED:
+        if parent is None or not transitions.reopens(parent):
             return
         row.released = False
         self._unreleased[parent.key] += 1
         failed = parent.state is JobState.FAILED
+        takes_key = failed and transitions.takes_key_again(parent) and self._key_is_free(parent, now)
+        self.put(parent, transitions.reopened(parent, self._unreleased[parent.key], takes_key=takes_key))
         if failed:
-            self._take_key_again(parent, now)
-        self.wait_for_children(parent, self._unreleased[parent.key])
-        if failed:
-            _begin_again(parent)
             self._take_release_back(parent, now)
 
-    def _take_key_again(self, row: Row, now: datetime) -> bool:
-        """Have the job hold its key as before it ended; say no if another job does."""
-        if row.unique_key is None or row.unique_for is not None:
-            return True
-        queue = self.queues[row.queue]
-        if queue.holder(row.unique_key, now) is not None:
-            return False
-        queue.take_key(row)
-        return True
+    def _key_is_free(self, row: Row, now: datetime) -> bool:
+        return row.unique_key is None or self.queues[row.queue].holder(row.unique_key, now) is None
 
     def _queues(self, where: Where) -> Iterable[Queue]:
         if where.queue is None:
@@ -254,18 +220,7 @@ def _over(
     return takewhile(lambda row: row.finished_at is not None and row.finished_at <= last, rows)
 
 
-def retain(row: Row, retention: Retention, now: datetime) -> None:
-    """Say until when a finished job is kept: at least while it holds its key."""
-    row.keep_count = retention.count
-    row.expires_at = None if retention.age is None else (row.finished_at or now) + retention.age
-    if row.expires_at is not None and row.unique_until is not None and row.holds(now):
-        row.expires_at = max(row.expires_at, row.unique_until)
-
-
-def _begin_again(row: Row) -> None:
-    row.attempt = row.stalled = 0
-    row.processed_at = row.finished_at = row.expires_at = row.keep_count = None
-    row.cancel_requested = False
-
-
-_REOPENED = frozenset({WAITING, WAITING_CHILDREN, JobState.FAILED})
+#: What decides where a queue keeps a row.
+_PLACING: Final = frozenset(
+    {"state", "run_at", "rank", "lease_until", "finished_at", "expires_at", "keep_count"}
+)

@@ -76,11 +76,6 @@ class Row:
         """Whether the job is the holder of its unique key at that moment."""
         return self.holds_key and (self.unique_until is None or self.unique_until > now)
 
-    def let_go(self) -> None:
-        """End the lease, if there is one."""
-        self.token = self.lease_until = self.locked_by = None
-        self.started = False
-
 
 def record(row: Row, now: datetime) -> JobRecord:
     """The row as others may see it: a value of its own, as of now."""

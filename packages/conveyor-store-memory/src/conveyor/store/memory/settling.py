@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from conveyor.core.store import TERMINAL, Change, Inserted, JobKey, Lease, Outcome, Settled
-from conveyor.store.memory.data import Data, retain
+from conveyor.core.store import Change, Inserted, JobKey, Lease, Outcome, Settled, transitions
+from conveyor.store.memory.data import Data
 from conveyor.store.memory.inserting import insert
-from conveyor.store.memory.rows import ACTIVE, DELAYED, WAITING, WAITING_CHILDREN, Row
+from conveyor.store.memory.rows import ACTIVE, WAITING_CHILDREN, Row
 
 
 @dataclass(slots=True)
@@ -57,61 +57,22 @@ def _applied_before(data: Data, outcome: Outcome) -> bool:
 
 
 def _apply(data: Data, row: Row, outcome: Outcome, effects: _Effects, now: datetime) -> None:
-    row.attempt = outcome.attempt
-    row.stalled += outcome.stalls
     row.settled = (outcome.lease.token, outcome.state, now)
-    if outcome.report is not None:
-        row.report = outcome.report
-    if outcome.state in TERMINAL:
-        parent = data.end(row, outcome, now)
-        if parent is not None:
-            effects.released.append(parent)
-        if data.row(*row.key) is None:
-            effects.removed.append(row.key)
-    elif outcome.state is WAITING_CHILDREN:
-        data.wait_for_children(row, 0)
-    elif row.pending or (outcome.delay is None and outcome.run_at is None):
-        data.go_back(row, now)
-    else:
-        data.wait(row, now, outcome.run_at if outcome.delay is None else now + outcome.delay)
+    parent = data.settle(row, outcome, now)
+    if parent is not None:
+        effects.released.append(parent)
+    if data.row(*row.key) is None:
+        effects.removed.append(row.key)
     if outcome.spawn:
         effects.spawned += insert(data, outcome.spawn, now, group_limits=False)
     if row.state is WAITING_CHILDREN and not row.pending:
-        data.wait(row, now)
+        data.put(row, transitions.waiting(now))
 
 
-def alter(data: Data, row: Row, change: Change, now: datetime) -> bool:
+def change(data: Data, row: Row, change: Change, now: datetime) -> bool:
     """Do to a job what applies to it, and say whether anything did."""
-    queue = data.queues[row.queue]
     applied = change.retry and data.retry(row, now)
-    if row.state not in TERMINAL:
-        if change.payload is not None:
-            row.payload = change.payload
-            applied = True
-        if change.priority is not None:
-            queue.leave(row)
-            row.rank += change.priority - row.priority
-            row.priority = change.priority
-            queue.enter(row)
-            applied = True
-    if row.state in _IN_LINE and (change.delay is not None or change.run_at is not None):
-        data.wait(row, now, change.run_at if change.delay is None else now + change.delay)
-        applied = True
-    if row.state is ACTIVE and change.cancel:
-        row.cancel_requested = True
-        applied = True
-    if row.state in TERMINAL and change.retention is not None:
-        queue.leave(row)
-        retain(row, change.retention, now)
-        queue.enter(row)
-        applied = True
-    if change.release_key and row.holds(now):
-        queue.drop_key(row)
-        applied = True
-    if row.state is not ACTIVE and change.report is not None:
-        row.report = change.report
-        applied = True
-    return applied
-
-
-_IN_LINE = frozenset({WAITING, DELAYED})
+    fields = transitions.changed(row, change, now)
+    applies = bool(fields)
+    data.put(row, fields)
+    return applied or applies

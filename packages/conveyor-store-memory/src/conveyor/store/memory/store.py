@@ -34,12 +34,14 @@ from conveyor.core.store import (
     Settled,
     Store,
     Where,
+    transitions,
 )
 from conveyor.store.memory.claiming import claim, take
 from conveyor.store.memory.data import Data
 from conveyor.store.memory.inserting import insert
 from conveyor.store.memory.rows import FOREVER, Row, record
-from conveyor.store.memory.settling import alter, held, settle
+from conveyor.store.memory.settling import change as change_row
+from conveyor.store.memory.settling import held, settle
 
 
 class MemoryStore(Store):
@@ -154,10 +156,9 @@ class MemoryStore(Store):
         started = [row for row in lapsed if row.started]
         unstarted = [row for row in lapsed if not row.started]
         for row in due:
-            data.wait(row, now)
+            data.put(row, transitions.waiting(now))
         for row in lapsed:
-            row.stalled += row.started
-            data.go_back(row, now)
+            data.put(row, transitions.lapsed(row, now))
         for queue in known:
             queue.tidy(now)
         times = [
@@ -197,7 +198,7 @@ class MemoryStore(Store):
 
     async def update(self, where: Where, change: Change, *, now: datetime | None = None) -> frozenset[JobKey]:
         data, now = self._data(), now or _clock()
-        return frozenset(row.key for row in list(data.rows(where, now)) if alter(data, row, change, now))
+        return frozenset(row.key for row in list(data.rows(where, now)) if change_row(data, row, change, now))
 
     async def delete(self, where: Where, *, limit: int, now: datetime | None = None) -> Deleted:
         data, now = self._data(), now or _clock()
