@@ -12,6 +12,8 @@ SOURCES = sorted([*ROOT.glob("packages/*/src"), ROOT / "shared-tests" / "src"])
 CORE = "conveyor.core"
 SUITE = "conveyor.conformance"
 STORES = "conveyor.store"
+#: What stores on SQL databases share: the one other package that a store may import.
+SHARED_SQL = "conveyor.store.sql"
 # What the author of a store may use of core; docs/writing-a-store.md names the same.
 STORE_SURFACE = tuple(f"conveyor.core.{name}" for name in ("store", "events", "errors", "durations"))
 
@@ -74,7 +76,7 @@ def _may_import(package: str) -> tuple[str, ...]:
         case "conveyor.conformance":
             return (SUITE, CORE, "conveyor.store.memory")  # the reference that the model test compares with
         case _:
-            return (package, *STORE_SURFACE)
+            return (package, SHARED_SQL, *STORE_SURFACE)
 
 
 def _package(module: str) -> str:
@@ -116,6 +118,7 @@ def test_a_package_imports_only_what_its_layer_may(source: Path) -> None:
         ("conveyor.store.sqlite.store", "from conveyor.core.storekeeping import rows"),
         ("conveyor.store.sqlite.store", "from conveyor.store.memory import MemoryStore"),
         ("conveyor.store.sqlite.store", "from conveyor.store import memory"),
+        ("conveyor.store.sql.work", "from conveyor.store.sqlite import SqliteStore"),
         ("conveyor.store.sqlite", "from .store import SqliteStore"),
         ("conveyor.store.sqlite.testing", "from _pytest.tmpdir import TempPathFactory"),
         ("conveyor.conformance.concurrency.model", "from conveyor.store.sqlite import SqliteStore"),
@@ -154,6 +157,8 @@ def test_a_planted_breach_is_caught(module: str, line: str) -> None:
         ("conveyor.store.sqlite.store", "from conveyor.core.store import JobState"),
         ("conveyor.store.sqlite.store", "import conveyor.core.events"),
         ("conveyor.store.sqlite", "from conveyor.store.sqlite.store import SqliteStore"),
+        ("conveyor.store.sqlite.sets", "from conveyor.store import sql"),
+        ("conveyor.store.sqlite.sets", "from conveyor.store.sql import UnitOfWork"),
         (
             "conveyor.conformance.concurrency.model",
             "import pytest\nfrom conveyor.store.memory import MemoryStore",

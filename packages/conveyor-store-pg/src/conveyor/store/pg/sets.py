@@ -8,12 +8,14 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
-from conveyor.core.store import TERMINAL, Change, Deleted, JobKey, JobRecord, JobState, Order, Where
+from conveyor.core.store import Change, Deleted, JobKey, JobRecord, JobState, Order, Where, transitions
+from conveyor.store import sql
 from conveyor.store.pg.groups import follow
-from conveyor.store.pg.ledger import ACTIVE, DELAYED, ENDED, WAITING, Entry, Ledger
-from conveyor.store.pg.rows import ID, jsonb, moment, record_or_reason
+from conveyor.store.pg.jobs import UnitOfWork, row_of
+from conveyor.store.pg.rows import ID, moment, record_or_reason
 from conveyor.store.pg.statements import Session
-from conveyor.store.pg.where import EVERY, counts, locked, rows, seqs
+from conveyor.store.pg.where import EVERY, counts, locked, seqs
+from conveyor.store.pg.where import rows as rows_of
 
 log: Final = logging.getLogger("conveyor.store.pg")
 
@@ -30,7 +32,7 @@ async def find(
     """The jobs of a set, in order, without those that cannot be read."""
     now = await moment(session, now)
     found: list[JobRecord] = []
-    for row in await rows(session, where, now, limit=limit, order=order, after=after):
+    for row in await rows_of(session, where, now, limit=limit, order=order, after=after):
         record = record_or_reason(row, now)
         if isinstance(record, JobRecord):
             found.append(record)
@@ -49,77 +51,18 @@ async def count(
 async def update(session: Session, now: datetime | None, where: Where, change: Change) -> frozenset[JobKey]:
     """Apply a change to every job of a set, in the order they were added."""
     now = await moment(session, now)
-    ledger = Ledger(session, now)
-    concerned = _states(change) if where.states is None else _states(change) & where.states
-    where = replace(
-        where, states=concerned
-    )  # what it does not concern is not locked, so nobody passes over it
-    entries = ledger.keep(await locked(session, where, now, await seqs(session, where, now)))
-    changed = frozenset([entry.key for entry in entries if await _changed(ledger, entry, change)])
-    await ledger.done()
-    return changed
-
-
-def _states(change: Change) -> frozenset[JobState]:
-    """The states of the jobs that a change may apply to."""
-    found: set[JobState] = set()
-    if change.release_key:
-        found.update(JobState)
-    if change.retry or change.retention is not None:
-        found |= TERMINAL
-    if change.payload is not None or change.priority is not None:
-        found |= set(JobState) - TERMINAL
-    if change.delay is not None or change.run_at is not None:
-        found |= {JobState.WAITING, JobState.DELAYED}
-    if change.cancel:
-        found.add(JobState.ACTIVE)
-    if change.report is not None:
-        found |= set(JobState) - {JobState.ACTIVE}
-    return frozenset(found)
-
-
-async def _changed(ledger: Ledger, entry: Entry, change: Change) -> bool:
-    """Do to a job what applies to it, and say whether anything did."""
-    applied = change.retry and await ledger.retry(entry)
-    if entry.state not in ENDED:
-        if change.payload is not None:
-            entry.payload = jsonb(change.payload)
-            applied = entry.altered = True
-        if change.priority is not None:
-            entry.rank += change.priority - entry.priority
-            entry.priority = change.priority
-            applied = entry.altered = True
-    if entry.state in {WAITING, DELAYED} and (change.delay is not None or change.run_at is not None):
-        ledger.wait(entry, change.run_at if change.delay is None else ledger.after(change.delay))
-        applied = True
-    if entry.state == ACTIVE and change.cancel:
-        entry.cancel_requested = True
-        applied = True
-    if entry.state in ENDED and change.retention is not None:
-        ledger.retain(entry, change.retention)
-        applied = True
-    if change.release_key and entry.holds(ledger.now):
-        entry.holds_key = False
-        applied = True
-    if entry.state != ACTIVE and change.report is not None:
-        entry.report = change.report
-        applied = True
-    if applied:
-        ledger.change(entry)
-    return applied
+    states = transitions.concerned(change)
+    # What it does not concern is not locked, so that no claim passes over it.
+    where = replace(where, states=states if where.states is None else states & where.states)
+    rows = await locked(session, where, now, await seqs(session, where, now))
+    return await sql.update(UnitOfWork(session, now), [row_of(row) for row in rows], change)
 
 
 async def delete(session: Session, now: datetime | None, where: Where, limit: int) -> Deleted:
     """Remove jobs of a set, the longest there first."""
     now = await moment(session, now)
-    ledger = Ledger(session, now)
-    entries = ledger.keep(await locked(session, where, now, await seqs(session, where, now, limit=limit)))
-    await ledger.load_parents()
-    removed = tuple(entry.key for entry in entries)
-    released = [parent for entry in entries if (parent := await ledger.remove(entry)) is not None]
-    await ledger.done()
-    gone = frozenset(removed)
-    return Deleted(removed=removed, released=tuple(key for key in released if key not in gone))
+    rows = await locked(session, where, now, await seqs(session, where, now, limit=limit))
+    return await sql.delete(UnitOfWork(session, now), [row_of(row) for row in rows])
 
 
 async def forget(session: Session, now: datetime | None, queue: str) -> Sequence[JobKey]:

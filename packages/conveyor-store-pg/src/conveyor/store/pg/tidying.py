@@ -15,8 +15,8 @@ from typing import Any
 from conveyor.core.store import Claim
 from conveyor.store.pg.connections import Connections
 from conveyor.store.pg.groups import end_pauses, unpark
-from conveyor.store.pg.ledger import REMEMBERED
 from conveyor.store.pg.statements import Session
+from conveyor.store.sql import REMEMBERED
 
 
 async def let_groups_go_on(connections: Connections, request: Claim, now: datetime | None) -> None:

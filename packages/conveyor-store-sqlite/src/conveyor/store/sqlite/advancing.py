@@ -10,7 +10,7 @@ from sqlite3 import Connection
 from typing import Any, Final
 
 from conveyor.core.store import Advanced, JobKey
-from conveyor.store.sqlite.ledger import REMEMBERED
+from conveyor.store.sql import REMEMBERED
 from conveyor.store.sqlite.limits import forget_starts
 from conveyor.store.sqlite.rows import FOREVER, read_or, written
 from conveyor.store.sqlite.statements import ask, fetch, run, text

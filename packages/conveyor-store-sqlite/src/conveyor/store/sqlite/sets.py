@@ -9,8 +9,10 @@ from sqlite3 import Connection
 from typing import Final
 
 from conveyor.core.store import Change, Deleted, JobKey, JobRecord, JobState, Order, Where
-from conveyor.store.sqlite.ledger import ACTIVE, DELAYED, ENDED, WAITING, Entry, Ledger
-from conveyor.store.sqlite.rows import ID, rank_key, rank_of, records, written
+from conveyor.store import sql
+from conveyor.store.sql import UnitOfWork, run_now
+from conveyor.store.sqlite.jobs import Jobs
+from conveyor.store.sqlite.rows import ID, records, written
 from conveyor.store.sqlite.statements import ask, run
 from conveyor.store.sqlite.where import counts, seqs
 
@@ -41,43 +43,9 @@ def count(
 
 def update(db: Connection, now: datetime, where: Where, change: Change) -> frozenset[JobKey]:
     """Apply a change to every job of a set, in the order they were added."""
-    ledger = Ledger(db, now)
-    entries = ledger.load_rows(seqs(db, where, now, limit=_EVERY))
-    changed = frozenset(entry.key for entry in entries if _changed(ledger, entry, change))
-    ledger.flush()
-    return changed
-
-
-def _changed(ledger: Ledger, entry: Entry, change: Change) -> bool:
-    """Do to a job what applies to it, and say whether anything did."""
-    applied = change.retry and ledger.retry(entry)
-    if entry.state not in ENDED:
-        if change.payload is not None:
-            entry.payload = change.payload
-            applied = entry.altered = True
-        if change.priority is not None:
-            entry.rank = rank_key(rank_of(entry.rank) + (change.priority - entry.priority))
-            entry.priority = change.priority
-            applied = entry.altered = True
-    if entry.state in {WAITING, DELAYED} and (change.delay is not None or change.run_at is not None):
-        run_at = None if change.run_at is None else written(change.run_at)
-        ledger.wait(entry, run_at if change.delay is None else ledger.after(change.delay))
-        applied = True
-    if entry.state == ACTIVE and change.cancel:
-        entry.cancel_requested = 1
-        applied = True
-    if entry.state in ENDED and change.retention is not None:
-        ledger.retain(entry, change.retention)
-        applied = True
-    if change.release_key and entry.holds(ledger.now):
-        entry.holds_key = 0
-        applied = True
-    if entry.state != ACTIVE and change.report is not None:
-        entry.report = change.report
-        applied = True
-    if applied:
-        ledger.change(entry)
-    return applied
+    jobs = Jobs(db)
+    rows = jobs.read_by_seq(seqs(db, where, now, limit=_EVERY))
+    return run_now(sql.update(UnitOfWork(jobs, now), rows, change))
 
 
 def delete(db: Connection, now: datetime, where: Where, limit: int) -> Deleted:
@@ -104,11 +72,5 @@ _TRACES: Final = (
 
 
 def _remove(db: Connection, now: datetime, wanted: Sequence[int]) -> Deleted:
-    ledger = Ledger(db, now)
-    entries = ledger.load_rows(wanted)
-    ledger.load_parents()
-    removed = tuple(entry.key for entry in entries)
-    released = [parent for entry in entries if (parent := ledger.remove(entry)) is not None]
-    ledger.flush()
-    gone = frozenset(removed)
-    return Deleted(removed=removed, released=tuple(key for key in released if key not in gone))
+    jobs = Jobs(db)
+    return run_now(sql.delete(UnitOfWork(jobs, now), jobs.read_by_seq(wanted)))

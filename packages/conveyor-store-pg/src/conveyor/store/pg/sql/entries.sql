@@ -1,4 +1,4 @@
--- What a step has to know of jobs to move them, in the order of ledger.Entry; nobody else moves them meanwhile.
+-- What a step has to know of jobs to move them, in the order of jobs.row_of; nobody else moves them meanwhile.
 with found as materialized (
   select j.seq
     from unnest(%(queues)s::text[], %(ids)s::text[]) e (queue, id)
@@ -20,6 +20,7 @@ select
   j.state,
   j.token,
   j.attempt,
+  j.stalled,
   j.cancel_requested,
   j.priority,
   j.rank,

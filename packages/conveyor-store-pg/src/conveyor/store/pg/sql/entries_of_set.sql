@@ -8,6 +8,7 @@ select
   j.state,
   j.token,
   j.attempt,
+  j.stalled,
   j.cancel_requested,
   j.priority,
   j.rank,

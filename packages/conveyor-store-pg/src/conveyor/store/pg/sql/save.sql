@@ -18,7 +18,7 @@ update {schema}.conveyor_jobs j
        lease_until = case when v.state = 'active' then j.lease_until end,
        locked_by = case when v.state = 'active' then j.locked_by end,
        started = j.started and v.state = 'active',
-       stalled = j.stalled + v.stalls,
+       stalled = v.stalled,
        report = coalesce(v.report::json, j.report)
   from unnest(
     %(seq)s::bigint[],
@@ -37,9 +37,9 @@ update {schema}.conveyor_jobs j
     %(settled_state)s::text[],
     %(settled_at)s::timestamptz[],
     %(report)s::text[],
-    %(stalls)s::int[]
+    %(stalled)s::int[]
   ) v (
     seq, state, attempt, cancel_requested, run_at, delay, pending, released, holds_key, finished_at,
-    expires_at, keep_count, settled_token, settled_state, settled_at, report, stalls
+    expires_at, keep_count, settled_token, settled_state, settled_at, report, stalled
   )
  where j.seq = any(array[v.seq])

@@ -3,7 +3,6 @@ update conveyor_jobs
    set priority = v.column2,
        rank = v.column3,
        payload = coalesce(v.column4, payload),
-       stalled = iif(v.column5, 0, stalled),
        processed_at = iif(v.column5, null, processed_at)
   from (
     values

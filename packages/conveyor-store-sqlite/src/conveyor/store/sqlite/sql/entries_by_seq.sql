@@ -1,4 +1,4 @@
--- What a step has to know of jobs to move them, in the order of ledger.Entry.
+-- What a step has to know of jobs to move them, in the order of jobs._row.
 select json_group_array(
   json_array(
     seq,
@@ -7,6 +7,7 @@ select json_group_array(
     state,
     token,
     attempt,
+    stalled,
     cancel_requested,
     priority,
     rank,

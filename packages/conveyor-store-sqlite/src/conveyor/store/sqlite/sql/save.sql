@@ -1,5 +1,5 @@
 -- Where jobs are in their lives. A job that is not active is held by nobody.
--- The values are repeated for each row of a batch, in the order of ledger.Entry.saved: see statements.write.
+-- The values are repeated for each row of a batch, in the order of jobs._saved: see statements.write.
 update conveyor_jobs
    set state = v.column2,
        attempt = v.column3,
@@ -19,7 +19,7 @@ update conveyor_jobs
        lease_until = iif(v.column2 = 'active', lease_until, null),
        locked_by = iif(v.column2 = 'active', locked_by, null),
        started = iif(v.column2 = 'active', started, 0),
-       stalled = stalled + v.column17,
+       stalled = v.column17,
        report = coalesce(v.column16, report)
   from (
     values

@@ -1,0 +1,188 @@
+"""The jobs that a step moves, as this store keeps them. Reading a job locks its row."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
+
+from conveyor.core.store import JobState, Lease
+from conveyor.store import sql
+from conveyor.store.pg.groups import Move, moved
+from conveyor.store.pg.rows import MICROSECOND, instant, jsonb, known_state, microseconds
+from conveyor.store.pg.statements import Row, Session
+from conveyor.store.sql import Key
+
+
+class UnitOfWork(sql.UnitOfWork):
+    """The jobs of one step, and how they move within their groups."""
+
+    def __init__(self, session: Session, now: datetime) -> None:
+        """Begin with no jobs."""
+        super().__init__(Jobs(session), now)
+        self._session = session
+        self._moves: list[Move] = []
+
+    def moved(self, row: sql.Row, after: JobState | None) -> None:
+        """Remember what the groups are to know when the step is done."""
+        if row.group is not None and row.before is not None and (row.before is not after or row.rewritten):
+            after_text = None if after is None else after.value
+            self._moves.append(Move(row.queue, row.group, row.name, row.before.value, after_text))
+
+    def add_moves(self, moves: Iterable[Move]) -> None:
+        """Have these moves counted as well, when the step is done."""
+        self._moves += moves
+
+    async def done(self) -> None:
+        """Write what has changed, and count for the groups all that has moved.
+
+        Groups are locked by one statement, in order, after all jobs: else two steps wait for each other.
+        """
+        await self.flush()
+        if self._moves:
+            await moved(self._session, self._moves)
+
+
+class Jobs:
+    """The table of jobs, for a unit of work."""
+
+    def __init__(self, session: Session) -> None:
+        """Stand on a session in a transaction."""
+        self._session = session
+
+    async def read(self, keys: Collection[Key]) -> list[sql.Row]:
+        """Those of these jobs that there are."""
+        queues, ids = [queue for queue, _ in keys], [id for _, id in keys]
+        return [row_of(row) for row in await self._session.ask("entries", queues=queues, ids=ids)]
+
+    async def save(self, rows: Sequence[sql.Row]) -> None:
+        """Write where these jobs are in their lives."""
+        await self._session.run(
+            "save",
+            seq=[row.seq for row in rows],
+            state=[row.state.value for row in rows],
+            attempt=[row.attempt for row in rows],
+            stalled=[row.stalled for row in rows],
+            cancel_requested=[row.cancel_requested for row in rows],
+            run_at=[row.run_at for row in rows],
+            delay=[microseconds(row.delay) for row in rows],
+            pending=[row.pending for row in rows],
+            released=[row.released for row in rows],
+            holds_key=[row.holds_key for row in rows],
+            finished_at=[row.finished_at for row in rows],
+            expires_at=[row.expires_at for row in rows],
+            keep_count=[row.keep_count for row in rows],
+            settled_token=[row.settled_token for row in rows],
+            settled_state=[row.settled_state for row in rows],
+            settled_at=[row.settled_at for row in rows],
+            report=[row.report for row in rows],
+        )
+
+    async def rewrite(self, rows: Sequence[sql.Row]) -> None:
+        """Write what only `Store.update` changes."""
+        await self._session.run(
+            "alter",
+            seq=[row.seq for row in rows],
+            priority=[row.priority for row in rows],
+            rank=[row.rank for row in rows],
+            payload=[None if row.payload is None else jsonb(row.payload) for row in rows],
+            reset=[row.reset for row in rows],
+        )
+
+    async def remove(self, rows: Sequence[sql.Row]) -> None:
+        """Remove these jobs."""
+        await self._session.run("remove", seqs=[row.seq for row in rows])
+
+    async def write_tombstones(self, rows: Sequence[sql.Row], now: datetime) -> None:
+        """Remember what was settled last of these jobs."""
+        await self._session.run(
+            "bury",
+            queues=[row.queue for row in rows],
+            ids=[row.id for row in rows],
+            tokens=[row.settled_token for row in rows],
+            states=[row.settled_state for row in rows],
+            now=now,
+        )
+
+    async def find_tombstones(self, leases: Collection[Lease]) -> set[tuple[Lease, str]]:
+        """What was settled last of jobs that are gone."""
+        found = await self._session.ask(
+            "buried",
+            queues=[lease.queue for lease in leases],
+            ids=[lease.id for lease in leases],
+            tokens=[lease.token for lease in leases],
+        )
+        return {(Lease(queue, id, token), state) for queue, id, token, state in found}
+
+    async def holder(self, queue: str, unique_key: str) -> str | None:
+        """The id of the job that is stored as the holder of a key."""
+        found = await self._session.ask("holder", queue=queue, key=unique_key)
+        return found[0][0] if found else None
+
+    async def count_unreleased(self, parent: Key) -> int:
+        """How many children of a parent have not released it."""
+        [(count,)] = await self._session.ask("unreleased", queue=parent[0], id=parent[1])
+        found: int = count
+        return found
+
+
+def row_of(row: Row) -> sql.Row:
+    """What a step has to know of a job; of the columns of `sql/entries.sql`."""
+    (
+        seq,
+        queue,
+        id,
+        name,
+        group,
+        state,
+        token,
+        attempt,
+        stalled,
+        cancel_requested,
+        priority,
+        rank,
+        run_at,
+        delay,
+        pending,
+        released,
+        parent_queue,
+        parent_id,
+        unique_key,
+        unique_for,
+        unique_until,
+        holds_key,
+        finished_at,
+        expires_at,
+        keep_count,
+        settled_token,
+        settled_state,
+        settled_at,
+    ) = row
+    return sql.Row(
+        seq=seq,
+        queue=queue,
+        id=id,
+        name=name,
+        group=group,
+        state=known_state(state),
+        token=token,
+        attempt=attempt,
+        stalled=stalled,
+        cancel_requested=cancel_requested,
+        priority=priority,
+        rank=rank,
+        run_at=instant(run_at),
+        delay=None if delay is None else delay * MICROSECOND,
+        pending=pending,
+        released=released,
+        parent=None if parent_id is None else (parent_queue, parent_id),
+        unique_key=unique_key,
+        unique_for=unique_for,
+        unique_until=instant(unique_until),
+        holds_key=holds_key,
+        finished_at=instant(finished_at),
+        expires_at=instant(expires_at),
+        keep_count=keep_count,
+        settled_token=settled_token,
+        settled_state=settled_state,
+        settled_at=instant(settled_at),
+    )

@@ -1,0 +1,183 @@
+"""The jobs that a step moves, as this store keeps them.
+
+A step runs while nobody else can write, so what it read stays true until it has written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
+from functools import lru_cache
+from sqlite3 import Connection
+from typing import Any, Final
+
+from conveyor.core.store import Lease
+from conveyor.store.sql import Key, Row
+from conveyor.store.sqlite.rows import (
+    MICROSECOND,
+    UNREADABLE,
+    known_state,
+    microseconds,
+    rank_key,
+    rank_of,
+    read,
+    written,
+)
+from conveyor.store.sqlite.statements import ask, fetch, run, text, write
+
+#: A step writes its own moment in many rows.
+_written: Final = lru_cache(256)(written)
+
+
+class Jobs:
+    """The table of jobs, for a unit of work."""
+
+    def __init__(self, db: Connection) -> None:
+        """Stand on a connection whose transaction writes."""
+        self._db = db
+
+    async def read(self, keys: Collection[Key]) -> list[Row]:
+        """Those of these jobs that there are."""
+        return [_row(values) for values in ask(self._db, "entries", keys=text(keys))]
+
+    def read_by_seq(self, seqs: Sequence[int]) -> list[Row]:
+        """The jobs with these numbers, in that order."""
+        rows = {row[0]: row for row in ask(self._db, "entries_by_seq", seqs=text(seqs))}
+        return [_row(rows[seq]) for seq in seqs if seq in rows]
+
+    async def save(self, rows: Sequence[Row]) -> None:
+        """Write where these jobs are in their lives."""
+        write(self._db, "save", [_saved(row) for row in rows])
+
+    async def rewrite(self, rows: Sequence[Row]) -> None:
+        """Write what only `Store.update` changes."""
+        values = [(row.seq, row.priority, rank_key(row.rank), row.payload, row.reset) for row in rows]
+        write(self._db, "alter", values)
+
+    async def remove(self, rows: Sequence[Row]) -> None:
+        """Remove these jobs."""
+        run(self._db, "remove", seqs=text([row.seq for row in rows]))
+
+    async def write_tombstones(self, rows: Sequence[Row], now: datetime) -> None:
+        """Remember what was settled last of these jobs."""
+        graves = [(row.queue, row.id, row.settled_token, row.settled_state) for row in rows]
+        run(self._db, "bury", graves=text(graves), now=_written(now))
+
+    async def find_tombstones(self, leases: Collection[Lease]) -> set[tuple[Lease, str]]:
+        """What was settled last of jobs that are gone."""
+        found = ask(self._db, "buried", leases=text(leases))
+        return {(Lease(queue, id, token), state) for queue, id, token, state in found}
+
+    async def holder(self, queue: str, unique_key: str) -> str | None:
+        """The id of the job that is stored as the holder of a key."""
+        found = fetch(self._db, "holder", queue=queue, key=unique_key)
+        return None if found is None else found[0]
+
+    async def count_unreleased(self, parent: Key) -> int:
+        """How many children of a parent have not released it."""
+        count: int = fetch(self._db, "unreleased", queue=parent[0], id=parent[1])[0]
+        return count
+
+
+def _row(values: Sequence[Any]) -> Row:
+    """What a step has to know of a job. What cannot be read is left out: the row must not stop the others."""
+    (
+        seq,
+        queue,
+        id,
+        state,
+        token,
+        attempt,
+        stalled,
+        cancel_requested,
+        priority,
+        rank,
+        run_at,
+        delay,
+        pending,
+        released,
+        parent_queue,
+        parent_id,
+        unique_key,
+        unique_for,
+        unique_until,
+        holds_key,
+        finished_at,
+        expires_at,
+        keep_count,
+        settled_token,
+        settled_state,
+        settled_at,
+    ) = values
+    return Row(
+        seq=seq,
+        queue=queue,
+        id=id,
+        state=known_state(state),
+        token=token,
+        attempt=attempt,
+        stalled=stalled,
+        cancel_requested=bool(cancel_requested),
+        priority=priority,
+        rank=rank_of(rank) if isinstance(rank, int) else 0.0,
+        run_at=_instant(run_at),
+        delay=_duration(delay),
+        pending=pending,
+        released=bool(released),
+        parent=None if parent_id is None else (parent_queue, parent_id),
+        unique_key=unique_key,
+        unique_for=unique_for,
+        unique_until=_instant(unique_until),
+        holds_key=bool(holds_key),
+        finished_at=_instant(finished_at),
+        expires_at=_instant(expires_at),
+        keep_count=keep_count,
+        settled_token=settled_token,
+        settled_state=settled_state,
+        settled_at=_instant(settled_at),
+    )
+
+
+def _instant(stored: str | None) -> datetime | None:
+    if stored is None:
+        return None
+    try:
+        return read(stored)
+    except UNREADABLE:
+        return None
+
+
+def _duration(stored: int | None) -> timedelta | None:
+    if stored is None:
+        return None
+    try:
+        return stored * MICROSECOND
+    except UNREADABLE:
+        return None
+
+
+def _stored(at: datetime | None) -> str | None:
+    return None if at is None else _written(at)
+
+
+def _saved(row: Row) -> tuple[Any, ...]:
+    """The values of `sql/save.sql`."""
+    return (
+        row.seq,
+        row.state.value,
+        row.attempt,
+        row.cancel_requested,
+        _stored(row.run_at),
+        microseconds(row.delay),
+        row.pending,
+        row.released,
+        row.holds_key,
+        _stored(row.finished_at),
+        _stored(row.expires_at),
+        row.keep_count,
+        row.settled_token,
+        row.settled_state,
+        _stored(row.settled_at),
+        row.report,
+        row.stalled,
+    )
