@@ -75,14 +75,14 @@ async def ends(queue: Queue[Any], clock: ManualClock) -> None:
 
 #: The parts of a worker that run by themselves, and what of each is made to fail.
 LOOPS = {
-    "poller": ("_poller", "tick"),
-    "scheduler": ("_scheduler", "tick"),
-    "maintenance": ("_maintenance", "tick"),
-    "heartbeat": ("_heartbeat", "tick"),
-    "renewal": ("_heartbeat", "_renew"),
-    "presence": ("_presence", "_announce"),
-    "settler": ("_settler", "_write"),
-    "listener": ("_listener", "_receive"),
+    "poller": ("poller", "tick"),
+    "scheduler": ("scheduler", "tick"),
+    "maintenance": ("maintenance", "tick"),
+    "heartbeat": ("heartbeat", "tick"),
+    "renewal": ("heartbeat", "_renew"),
+    "registration": ("registration", "_register"),
+    "settler": ("settler", "_write"),
+    "subscriber": ("subscriber", "_receive"),
 }
 
 
@@ -98,7 +98,7 @@ async def test_a_part_of_a_worker_goes_on(
 ) -> None:
     made = worker(handled)
     owner, method = LOOPS[part]
-    fault = Fault(monkeypatch, getattr(made, owner), method)
+    fault = Fault(monkeypatch, type(getattr(made._parts, owner)), method)
     fault.times = 2
     async with made:
         await queue.add("work")
@@ -199,17 +199,14 @@ async def test_a_worker_that_cannot_close_in_order_has_stopped_all_the_same(
 ) -> None:
     made = worker(handled)
     await made.start()
-    Fault(monkeypatch, made._scheduler, "stop").times = 1
+    Fault(monkeypatch, type(made._parts.scheduler), "stop").times = 1
 
     closing = asyncio.create_task(made.close(0))
     await until(clock, closing.done)
 
     with pytest.raises(RuntimeError, match="not foreseen"):
         await closing
-    tasks = made._tasks
-    assert all(
-        task.done() for task in (*tasks.claiming, *tasks.maintaining, *tasks.announcing, *tasks.others)
-    )
+    assert all(task.done() for task in made._context.state.tasks)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), SystemExit(1)], ids=repr)

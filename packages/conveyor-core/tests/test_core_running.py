@@ -708,7 +708,7 @@ async def test_a_slot_that_a_thread_keeps_is_not_claimed_ahead_for(
     async with worker({"crunch": stuck, "quick": quick}) as runner:
         await stuck.until_begun()
         await clock.advance(1)
-        runner._executor.typical = 0.001
+        runner._parts.executor.typical = 0.001
         await queue.add_bulk([NewJob("quick") for _ in range(50)])
         await clock.advance(2)
 

@@ -125,7 +125,7 @@ async def test_a_queue_without_schedules_costs_a_worker_one_read_now_and_then() 
     clock = ManualClock()
     async with MemoryStore() as memory:
         store = FaultyStore(ClockedStore(memory, clock))
-        scheduler = Worker("q", nothing, store, clock=clock)._scheduler
+        scheduler = Worker("q", nothing, store, clock=clock)._parts.scheduler
 
         assert await scheduler.tick() == 5.0
         assert store.calls == ["find"]
@@ -138,7 +138,7 @@ async def test_a_scheduler_sleeps_until_the_next_is_due() -> None:
         queue = Queue[Any]("q", store, clock=clock)
         await queue.every("2.5 s", "a", key="a")
         await queue.every("4 s", "b", key="b")
-        scheduler = Worker("q", nothing, store, clock=clock)._scheduler
+        scheduler = Worker("q", nothing, store, clock=clock)._parts.scheduler
 
         assert await scheduler.tick() == 2.5
         await clock.advance(2.5)
@@ -157,7 +157,7 @@ async def test_more_schedules_than_one_step_takes_are_all_fired() -> None:
         queue = Queue[Any]("q", store, clock=clock)
         for n in range(250):
             await queue.every("1 hour", "x", key=str(n))
-        scheduler = Worker("q", nothing, store, clock=clock)._scheduler
+        scheduler = Worker("q", nothing, store, clock=clock)._parts.scheduler
         while not await scheduler.tick():
             pass
         await clock.advance("1 hour")

@@ -491,16 +491,16 @@ def test_a_signal_for_the_whole_group_is_taken_once(
 
 @needs_fork
 def test_workers_of_forked_processes_draw_their_own_waits(worker: MakeWorker) -> None:
-    judge = worker(nothing)._executor._judge
+    policy = worker(nothing)._parts.executor.policy
     ours, theirs = os.pipe()
     child = os.fork()
     if not child:
-        os.write(theirs, f"{judge.random()}\n".encode())
+        os.write(theirs, f"{policy.random()}\n".encode())
         os._exit(0)
     os.waitpid(child, 0)
     os.close(theirs)
     with os.fdopen(ours) as answer:
         drawn = float(answer.read())
 
-    assert drawn != judge.random()
+    assert drawn != policy.random()
     assert 0 <= drawn < 1

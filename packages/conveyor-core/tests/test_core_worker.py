@@ -579,7 +579,7 @@ async def records(worker: Worker[Any], jobs: list[Job[Any]]) -> list[JobRecord]:
     from conveyor.core.store import Where  # noqa: PLC0415
 
     ids = frozenset(job.id for job in jobs)
-    return list(await worker._store.find(Where(queue="q", ids=ids), limit=100))
+    return list(await worker._context.store.find(Where(queue="q", ids=ids), limit=100))
 
 
 async def test_jobs_that_arrive_after_a_pause_of_the_worker_go_back(

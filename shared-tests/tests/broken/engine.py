@@ -14,13 +14,15 @@ import pytest
 
 from conveyor.core import durations
 from conveyor.core._engine import retention
-from conveyor.core._engine.decisions import Judge
+from conveyor.core._engine.decisions import OutcomePolicy
 from conveyor.core._engine.executor import Executor
 from conveyor.core._engine.handlers import Payloads, Results
+from conveyor.core._engine.heartbeat import Heartbeat
 from conveyor.core._engine.poller import Poller
 from conveyor.core._engine.processes.pool import Processes
 from conveyor.core._engine.run import Run
 from conveyor.core._engine.scheduler import Scheduler
+from conveyor.core._engine.state import WorkerState
 from conveyor.core._inspect import follow
 from conveyor.core._jobs import cancel, edits, keep, payload, remove, typed_payload
 from conveyor.core._jobs.outcomes import Settlement
@@ -35,7 +37,6 @@ from conveyor.core.job import Job
 from conveyor.core.options import JobOptions
 from conveyor.core.queue import Queue
 from conveyor.core.store import Change, Claimed, JobKey, JobRecord, JobState, Outcome, Retention, Store, Where
-from conveyor.core.worker import Worker
 
 
 @dataclass(frozen=True)
@@ -128,9 +129,9 @@ def holds_what_it_has_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def take_late(poller: Poller, *args: Any, **options: Any) -> None:
         looked_at: list[Run] = []
-        heartbeat = poller._heartbeat
+        heartbeat = poller.heartbeat
         with pytest.MonkeyPatch.context() as meanwhile:
-            meanwhile.setattr(heartbeat, "hold", looked_at.extend)
+            meanwhile.setattr(Heartbeat, "hold", lambda _, runs: looked_at.extend(runs))
             await take(poller, *args, **options)
         heartbeat.hold(looked_at)
 
@@ -166,7 +167,7 @@ def forgets_claimed_schedules(monkeypatch: pytest.MonkeyPatch) -> None:
 @caught_by("queue behaviour", "test_a_batch_that_is_cancelled_by_its_handler_has_failed")
 def takes_every_cancellation_for_one_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """A handler whose task was cancelled has done nothing wrong, whoever cancelled it."""
-    monkeypatch.setattr(Worker, "_is_ending", lambda _: True)
+    monkeypatch.setattr(WorkerState, "is_ending", True)
 
 
 @caught_by("queue behaviour", "test_typed_data_that_would_come_back_changed_is_refused")
@@ -201,11 +202,11 @@ def waits_for_threads_past_their_timeouts(monkeypatch: pytest.MonkeyPatch) -> No
 def the_death_of_a_process_is_a_failed_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """A job whose process died has failed, and used an attempt."""
 
-    def stalled(judge: Judge, run: Run, how: str, now: datetime) -> Settlement:
+    def stalled(policy: OutcomePolicy, run: Run, how: str, now: datetime) -> Settlement:
         error = ConveyorError(how)
-        return judge._failed(run, Failure.of(error), now, error)
+        return policy._failed(run, Failure.of(error), now, error)
 
-    monkeypatch.setattr(Judge, "_stalled", stalled)
+    monkeypatch.setattr(OutcomePolicy, "_stalled", stalled)
 
 
 @caught_by("queue behaviour", "test_however_a_run_ends_it_ends_so_on_each_executor")
@@ -366,12 +367,12 @@ def runs_what_it_gets(monkeypatch: pytest.MonkeyPatch) -> None:
     opened = Poller._opened
 
     def open_any(poller: Poller, record: JobRecord) -> Run | None:
-        rules = poller._rules
-        poller._rules = replace(rules, claim=replace(rules.claim, names=None))
+        rules = poller.rules
+        poller.rules = replace(rules, claim=replace(rules.claim, names=None))
         try:
             return opened(poller, record)
         finally:
-            poller._rules = rules
+            poller.rules = rules
 
     monkeypatch.setattr(Poller, "_opened", open_any)
 

@@ -22,7 +22,7 @@ def starts_beside_what_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """What goes back for a job that runs alone is on its way when that job starts, and dies with it."""
 
     def must_wait(poller: Poller, run: Run) -> bool:
-        return bool(run.record.stalled and run.stop is None and poller._executor.running)
+        return bool(run.record.stalled and run.stop is None and poller.executor.running)
 
     monkeypatch.setattr(Poller, "_must_wait", must_wait)
 
@@ -43,7 +43,7 @@ def holds_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
         """Give nothing back."""
 
     def must_wait(poller: Poller, run: Run) -> bool:
-        return bool(run.record.stalled and run.stop is None and poller._executor.running)
+        return bool(run.record.stalled and run.stop is None and poller.executor.running)
 
     claims_others_with_jobs_that_have_stalled(monkeypatch)
     monkeypatch.setattr(Poller, "_isolate", isolate)

@@ -360,7 +360,7 @@ async def run_maintenance(worker: Worker[Any]) -> None:
     """Do once what a worker (not started) does every `maintenance_interval`: remove jobs kept long enough."""
     if not isinstance(worker, Worker):
         raise InvalidOptionError("worker", worker, "give a worker: Worker(queue_name, handler, store)")
-    await worker._maintenance.tick()  # noqa: SLF001 - for tests only, and no method that users would meet
+    await worker._parts.maintenance.tick()  # noqa: SLF001 - for tests only, and no method that users would meet
 
 
 def make_record(queue: str = "q", name: str = "job", data: object = None, **fields: Any) -> JobRecord:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import os
 import random
 import socket
-import warnings
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self
@@ -19,70 +14,53 @@ from uuid import uuid4
 
 from typing_extensions import TypeVar
 
-from conveyor.core import events as told
-from conveyor.core._engine.decisions import Judge
-from conveyor.core._engine.error_backoff import ErrorBackoff
-from conveyor.core._engine.executor import Executor
-from conveyor.core._engine.handlers import checked_handler, payloads_of, refuse_generator, results_of
-from conveyor.core._engine.heartbeat import Heartbeat
-from conveyor.core._engine.maintenance import Maintenance
-from conveyor.core._engine.os_signals import told_by_signals
-from conveyor.core._engine.parents import Parents
-from conveyor.core._engine.poller import Poller, Rules
-from conveyor.core._engine.processes.options import checked_processes, plan_of
-from conveyor.core._engine.processes.pool import Processes
-from conveyor.core._engine.publisher import Announcer
-from conveyor.core._engine.registration import Presence
+from conveyor.core import events as happened
+from conveyor.core._engine.assembly import Callbacks, Parts, assemble
+from conveyor.core._engine.context import WorkerContext
+from conveyor.core._engine.decisions import OutcomePolicy
+from conveyor.core._engine.handlers import refuse_generator
+from conveyor.core._engine.lifecycle import Lifecycle
+from conveyor.core._engine.options import Handling, Limits, Timing, rules_of
+from conveyor.core._engine.processes.options import checked_processes
+from conveyor.core._engine.publisher import EventPublisher
 from conveyor.core._engine.run import Run
-from conveyor.core._engine.scheduler import Scheduler
-from conveyor.core._engine.settler import Settler
-from conveyor.core._engine.shutdown import Closing, Tasks
-from conveyor.core._engine.subscriber import Listener
-from conveyor.core._engine.validation import (
-    checked_batch,
-    checked_group_limit,
-    checked_limit,
-    checked_strategies,
-    refuse_missing,
-)
-from conveyor.core._inspect import follow, workers
+from conveyor.core._engine.state import WorkerState
+from conveyor.core._engine.validation import checked_strategies
+from conveyor.core._inspect import workers
 from conveyor.core._inspect.workers import RunningJob, WorkerInfo
-from conveyor.core._jobs.ids import new_token
 from conveyor.core._jobs.payload import MAX_BYTES
 from conveyor.core._queue_names import checked_queue_name
 from conveyor.core._validation import checked_clock, checked_store
 from conveyor.core.batch import Batch
 from conveyor.core.durations import Duration, duration
-from conveyor.core.errors import InvalidOptionError, WorkerClosedError
+from conveyor.core.errors import InvalidOptionError
 from conveyor.core.flow import add_children
 from conveyor.core.job import Job
 from conveyor.core.limits import GroupLimit, RateLimit
-from conveyor.core.options import Keeping, checked_keep, checked_name, flag, whole
-from conveyor.core.store import Claim, Stalled
+from conveyor.core.options import Keeping, checked_keep, checked_name, flag
 
 if TYPE_CHECKING:
+    from datetime import timedelta
     from types import TracebackType
 
     from conveyor.core._jobs.outcomes import Settlement
     from conveyor.core.clock import Clock
     from conveyor.core.events import Event
-    from conveyor.core.store import Store
+    from conveyor.core.store import Retention, Store
 
 T = TypeVar("T", default=Any)
 #: A function of a job; or, with `batch`, of a list of jobs.
 Handler = Callable[[Job[T]], object] | Callable[[list[Job[T]]], object]
-_log: Final = logging.getLogger("conveyor.worker")
 
-_SHORT_LEASE: Final = timedelta(seconds=10)
 _EVENTS: Final[dict[str, type[Event]]] = {
-    "waiting": told.JobWaiting,
-    "delayed": told.JobDelayed,
-    "active": told.JobActive,
-    "completed": told.JobCompleted,
-    "retrying": told.JobRetrying,
-    "failed": told.JobFailed,
-    "stalled": told.JobStalled,
-    "cancelled": told.JobCancelled,
+    "waiting": happened.JobWaiting,
+    "delayed": happened.JobDelayed,
+    "active": happened.JobActive,
+    "completed": happened.JobCompleted,
+    "retrying": happened.JobRetrying,
+    "failed": happened.JobFailed,
+    "stalled": happened.JobStalled,
+    "cancelled": happened.JobCancelled,
 }
 
 
@@ -144,218 +122,71 @@ class Worker(Generic[T]):
         does not offer what the options need. `clock` is for tests.
         """
         self.queue_name = checked_queue_name(queue_name, "queue_name")
-        self._handler = checked_handler(handler)
-        self._batch = checked_batch(batch, self._handler, prefetch)
-        self._store = checked_store(store)
-        self._clock = checked_clock(clock)
         #: Unique to this worker, in this process, this time.
         self.id = f"{_host()}:{os.getpid()}:{uuid4().hex[:8]}"
         self.name = self.id if name is None else checked_name(name, "name")
-        self._in_processes = checked_processes(executor, processes, kill_after, concurrency)
-        if concurrency is None:
-            concurrency = 1 if self._in_processes is None else self._in_processes.count
-        self._concurrency = whole(concurrency, "concurrency", least=1, most=10_000)
-        lease = duration(lock_duration, "lock_duration", zero=False)
-        if lease < _SHORT_LEASE:
-            warnings.warn(
-                f"lock_duration={lock_duration!r} is short: what blocks the loop for that long loses its job",
-                stacklevel=2,
-            )
-        limit = checked_limit(max_global_concurrency, limiter, "max_global_concurrency")
-        group_limit = checked_group_limit(group)
-        refuse_missing(store, limit, group_limit)
-        if prefetch is not None:
-            whole(prefetch, "prefetch", least=0, most=10_000)
-        whole(max_stalled, "max_stalled", least=0)
-        limited = limit is not None or group_limit is not None
-        if limited and prefetch:
-            raise InvalidOptionError("prefetch", prefetch, "with a limit it is 0: a claim is a start")
-        if prefetch and max_stalled == 0:
-            raise InvalidOptionError(
-                "prefetch", prefetch, "with max_stalled=0 it is 0: no job may stall unrun"
-            )
-        self._payloads = payloads_of(self._handler, payload)
-        self._max_bytes = whole(max_payload_bytes, "max_payload_bytes", least=1)
-        self._results = results_of(
-            self._handler,
-            result,
-            batched=batch is not None,
-            max_bytes=whole(max_result_bytes, "max_result_bytes", least=1),
+        in_processes = checked_processes(executor, processes, kill_after, concurrency)
+        kinds, most = (payload, result), (max_payload_bytes, max_result_bytes)
+        self._handling = Handling.of(
+            handler, batch, kinds=kinds, most=most, processes=in_processes, concurrency=concurrency
         )
-        self._plan: dict[str, Any] = {}
-        if self._in_processes is not None:
-            self._plan = plan_of(
-                self._handler,
-                payload=payload,
-                result=result,
-                batched=batch is not None,
-                max_payload_bytes=max_payload_bytes,
-                max_result_bytes=max_result_bytes,
-            )
-        self._lease = lease
-        self._rules = Rules(
-            claim=Claim(
-                queue=self.queue_name,
-                count=1,
-                token=new_token(),
-                lease=lease,
-                worker=self.name,
-                newest_first=flag(lifo, "lifo"),
-                names=None if callable(self._handler) else frozenset(self._handler),
-                limit=limit,
-                group_limit=group_limit,
-                started=max_stalled > 0,
-                stalled=Stalled.LEFT,
-            ),
+        self._limits = Limits.of(checked_store(store), max_global_concurrency, limiter, group)
+        timing = Timing.of(lock_duration, stalled_interval, poll_interval, maintenance_interval)
+        self._rules = rules_of(
+            self.queue_name,
+            self.name,
+            self._handling,
+            self._limits,
+            timing,
             max_stalled=max_stalled,
-            stalled_interval=duration(stalled_interval, "stalled_interval", zero=False).total_seconds(),
-            poll_interval=duration(poll_interval, "poll_interval", zero=False).total_seconds(),
-            prefetch=0 if limited or batch is not None or max_stalled == 0 else prefetch,
-            batch=batch,
+            prefetch=prefetch,
+            lifo=lifo,
         )
-        self._maintenance_interval = duration(
-            maintenance_interval, "maintenance_interval", zero=False
-        ).total_seconds()
-        self._strategies = checked_strategies(backoff_strategies)
-        self._keep = checked_keep(keep)
-        self._max_global_concurrency, self._limiter, self._group = max_global_concurrency, limiter, group
-        self._limited = limited
-        self._settled = 0
-        self._tasks = Tasks()
-        self._closing: asyncio.Task[None] | None = None
-        #: The task that is in `run_until_idle`.
-        self._idler: asyncio.Task[Any] | None = None
-        self._stop_requested = asyncio.Event()
-        self._state = "new"
-        self._wire()
+        strategies = checked_strategies(backoff_strategies)
+        self._context = self._shared(store, checked_clock(clock), timing.lease)
+        self._parts = self._assembled(strategies, checked_keep(keep), timing.maintenance_interval)
+        self._lifecycle = Lifecycle(self._context, self._parts)
 
-    def _wire(self) -> None:
-        """Make the engine: poller → executor → settler, with the heartbeat beside them."""
-        store, clock = self._store, self._clock
-        # Python seeds its own generator anew in forked children; with one of ours all would wait for the
-        # same times. Pinned by test_workers_of_forked_processes_draw_their_own_waits.
-        rand = random.random
-
-        def backoff(what: str) -> ErrorBackoff:
-            return ErrorBackoff(f"{what} for queue {self.queue_name!r}", clock, rand)
-
-        judge = Judge(
-            worker=self.name,
-            strategies=self._strategies,
-            random=rand,
-            encoded=self._results.encode,
-            keep=self._keep,
-        )
-        self._announcer = Announcer(store, ending=self._is_ending, loop_ends=self._loop_ends)
-        self._presence = Presence(
+    def _shared(self, store: Store, clock: Clock, lease: timedelta) -> WorkerContext:
+        state = WorkerState()
+        return WorkerContext(
             store=store,
             queue=self.queue_name,
+            worker=self.name,
+            lease=lease,
+            clock=clock,
+            # Python seeds its own generator anew in forked children; with one of ours all would wait for the
+            # same times. Pinned by test_workers_of_forked_processes_draw_their_own_waits.
+            random=random.random,
+            publisher=EventPublisher(store=store, state=state),
+            state=state,
+        )
+
+    def _assembled(
+        self,
+        strategies: Mapping[str, Callable[[int], Duration]],
+        keep: Retention | None,
+        maintenance_interval: float,
+    ) -> Parts:
+        handling, context = self._handling, self._context
+        policy = OutcomePolicy(
+            worker=self.name,
+            strategies=strategies,
+            random=context.random,
+            encoded=handling.results.encode,
+            keep=keep,
+        )
+        callbacks = Callbacks(
+            job_of=self._job_of, described=self._described, applied=self._applied, freed=self._freed
+        )
+        return assemble(
+            context,
+            handling,
+            self._rules,
+            policy,
+            callbacks,
             id=self.id,
-            worker=self.name,
-            payload=lambda: workers.entry(self._info(), self._lease),
-            lease=self._lease,
-            clock=clock,
-        )
-        self._heartbeat = Heartbeat(
-            store,
-            self._lease,
-            clock,
-            backoff("renewing leases"),
-            self._presence,
-            loop_ends=self._loop_ends,
-        )
-        self._parents = Parents(
-            store=store,
-            lease=self._lease,
-            keep=self._keep,
-            announcer=self._announcer,
-            backoff=backoff("looking after parents"),
-            clock=clock,
-            loop_ends=self._loop_ends,
-        )
-        self._settler = Settler(
-            store=store,
-            heartbeat=self._heartbeat,
-            judge=judge,
-            announcer=self._announcer,
-            backoff=backoff("writing outcomes"),
-            clock=clock,
-            applied=self._applied,
-            written=self._parents.note,
-            loop_ends=self._loop_ends,
-        )
-        self._executor = Executor(
-            handler=self._handler,
-            batched=self._batch is not None,
-            job_of=self._job_of,
-            concurrency=self._concurrency,
-            judge=judge,
-            settler=self._settler,
-            announcer=self._announcer,
-            clock=clock,
-            freed=self._freed,
-            ending=self._is_ending,
-            processes=self._made_processes(),
-        )
-        self._poller = Poller(
-            store=store,
-            rules=self._rules,
-            payloads=self._payloads,
-            executor=self._executor,
-            settler=self._settler,
-            heartbeat=self._heartbeat,
-            announcer=self._announcer,
-            judge=judge,
-            clock=clock,
-            backoff=backoff("claiming jobs"),
-        )
-        self._maintenance = Maintenance(
-            store=store,
-            queue=self.queue_name,
-            names=self._rules.claim.names,
-            interval=self._maintenance_interval,
-            clock=clock,
-            backoff=backoff("removing old jobs"),
-        )
-        self._scheduler = Scheduler(
-            store=store,
-            queue=self.queue_name,
-            worker=self.name,
-            lease=self._lease,
-            announcer=self._announcer,
-            clock=clock,
-            backoff=backoff("firing schedules"),
-            random=rand,
-        )
-        self._listener = Listener(
-            store=store,
-            queue=self.queue_name,
-            worker=self.name,
-            poller=self._poller,
-            scheduler=self._scheduler,
-            heartbeat=self._heartbeat,
-            backoff=backoff("listening to events"),
-        )
-        self._stopping = Closing(
-            worker=self.name,
-            poller=self._poller,
-            executor=self._executor,
-            settler=self._settler,
-            parents=self._parents,
-            scheduler=self._scheduler,
-            maintenance=self._maintenance,
-            heartbeat=self._heartbeat,
-            presence=self._presence,
-            announcer=self._announcer,
-            clock=clock,
-        )
-
-    def _made_processes(self) -> Processes | None:
-        options = self._in_processes
-        if options is None:
-            return None
-        return Processes(
-            self._plan, options.count, options.kill_after, self._clock, changed=lambda: self._freed(None)
+            maintenance_interval=maintenance_interval,
         )
 
     def __repr__(self) -> str:
@@ -385,33 +216,7 @@ class Worker(Generic[T]):
         open. One that cannot be reached is no reason: jobs are claimed as soon as it can. Raises
         InvalidOptionError for a handler that the worker's processes cannot import.
         """
-        self._refuse_closed()
-        if self._state == "running":
-            return
-        self._state = "running"
-        try:
-            await follow.refuse_closed(self._store, self.queue_name)
-        except BaseException:
-            if self._closing is None:
-                self._state = "new"
-            raise
-        if self._closing is not None:
-            return  # closed meanwhile
-        listening = asyncio.Event()
-        tasks, start = self._tasks, asyncio.create_task
-        tasks.others += [start(self._listener.loop(listening)), start(self._heartbeat.loop())]
-        tasks.maintaining.append(start(self._maintenance.loop()))
-        self._started_at = self._clock.now()
-        # Heard before looked for: a job that is added in between is not missed.
-        try:
-            await self._executor.open()
-            await listening.wait()
-        except BaseException:
-            await self.close(0)
-            raise
-        tasks.claiming += [start(self._poller.loop()), start(self._scheduler.loop())]
-        tasks.announcing.append(start(self._presence.loop()))
-        self._log_state("started")
+        await self._lifecycle.start()
 
     async def run(self, *, grace: Duration = "30s", signals: bool = True) -> None:
         """Run until SIGINT or SIGTERM, or until `close` is called, or this is cancelled; then close.
@@ -423,25 +228,8 @@ class Worker(Generic[T]):
         Raises InvalidOptionError for an option that cannot be used, and for `signals` outside the main
         thread; WorkerClosedError and StoreClosedError as `start` does.
         """
-        limit = duration(grace, "grace").total_seconds()
-        signalled = False
-
-        def stop() -> None:
-            nonlocal signalled
-            if signalled:
-                _log.warning("%s: told to stop again: stopping now", self.name)
-                self._stopping.hurry()
-            else:
-                signalled = True
-                self._poller.stop()
-                self._request_stop()
-
-        with told_by_signals(stop) if flag(signals, "signals") else nullcontext():
-            await self.start()
-            try:
-                await self._stop_requested.wait()
-            finally:
-                await self.close(limit)
+        seconds = duration(grace, "grace").total_seconds()
+        await self._lifecycle.run(seconds, signals=flag(signals, "signals"))
 
     async def run_until_idle(self) -> None:
         """Run every job that can run now, those included that this makes runnable; then return.
@@ -451,30 +239,7 @@ class Worker(Generic[T]):
         Raises what the store raises when jobs are claimed, and WorkerClosedError after `close`. Outcomes are
         written until they are accepted, as long as that takes.
         """
-        self._refuse_closed()
-        self._idler = asyncio.current_task()
-        await self._executor.open()
-        self._poller.stop_lingering()
-        await self._scheduler.tick()
-        while True:
-            self._poller.wake_for_time()
-            self._poller.wake()
-            await self._poller.tick()
-            running: list[asyncio.Future[Any]] = [
-                run.task for run in self._executor.running if run.task is not None
-            ]
-            if not running and not self._executor.free:
-                # Threads past their timeouts have every slot: only then are they waited for.
-                # Or processes are still to start.
-                running = self._executor.coming()
-            if running:
-                await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            elif not self._poller.ready and not self._settler.backlog and not self._parents.busy:
-                break
-            await self._settler.flush()
-            await self._parents.flush()
-        await self._announcer.flush()
-        await self._executor.close()
+        await self._lifecycle.run_until_idle()
 
     async def close(self, timeout: Duration = 30) -> None:
         """Stop: claim no more, give back what has not started, let running handlers finish for `timeout`.
@@ -482,55 +247,18 @@ class Worker(Generic[T]):
         Then they are cancelled, and their jobs given back. It takes `timeout` and a few seconds at most. If
         the call itself is cancelled, everything stops at once, in order, before the cancellation goes on.
         """
-        limit = duration(timeout, "timeout").total_seconds()
-        self._request_stop()
-        if self._state == "new":
-            self._state = "closed"
-            self._poller.stop()
-            await self._executor.close()
-        if self._closing is None:
-            if self._state == "closed":
-                return
-            self._state = "closed"
-            self._closing = asyncio.create_task(self._stop(limit))
-        elif limit == 0:
-            self._stopping.hurry()
-        cancelled = False
-        while not self._closing.done():
-            try:
-                await asyncio.wait([self._closing])
-            except asyncio.CancelledError:
-                cancelled = True
-                self._stopping.hurry()
-        self._closing.result()
-        if cancelled:
-            raise asyncio.CancelledError
-
-    def _refuse_closed(self) -> None:
-        if self._state == "closed":
-            raise WorkerClosedError(self.name)
-
-    def _request_stop(self) -> None:
-        if self._state == "running" and not self._stop_requested.is_set():
-            self._log_state("told to stop: running handlers may finish")
-        self._stop_requested.set()
-
-    async def _stop(self, limit: float) -> None:
-        try:
-            await self._stopping.close(limit, self._tasks)
-        finally:
-            self._log_state("stopped")
+        await self._lifecycle.close(duration(timeout, "timeout").total_seconds())
 
     async def pause(self) -> None:
         """Let this worker claim no more; what it runs goes on, what it has not started is given back."""
-        self._poller.paused = True
-        self._poller.give_back()
-        await self._settler.flush()
+        self._parts.poller.paused = True
+        self._parts.poller.give_back()
+        await self._parts.settler.flush()
 
     async def resume(self) -> None:
         """Claim again."""
-        self._poller.paused = False
-        self._poller.wake()
+        self._parts.poller.paused = False
+        self._parts.poller.wake()
 
     def on(self, event: str, callback: Callable[[Any], object]) -> None:
         """Call back, with the event, when a job of this worker is "active", "completed", "failed", and so on.
@@ -543,88 +271,78 @@ class Worker(Generic[T]):
         if not callable(callback):
             raise InvalidOptionError("callback", callback, "it is called with the event")
         refuse_generator(callback, "callback")
-        self._announcer.on(kind, callback)
+        self._context.publisher.on(kind, callback)
 
     def stats(self) -> WorkerStats:
         """What the worker is doing now."""
         return WorkerStats(
-            running=len(self._executor.running),
-            ready=self._poller.ready,
-            free_slots=self._executor.free,
-            unwritten=self._settler.backlog,
-            settled=self._settled,
+            running=len(self._parts.executor.running),
+            ready=self._parts.poller.ready,
+            free_slots=self._parts.executor.free,
+            unwritten=self._parts.settler.backlog,
+            settled=self._context.state.settled,
         )
 
     # --------------------------------------------------------------- below
 
-    def _info(self) -> WorkerInfo:
-        """What the worker tells of itself."""
-        claim, running = self._rules.claim, self._executor.running
+    def _described(self) -> str:
+        """What the worker says of itself."""
+        claim, running = self._rules.claim, self._parts.executor.running
         host, pid, _ = self.id.rsplit(":", 2)
-        return WorkerInfo(
+        info = WorkerInfo(
             id=self.id,
             name=self.name,
             queue_names=(self.queue_name,),
             host=host,
             pid=int(pid),
-            started_at=self._started_at,
-            last_beat_at=self._clock.now(),
-            concurrency=self._concurrency,
-            batch_size=1 if self._batch is None else self._batch.size,
-            free_count=self._executor.free,
-            paused=self._poller.paused,
+            started_at=self._lifecycle.started_at,
+            last_beat_at=self._context.clock.now(),
+            concurrency=self._handling.concurrency,
+            batch_size=1 if self._rules.batch is None else self._rules.batch.size,
+            free_count=self._parts.executor.free,
+            paused=self._parts.poller.paused,
             lifo=claim.newest_first,
             names=claim.names,
-            max_global_concurrency=self._max_global_concurrency,
-            limiter=self._limiter,
-            group=self._group,
+            max_global_concurrency=self._limits.max_global_concurrency,
+            limiter=self._limits.limiter,
+            group=self._limits.group,
             running_count=len(running),
-            ready_count=self._poller.ready,
+            ready_count=self._parts.poller.ready,
             running=tuple(
                 RunningJob(id=run.record.id, name=run.record.name, started_at=run.started_at)
                 for run in islice(running, workers.MOST_RUNNING)
             ),
         )
-
-    def _log_state(self, what: str) -> None:
-        text, fields = "worker %s of queue %r: %s", {"worker": self.name, "queue": self.queue_name}
-        _log.info(text, self.name, self.queue_name, what, extra=fields)
-
-    def _is_ending(self) -> bool:
-        """Whether the worker is closing or being cancelled, so that cancellations may come from outside."""
-        idler = self._idler
-        left = idler is not None and (idler.done() or idler.cancelling() > 0)
-        return self._state == "closed" or self._tasks.cancelled or left
-
-    def _loop_ends(self) -> bool:
-        return self._tasks.cancelled
+        return workers.entry(info, self._context.lease)
 
     def _job_of(self, run: Run) -> Job[T]:
-        run.child_adder = partial(add_children, self._store, self._clock, max_bytes=self._max_bytes)
+        run.child_adder = partial(
+            add_children, self._context.store, self._context.clock, max_bytes=self._handling.max_payload_bytes
+        )
         job: Job[T] = Job(
-            self._store,
+            self._context.store,
             run.record,
-            self._payloads.of(run.record.name),
-            self._clock,
-            max_bytes=self._max_bytes,
+            self._handling.payloads.of(run.record.name),
+            self._context.clock,
+            max_bytes=self._handling.max_payload_bytes,
             run=run,
         )
         job._data, job._decoded = run.data, True  # noqa: SLF001 - decoded once, by the poller
         return job
 
     def _applied(self, _: Settlement) -> None:
-        self._settled += 1
-        self._stopping.notice()
-        self._poller.written()
-        if self._limited:
-            self._poller.wake()
+        self._context.state.settled += 1
+        self._lifecycle.closing.notice()
+        self._parts.poller.written()
+        if self._rules.limited:
+            self._parts.poller.wake()
 
     def _freed(self, settlement: Settlement | None) -> None:
-        self._stopping.notice()
+        self._lifecycle.closing.notice()
         if settlement is not None and settlement.pause is not None:
-            # Heard of at once: what this worker has ready must not run into the same limit.
-            self._poller.pause_received(settlement.pause[0])
-        self._poller.freed()
+            # Received at once: what this worker has ready must not run into the same limit.
+            self._parts.poller.pause_received(settlement.pause[0])
+        self._parts.poller.freed()
 
 
 def _host() -> str:

@@ -32,7 +32,7 @@ class KilledError(BaseException):
 
 async def look(store: Store, clock: ManualClock) -> None:
     """One look of one worker at the schedules of the queue."""
-    await Worker("q", nothing, store, clock=clock)._scheduler.tick()  # noqa: SLF001 - the part under test
+    await Worker("q", nothing, store, clock=clock)._parts.scheduler.tick()  # noqa: SLF001 - the part under test
 
 
 async def planned(store: Store) -> Counter[str]:
@@ -69,7 +69,7 @@ class Crashes:
         await bench.queue.every("1 minute", "x", key="x")
         faulty = FaultyStore(bench.store)
         worker = Worker("q", nothing, faulty, clock=bench.clock)
-        scheduler = worker._scheduler  # noqa: SLF001 - the part under test
+        scheduler = worker._parts.scheduler  # noqa: SLF001 - the part under test
         await bench.later(60)
 
         for done in (False, True, False):

@@ -173,7 +173,7 @@ async def fire_schedules(store: Store, _: str) -> list[str]:
     start = at(0)
     for _second in range(31):
         await queue.every("1 s", "x", key="x", start=start, misfire=RunAll(100))
-        await worker._scheduler.tick()  # noqa: SLF001 - the part under test
+        await worker._parts.scheduler.tick()  # noqa: SLF001 - the part under test
         await clock.advance(1)
     return []
 

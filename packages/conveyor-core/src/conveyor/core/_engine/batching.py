@@ -43,11 +43,11 @@ class Batcher:
     fills: bool = False
 
     @classmethod
-    def of(cls, batch: Batch | None, *, limited_by_group: bool = False) -> Batcher:
+    def of(cls, batch: Batch | None, *, limited: bool = False) -> Batcher:
         """What makes the batches that a worker's options ask for."""
         if batch is None:
             return cls()
-        fills = batch.by is not None and not (batch.by == "group" and limited_by_group)
+        fills = batch.by is not None and not (batch.by == "group" and limited)
         return cls(batch.size, batch.by, batch.linger.total_seconds(), fills)
 
     def capacity(self, free: int, ready: deque[Run]) -> int:

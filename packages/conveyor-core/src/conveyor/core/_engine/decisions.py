@@ -89,7 +89,7 @@ Ending = Returned | Raised | Died
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judge:
+class OutcomePolicy:
     """Decides for one worker; `random` gives numbers from 0 up to 1."""
 
     worker: str
@@ -100,7 +100,7 @@ class Judge:
     #: How long jobs are kept that do not say so themselves.
     keep: Retention | None = None
 
-    def verdict(  # noqa: PLR0911 - one for each way that a run can end
+    def settlement(  # noqa: PLR0911 - one for each way that a run can end
         self, run: Run, ending: Ending, now: datetime
     ) -> Settlement | None:
         """What becomes of a job whose run has ended; None if it is not ours to say any more."""
@@ -241,7 +241,7 @@ class Judge:
                 return self._failed(run, raised.failure, now, raised.error)
 
     def _stalled(self, run: Run, how: str, now: datetime) -> Settlement:
-        """What ran the job died, and nobody can tell how far it had come: it is as if its worker had died."""
+        """What ran the job died, and how far it had come is not known: it is as if its worker had died."""
         record, report = run.record, run.report
         failure = Failure(type="ProcessDied", message=f"the process that ran it died: {how}")
         self._note(run, "stalled", now, failure)

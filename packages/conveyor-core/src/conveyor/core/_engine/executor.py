@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, takewhile
 from typing import TYPE_CHECKING, Any, Final
 
 from conveyor.core._engine import batch_results
-from conveyor.core._engine.decisions import Ending, Judge, Raised, Returned
+from conveyor.core._engine.decisions import Ending, OutcomePolicy, Raised, Returned
 from conveyor.core._engine.loop_lag import LagWatch
 from conveyor.core._engine.processes.pool import Call
 from conveyor.core._engine.run import Stop
@@ -21,12 +22,12 @@ from conveyor.core.events import JobActive
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from conveyor.core._engine.context import WorkerContext
     from conveyor.core._engine.processes.pool import Process, Processes
-    from conveyor.core._engine.publisher import Announcer
     from conveyor.core._engine.run import Run
     from conveyor.core._engine.settler import Settler
     from conveyor.core._jobs.outcomes import Settlement
-    from conveyor.core.clock import Clock, Timer
+    from conveyor.core.clock import Timer
     from conveyor.core.job import Job
     from conveyor.core.store import JobRecord
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger("conveyor.worker")
 
 
+@dataclass(slots=True, kw_only=True, eq=False)
 class Executor:
     """Runs up to `concurrency` handlers at once, and passes on what becomes of their jobs.
 
@@ -43,67 +45,55 @@ class Executor:
     With `processes`, handlers run in these, and a slot needs one that is idle.
     """
 
-    def __init__(
-        self,
-        *,
-        handler: Callable[[Any], object] | Mapping[str, Callable[[Any], object]],
-        batched: bool = False,
-        job_of: Callable[[Run], Job[Any]],
-        concurrency: int,
-        judge: Judge,
-        settler: Settler,
-        announcer: Announcer,
-        clock: Clock,
-        freed: Callable[[Settlement | None], None],
-        ending: Callable[[], bool],
-        processes: Processes | None = None,
-    ) -> None:
-        self._handler = handler
-        self._batched = batched
-        self._job_of = job_of
-        self.concurrency = concurrency
-        self._judge = judge
-        self._settler = settler
-        self._announcer = announcer
-        self._clock = clock
-        self._freed = freed
-        self._ending = ending
-        self._processes = processes
-        #: Oldest first.
-        self.running: dict[Run, None] = {}
-        self._calls = 0
-        #: Seconds that a handler takes, as a moving average; None until one has ended.
-        self.typical: float | None = None
-        self._threads = Threads()
-        #: Threads that go on while their jobs are settled, and what runs in them.
-        self.left: dict[asyncio.Future[Returned | Raised], Sequence[Run]] = {}
-        self._lag = LagWatch(clock, self._in_handlers)
+    context: WorkerContext
+    handler: Callable[[Any], object] | Mapping[str, Callable[[Any], object]]
+    batched: bool = False
+    #: Makes what the handler is given of a run.
+    job_of: Callable[[Run], Job[Any]]
+    concurrency: int
+    policy: OutcomePolicy
+    settler: Settler
+    #: Called when a slot comes back, with what becomes of a job, if one has ended.
+    freed: Callable[[Settlement | None], None]
+    processes: Processes | None = None
+    #: Oldest first.
+    running: dict[Run, None] = field(init=False, default_factory=dict)
+    #: Seconds that a handler takes, as a moving average; None until one has ended.
+    typical: float | None = field(init=False, default=None)
+    #: Threads that go on while their jobs are settled, and what runs in them.
+    left: dict[asyncio.Future[Returned | Raised], Sequence[Run]] = field(init=False, default_factory=dict)
+    _calls: int = field(init=False, default=0)
+    _threads: Threads = field(init=False, default_factory=Threads)
+    _lag: LagWatch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._lag = LagWatch(self.context.clock, self._in_handlers)
 
     @property
     def free(self) -> int:
         """How many more handlers may start."""
         free = self.concurrency - self._calls - len(self.left)
-        return free if self._processes is None else min(free, self._processes.idle)
+        return free if self.processes is None else min(free, self.processes.idle)
 
     @property
     def kill_after(self) -> float:
         """Seconds that a handler which is asked to stop may go on, before its process is killed."""
-        return 0.0 if self._processes is None else self._processes.kill_after
+        return 0.0 if self.processes is None else self.processes.kill_after
 
     def coming(self) -> list[asyncio.Future[Any]]:
         """What brings a slot when it is done, where none is free and nothing runs.
 
         Raises what keeps processes from being started, if nothing else is to come.
         """
-        if self._processes is None:
+        if self.processes is None:
             return [*self.left]
-        if not self._processes.starting and self._processes.trouble is not None:
-            raise self._processes.trouble
-        return [*self._processes.starting]
+        if not self.processes.starting and self.processes.trouble is not None:
+            raise self.processes.trouble
+        return [*self.processes.starting]
 
     def busy_for(self, seconds: float) -> int:
         """How many handlers have been running for longer than that."""
-        before = self._clock.monotonic() - seconds
+        before = self.context.clock.monotonic() - seconds
         return len(self.left) + sum(1 for _ in takewhile(lambda run: run.began < before, self.running))
 
     def _in_handlers(self) -> Iterator[JobRecord]:
@@ -114,28 +104,28 @@ class Executor:
         """Call the handler for held jobs: several for a batch, else one."""
         self._calls += 1
         self._lag.watch()
-        process = None if self._processes is None else self._processes.take()
+        process = None if self.processes is None else self.processes.take()
         task = asyncio.get_running_loop().create_task(self._execute(runs, process))
         for run in runs:
             self.running[run] = None
-            run.began = self._clock.monotonic()
+            run.began = self.context.clock.monotonic()
             run.batch = runs
             run.task = task
 
     async def open(self) -> None:
         """Start the processes, if there are any. Raises InvalidOptionError if they cannot be used."""
-        if self._processes is not None:
-            await self._processes.open()
+        if self.processes is not None:
+            await self.processes.open()
 
     async def close(self) -> None:
-        """Let the threads go; what still runs in one is not waited for. Processes are ended."""
+        """Release the threads; what still runs in one is not waited for. Processes are ended."""
         self._threads.close()
         self._lag.stop()
-        if self._processes is not None:
-            await self._processes.close()
+        if self.processes is not None:
+            await self.processes.close()
 
     async def _execute(self, runs: Sequence[Run], process: Process | None = None) -> None:
-        at = self._clock.now()
+        at = self.context.clock.now()
         for run in runs:
             run.started = True
             run.started_at = at
@@ -148,7 +138,7 @@ class Executor:
                 # Those that were to stop before they started are not in the call.
                 live = [run for run in runs if run.stop is None]
             if live:
-                self._announcer.tell([self._active(run) for run in live])
+                self.context.publisher.publish([self._active(run) for run in live])
                 timer = self._timeout(live)
                 endings.update(zip(live, await self._endings(live, process), strict=True))
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises, its slot comes back
@@ -157,7 +147,7 @@ class Executor:
                 isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
             )
             # A handler can cancel its own task, too: that is a failure of it, or it would run for ever.
-            outside = cancelled and self._ending()
+            outside = cancelled and self.context.state.is_ending
             endings.update(dict.fromkeys(live, Raised(error, outside=outside)))
         finally:
             if timer is not None:
@@ -167,9 +157,9 @@ class Executor:
                 self.running.pop(run, None)
                 self._lag.end(run.record)
             self._calls -= 1
-            if process is not None and self._processes is not None:
-                self._processes.give_back(process)
-        self._measure(self._clock.monotonic() - runs[0].began)
+            if process is not None and self.processes is not None:
+                self.processes.give_back(process)
+        self._measure(self.context.clock.monotonic() - runs[0].began)
         for run, ending in endings.items():
             self._settle(run, ending)
 
@@ -197,15 +187,15 @@ class Executor:
             if not isinstance(ending, Returned):
                 return [ending] * len(runs)
             value = ending.value
-        return batch_results.each(runs, value) if self._batched else [Returned(value)]
+        return batch_results.each(runs, value) if self.batched else [Returned(value)]
 
     async def _call_in(self, process: Process, runs: Sequence[Run]) -> Ending:
         call = Call(
             process,
             runs,
-            [self._job_of(run) for run in runs],
+            [self.job_of(run) for run in runs],
             kill_after=self.kill_after,
-            clock=self._clock,
+            clock=self.context.clock,
         )
         for run in runs:
             run.call = call
@@ -214,18 +204,18 @@ class Executor:
     def _settle(self, run: Run, ending: Ending) -> None:
         settlement: Settlement | None = None
         try:
-            settlement = self._judge.verdict(run, ending, self._clock.now())
+            settlement = self.policy.settlement(run, ending, self.context.clock.now())
         except BaseException:  # noqa: BLE001 - what a handler left may be hostile: then the job stalls
-            _log.exception("what becomes of job %s cannot be told; its lease is let go", run.record.id)
+            _log.exception("what becomes of job %s cannot be decided; its lease is released", run.record.id)
         if settlement is not None:
-            self._settler.put(settlement)
+            self.settler.put(settlement)
         else:
             run.heartbeat.drop([run.record.lease])
-        self._freed(settlement)
+        self.freed(settlement)
 
     def _active(self, run: Run) -> JobActive:
-        record, at = run.record, run.started_at or self._clock.now()
-        return JobActive(queue_name=record.queue, job_id=record.id, at=at, worker=self._judge.worker)
+        record, at = run.record, run.started_at or self.context.clock.now()
+        return JobActive(queue_name=record.queue, job_id=record.id, at=at, worker=self.context.worker)
 
     def _timeout(self, runs: Sequence[Run]) -> Timer | None:
         """The least of their timeouts binds the call, and so each of them."""
@@ -244,12 +234,12 @@ class Executor:
 
         for run in runs:
             run.limit = limit
-        return self._clock.call_later(limit.total_seconds(), halt)
+        return self.context.clock.call_later(limit.total_seconds(), halt)
 
     async def _call(self, runs: Sequence[Run]) -> Any:
-        handler = self._handler if callable(self._handler) else self._handler[runs[0].record.name]
-        jobs = [self._job_of(run) for run in runs]
-        given = jobs if self._batched else jobs[0]
+        handler = self.handler if callable(self.handler) else self.handler[runs[0].record.name]
+        jobs = [self.job_of(run) for run in runs]
+        given = jobs if self.batched else jobs[0]
         if is_async(handler):
             return await handler(given)  # type: ignore[misc]
         for run in runs:
@@ -288,7 +278,7 @@ class Executor:
         self.left.pop(thread, None)
         if thread.exception() is None and isinstance(ending := thread.result(), Returned):
             _close(ending.value)
-        self._freed(None)
+        self.freed(None)
 
     def _measure(self, seconds: float) -> None:
         self.typical = seconds if self.typical is None else self.typical * 0.9 + seconds * 0.1
@@ -308,7 +298,7 @@ def _plain(handler: Callable[[Any], object], given: Job[Any] | list[Job[Any]]) -
     """Call a handler in a thread. Its exception travels as a value: a future takes not every kind."""
     try:
         return Returned(handler(given))
-    except BaseException as error:  # noqa: BLE001 - whatever a handler raises is for the verdict to judge
+    except BaseException as error:  # noqa: BLE001 - whatever a handler raises is for the policy to judge
         return Raised(error)
 
 

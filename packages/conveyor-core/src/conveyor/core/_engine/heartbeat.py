@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from conveyor.core._engine.run import Stop
@@ -14,14 +14,14 @@ from conveyor.core.errors import LeaseLostError
 from conveyor.core.store import Beat, Renewed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-    from datetime import timedelta
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
+    from conveyor.core._engine.context import WorkerContext
     from conveyor.core._engine.error_backoff import ErrorBackoff
-    from conveyor.core._engine.registration import Presence
+    from conveyor.core._engine.registration import Registration
     from conveyor.core._engine.run import Run
-    from conveyor.core.clock import Clock, Timer
-    from conveyor.core.store import Lease, Store
+    from conveyor.core.clock import Timer
+    from conveyor.core.store import Lease
 
 _log: Final = logging.getLogger("conveyor.worker")
 
@@ -31,34 +31,22 @@ _SOON: Final = 0.1
 _PER_LEASE: Final = 3
 
 
+@dataclass(slots=True, kw_only=True, eq=False)
 class Heartbeat:
     """Holds runs, from their claim until they are settled, and renews their leases."""
 
-    def __init__(
-        self,
-        store: Store,
-        lease: timedelta,
-        clock: Clock,
-        backoff: ErrorBackoff,
-        presence: Presence,
-        *,
-        loop_ends: Callable[[], bool],
-    ) -> None:
-        self._store = store
-        self._lease = lease
-        self._clock = clock
-        self._backoff = backoff
-        self._presence = presence
-        self._loop_ends = loop_ends
-        self._held: dict[Lease, Run] = {}
-        self._edited: set[Lease] = set()
-        self._payloads: dict[Lease, str] = {}
-        #: Those of whose beats the store has refused what they carried: they go by themselves.
-        self._refused: set[Lease] = set()
-        self._writers: list[tuple[Run, asyncio.Future[None]]] = []
-        self._writing: asyncio.Task[None] | None = None
-        self._timer: Timer | None = None
-        self._wakeup = Wakeup()
+    context: WorkerContext
+    registration: Registration
+    backoff: ErrorBackoff
+    _held: dict[Lease, Run] = field(init=False, default_factory=dict)
+    _edited: set[Lease] = field(init=False, default_factory=set)
+    _payloads: dict[Lease, str] = field(init=False, default_factory=dict)
+    #: Those of whose beats the store has refused what they carried: they go by themselves.
+    _refused: set[Lease] = field(init=False, default_factory=set)
+    _writers: list[tuple[Run, asyncio.Future[None]]] = field(init=False, default_factory=list)
+    _writing: asyncio.Task[None] | None = field(init=False, default=None)
+    _timer: Timer | None = field(init=False, default=None)
+    _wakeup: Wakeup = field(init=False, default_factory=Wakeup)
 
     def hold(self, runs: Iterable[Run]) -> None:
         """Renew these from now on."""
@@ -88,7 +76,7 @@ class Heartbeat:
 
     async def loop(self) -> None:
         """Renew until `stop`, several times per lease; a failure is tried again until it works."""
-        await run_service(self.tick, self._wakeup, self._backoff)
+        await run_service(self.tick, self._wakeup, self.backoff)
 
     def stop(self) -> None:
         """Let `loop` end."""
@@ -98,14 +86,14 @@ class Heartbeat:
 
     async def tick(self) -> float:
         """Renew everything that is held, once, and return the seconds until it is time to do so again."""
-        if self._held or self._presence.lease is not None:
+        if self._held or self.registration.lease is not None:
             await self._renew(self._held.keys())
-        return self._lease.total_seconds() / _PER_LEASE
+        return self.context.lease.total_seconds() / _PER_LEASE
 
     async def write(self, run: Run, payload: str | None) -> None:
         """Store what the run's handler wrote; several runs' writes go together."""
         lease = run.record.lease
-        if lease not in self._held or run.stop is Stop.LEASE_LOST or self._loop_ends():
+        if lease not in self._held or run.stop is Stop.LEASE_LOST or self.context.state.loop_ends:
             raise LeaseLostError(run.record.id)
         self._edited.add(lease)
         if payload is not None:
@@ -135,14 +123,14 @@ class Heartbeat:
 
     def _write_after(self, seconds: float) -> None:
         if self._timer is None and not self._wakeup.stopping:
-            self._timer = self._clock.call_later(seconds, self._soon)
+            self._timer = self.context.clock.call_later(seconds, self._soon)
 
     def _soon(self) -> None:
         self._timer = None
         self._start_writing()
 
     def _start_writing(self) -> None:
-        if (self._writing is None or self._writing.done()) and not self._loop_ends():
+        if (self._writing is None or self._writing.done()) and not self.context.state.loop_ends:
             self._writing = asyncio.get_running_loop().create_task(self._write())
 
     async def _write(self) -> None:
@@ -156,10 +144,10 @@ class Heartbeat:
             payloads, self._payloads = self._payloads, {}
             try:
                 held, refused = await self._renew(edited, payloads)
-            except Exception as trouble:  # noqa: BLE001 - whatever it is, who waits for the write must hear of it
+            except Exception as trouble:  # noqa: BLE001 - whatever it is, what waits for the write must know
                 self._edited |= edited & self._held.keys()
                 if not writers:
-                    self._write_after(self._backoff.failed(trouble))
+                    self._write_after(self.backoff.failed(trouble))
                     return
                 for _, written in writers:
                     if not written.done():
@@ -187,10 +175,10 @@ class Heartbeat:
             for lease in leases
         ]
         # The worker's own sign of life rides along.
-        if payloads is None and (mine := self._presence.beat()) is not None:
+        if payloads is None and (mine := self.registration.beat()) is not None:
             beats.append(mine)
         renewed, refused = await self._send(beats)
-        self._presence.heard(renewed)
+        self.registration.renewed(renewed)
         self._stop_lost(renewed)
         return renewed.held, refused
 
@@ -218,7 +206,7 @@ class Heartbeat:
         refused: dict[Lease, Exception] = {}
 
         async def renew(part: Sequence[Beat]) -> None:
-            answers.append(await self._store.renew(part, self._lease))
+            answers.append(await self.context.store.renew(part, self.context.lease))
 
         async def renew_bare(beat: Beat, error: Exception) -> None:
             refused[beat.lease] = error

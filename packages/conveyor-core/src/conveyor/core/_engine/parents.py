@@ -4,48 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from conveyor.core._jobs.parents import FollowUp
 from conveyor.core._jobs.refusals import concerns_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from datetime import timedelta
+    from collections.abc import Sequence
 
+    from conveyor.core._engine.context import WorkerContext
     from conveyor.core._engine.error_backoff import ErrorBackoff
-    from conveyor.core._engine.publisher import Announcer
     from conveyor.core._jobs.outcomes import Settlement
-    from conveyor.core.clock import Clock
     from conveyor.core.events import Event
-    from conveyor.core.store import Retention, Settled, Store
+    from conveyor.core.store import Retention, Settled
 
 _log: Final = logging.getLogger("conveyor.flow")
 
 
+@dataclass(slots=True, kw_only=True, eq=False)
 class Parents:
     """Decides about the parents, and tidies up after the children, of what a worker settles."""
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        lease: timedelta,
-        keep: Retention | None,
-        announcer: Announcer,
-        backoff: ErrorBackoff,
-        clock: Clock,
-        loop_ends: Callable[[], bool],
-    ) -> None:
-        self._store = store
-        self._lease = lease
-        self._announcer = announcer
-        self._backoff = backoff
-        self._clock = clock
-        self._loop_ends = loop_ends
-        self._follow_up = FollowUp(keep)
-        self._task: asyncio.Task[None] | None = None
-        self._abandoned = False
+    context: WorkerContext
+    #: How long jobs are kept that do not say so themselves.
+    keep: Retention | None
+    backoff: ErrorBackoff
+    _follow_up: FollowUp = field(init=False)
+    _task: asyncio.Task[None] | None = field(init=False, default=None)
+    _abandoned: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        self._follow_up = FollowUp(self.keep)
 
     @property
     def busy(self) -> bool:
@@ -55,7 +45,7 @@ class Parents:
     def note(self, settlements: Sequence[Settlement], settled: Settled) -> None:
         """Do what follows from these soon; after `abandon`, never: who claims the parents will."""
         self._follow_up.note(settlements, settled)
-        if self._follow_up and not self.busy and not self._abandoned and not self._loop_ends():
+        if self._follow_up and not self.busy and not self._abandoned and not self.context.state.loop_ends:
             self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def flush(self) -> None:
@@ -73,18 +63,18 @@ class Parents:
         while self._follow_up and not self._abandoned:
             try:
                 refused = await self._follow_up.run(
-                    self._store, self._clock, self._publish, lease=self._lease
+                    self.context.store, self.context.clock, self._publish, lease=self.context.lease
                 )
             except Exception as error:  # noqa: BLE001 - a bug must not hold up the worker: logged, and left to others
                 if concerns_store(error):
-                    await self._backoff.wait(error)
+                    await self.backoff.wait(error)
                     continue
                 _log.exception("parents were not looked at; who claims them will")
                 self._follow_up.unwritten = []  # their holds lapse; what is kept would fail again at once
             else:
-                self._backoff.succeeded()
+                self.backoff.succeeded()
                 for one in refused:
                     _log.error("a parent was not looked at; who claims it will", exc_info=one)
 
     async def _publish(self, events: list[Event]) -> None:
-        self._announcer.tell(events)
+        self.context.publisher.publish(events)

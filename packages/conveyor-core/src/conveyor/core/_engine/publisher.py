@@ -1,47 +1,48 @@
-"""Telling events to the worker's own callbacks and to the store's bus, in order, off the hot path."""
+"""Publishing events to the worker's own callbacks and to the store's bus, in order, off the hot path."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
 import logging
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from conveyor.core._engine.state import WorkerState
     from conveyor.core.events import Event
     from conveyor.core.store import Store
 
 _log: Final = logging.getLogger("conveyor.worker")
 
 
-class Announcer:
-    """Gathers events, and tells them in batches. Nothing that a listener does reaches the worker."""
+@dataclass(slots=True, kw_only=True, eq=False)
+class EventPublisher:
+    """Gathers events, and publishes them in batches. Nothing that a callback does reaches the worker."""
 
-    def __init__(self, store: Store, *, ending: Callable[[], bool], loop_ends: Callable[[], bool]) -> None:
-        self._store = store
-        self._ending = ending
-        self._loop_ends = loop_ends
-        self._callbacks: dict[type[Event], list[Callable[[Any], object]]] = {}
-        self._unpublished: list[Event] = []
-        self._uncalled: list[Event] = []
-        self._publishing: asyncio.Task[None] | None = None
-        self._calling: asyncio.Task[None] | None = None
+    store: Store
+    state: WorkerState
+    _callbacks: dict[type[Event], list[Callable[[Any], object]]] = field(init=False, default_factory=dict)
+    _unpublished: list[Event] = field(init=False, default_factory=list)
+    _uncalled: list[Event] = field(init=False, default_factory=list)
+    _publishing: asyncio.Task[None] | None = field(init=False, default=None)
+    _calling: asyncio.Task[None] | None = field(init=False, default=None)
 
     def on(self, kind: type[Event], callback: Callable[[Any], object]) -> None:
-        """Call back with every event of this kind that this worker tells."""
+        """Call back with every event of this kind that this worker publishes."""
         self._callbacks.setdefault(kind, []).append(callback)
 
-    def tell(self, events: Iterable[Event]) -> None:
-        """Tell these soon; when the event loop ends, never."""
+    def publish(self, events: Iterable[Event]) -> None:
+        """Publish these soon; when the event loop ends, never."""
         for event in events:
             self._unpublished.append(event)
             if type(event) in self._callbacks:
                 self._uncalled.append(event)
         publish = self._unpublished and (self._publishing is None or self._publishing.done())
         call = self._uncalled and (self._calling is None or self._calling.done())
-        if (publish or call) and not self._loop_ends():
+        if (publish or call) and not self.state.loop_ends:
             loop = asyncio.get_running_loop()
             if publish:
                 self._publishing = loop.create_task(self._publish())
@@ -49,7 +50,7 @@ class Announcer:
                 self._calling = loop.create_task(self._call())
 
     async def flush(self) -> None:
-        """Return when everything told so far has been passed on."""
+        """Return when every event so far has been passed on."""
         while busy := self._tasks():
             await asyncio.wait(busy)
 
@@ -65,7 +66,7 @@ class Announcer:
         while self._unpublished:
             events, self._unpublished = self._unpublished, []
             try:
-                await self._store.bus.publish(events)
+                await self.store.bus.publish(events)
             except Exception:  # noqa: BLE001 - events are hints: a bus in trouble must not stop a worker
                 _log.warning("events could not be published", exc_info=True)
 
@@ -83,6 +84,6 @@ class Announcer:
                 await result
         except (Exception, asyncio.CancelledError) as error:
             # A callback can cancel its own task, too: the others are called all the same.
-            if isinstance(error, asyncio.CancelledError) and self._ending():
+            if isinstance(error, asyncio.CancelledError) and self.state.is_ending:
                 raise
             _log.exception("a callback for %s failed", type(event).__name__)

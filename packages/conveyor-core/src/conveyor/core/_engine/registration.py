@@ -1,12 +1,13 @@
-"""A worker's entry among those seen at its queue: made, kept by the heartbeat, removed at the end.
+"""A worker's registration at its queue: made, kept by the heartbeat, removed at the end.
 
-Nothing depends on it: whatever becomes of the entry, the worker goes on as it would without.
+Nothing depends on it: whatever becomes of it, the worker goes on as it would without.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -19,74 +20,63 @@ from conveyor.core.store import Beat, JobRecord, Outcome, Retention
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conveyor.core.clock import Clock
-    from conveyor.core.store import Lease, Renewed, Store
+    from conveyor.core._engine.context import WorkerContext
+    from conveyor.core.store import Lease, Renewed
 
 _log: Final = logging.getLogger("conveyor.worker")
 _REMOVED: Final = Retention(age=timedelta(0))
-#: An entry that could not be had is tried again this many times per lease.
+#: A registration that failed is tried again this many times per lease.
 _PER_LEASE: Final = 3
 
 
-class Presence:
-    """Tells, as long as it holds its entry, that the worker is there. `payload` makes what it says."""
+@dataclass(slots=True, kw_only=True, eq=False)
+class Registration:
+    """Keeps the worker in its queue's registry, as a job that it has leased itself.
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        queue: str,
-        id: str,
-        worker: str,
-        payload: Callable[[], str],
-        lease: timedelta,
-        clock: Clock,
-    ) -> None:
-        self._store = store
-        self._queue = workers_of(queue)
-        self._id = id
-        self._worker = worker
-        self._payload = payload
-        self._lease = lease
-        self._clock = clock
-        self._entry: JobRecord | None = None
-        self._failing = False
-        self._absent = asyncio.Event()
-        self._leaving = asyncio.Event()
+    `payload` makes what it says of itself.
+    """
+
+    context: WorkerContext
+    id: str
+    payload: Callable[[], str]
+    _entry: JobRecord | None = field(init=False, default=None)
+    _failing: bool = field(init=False, default=False)
+    _absent: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _leaving: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     def beat(self) -> Beat | None:
-        """What goes with the next renewal of leases; None without an entry."""
+        """What goes with the next renewal of leases; None if the worker is not registered."""
         if self._entry is None:
             return None
-        return Beat(lease=self._entry.lease, payload=self._payload())
+        return Beat(lease=self._entry.lease, payload=self.payload())
 
     @property
     def lease(self) -> Lease | None:
-        """The hold on the entry."""
+        """The lease on the registration."""
         return None if self._entry is None else self._entry.lease
 
-    def heard(self, renewed: Renewed) -> None:
-        """Make a new entry if this renewal tells that the old one was lost."""
+    def renewed(self, renewed: Renewed) -> None:
+        """Register anew if this renewal says that the registration was lost."""
         if self.lease in renewed.lost:
             self._entry = None
             self._absent.set()
 
     async def loop(self) -> None:
-        """Make the entry, make it anew whenever it is lost, and remove it after `leave`."""
-        pause = self._lease.total_seconds() / _PER_LEASE
+        """Register, do so anew whenever the registration is lost, and remove it after `leave`."""
+        pause = self.context.lease.total_seconds() / _PER_LEASE
         while not self._leaving.is_set():
             self._absent.clear()
             try:
-                there = await self._announce()
-            except Exception as error:  # noqa: BLE001 - nothing may end this in silence: told, and tried again
+                there = await self._register()
+            except Exception as error:  # noqa: BLE001 - nothing may end this in silence: logged, and tried again
                 there = False
-                # Not louder: a store in trouble is told of by those who cannot do without it.
+                # Not louder: a store in trouble is logged by the parts that cannot do without it.
                 level = logging.DEBUG if isinstance(error, StoreError) or self._failing else logging.ERROR
-                text = "%s could not be announced, which is tried again: %s"
-                _log.log(level, text, self._worker, error, exc_info=level == logging.ERROR)
+                text = "%s could not be registered, which is tried again: %s"
+                _log.log(level, text, self.context.worker, error, exc_info=level == logging.ERROR)
             self._failing = not there
             if not there:
-                await time.wait(self._clock, self._leaving, pause)
+                await time.wait(self.context.clock, self._leaving, pause)
             elif not self._leaving.is_set():
                 await self._absent.wait()
         await self._remove()
@@ -101,16 +91,19 @@ class Presence:
         if entry is None:
             return
         try:
-            await self._store.settle([Outcome.completed(entry, "{}", retention=_REMOVED)])
+            await self.context.store.settle([Outcome.completed(entry, "{}", retention=_REMOVED)])
         except Exception as error:  # noqa: BLE001 - a worker that closes is not held up by this
-            _log.info("%s: still listed as a worker until its heartbeat is over: %s", self._worker, error)
+            _log.info(
+                "%s: still listed as a worker until its heartbeat is over: %s", self.context.worker, error
+            )
 
-    async def _announce(self) -> bool:
-        await self._store.insert(
-            [JobRecord(queue=self._queue, id=self._id, name="worker", payload=self._payload())]
+    async def _register(self) -> bool:
+        queue, context = workers_of(self.context.queue), self.context
+        await context.store.insert(
+            [JobRecord(queue=queue, id=self.id, name="worker", payload=self.payload())]
         )
-        claimed = await self._store.take(
-            self._queue, [self._id], token=new_token(), lease=self._lease, worker=self._worker, started=False
+        claimed = await context.store.take(
+            queue, [self.id], token=new_token(), lease=context.lease, worker=context.worker, started=False
         )
         for entry in claimed.jobs:
             self._entry = entry

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -25,13 +25,12 @@ from conveyor.core._schedules.rows import (
 from conveyor.core.store import TERMINAL, Claim, JobState, Outcome, Where
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
+    from conveyor.core._engine.context import WorkerContext
     from conveyor.core._engine.error_backoff import ErrorBackoff
-    from conveyor.core._engine.publisher import Announcer
     from conveyor.core._schedules.definition import ScheduleSpec, ScheduleState
-    from conveyor.core.clock import Clock
-    from conveyor.core.store import Claimed, JobRecord, Store
+    from conveyor.core.store import Claimed, JobRecord
 
 _log: Final = logging.getLogger("conveyor.worker")
 
@@ -44,35 +43,22 @@ _LATER: Final = timedelta(minutes=1)
 _LIVE: Final = frozenset(JobState) - TERMINAL
 
 
+@dataclass(slots=True, kw_only=True, eq=False)
 class Scheduler:
     """Fires the schedules of a queue. Any number of workers may: the store lets one of them have each run."""
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        queue: str,
-        worker: str,
-        lease: timedelta,
-        announcer: Announcer,
-        clock: Clock,
-        backoff: ErrorBackoff,
-        random: Callable[[], float],
-    ) -> None:
-        self.queue = schedules_of(queue)
-        self._jobs = queue
-        self._store = store
-        self._worker = worker
-        self._hold = min(lease, MOMENT)
-        self._announcer = announcer
-        self._clock = clock
-        self._backoff = backoff
-        self._random = random
-        self._wakeup = Wakeup()
-        #: Whether there were schedules when last looked.
-        self._any = False
-        self._unwritten: list[tuple[Outcome, ScheduleSpec | None]] = []
-        self._warned: set[str] = set()
+    context: WorkerContext
+    backoff: ErrorBackoff
+    _wakeup: Wakeup = field(init=False, default_factory=Wakeup)
+    #: Whether there were schedules when last looked.
+    _any: bool = field(init=False, default=False)
+    _unwritten: list[tuple[Outcome, ScheduleSpec | None]] = field(init=False, default_factory=list)
+    _warned: set[str] = field(init=False, default_factory=set)
+
+    @property
+    def queue(self) -> str:
+        """The queue that the schedules are in."""
+        return schedules_of(self.context.queue)
 
     def wake(self) -> None:
         """Look now: a schedule was added or changed."""
@@ -84,27 +70,27 @@ class Scheduler:
 
     async def loop(self) -> None:
         """Fire what is due until `stop`. The store's troubles are waited out."""
-        await run_service(self.tick, self._wakeup, self._backoff)
+        await run_service(self.tick, self._wakeup, self.backoff)
 
     async def tick(self) -> float:
         """Fire what is due, and return the seconds until there is more, unless it is woken before."""
         await self._write()
-        if not self._any and not await self._store.find(Where(queue=self.queue), limit=1):
+        if not self._any and not await self.context.store.find(Where(queue=self.queue), limit=1):
             return _LOOK
-        advanced = await self._store.advance({self.queue})
-        claimed = await self._store.claim(
+        advanced = await self.context.store.advance({self.queue})
+        claimed = await self.context.store.claim(
             Claim(
                 queue=self.queue,
                 count=_MOST,
                 token=new_token(),
-                lease=self._hold,
-                worker=self._worker,
+                lease=min(self.context.lease, MOMENT),
+                worker=self.context.worker,
                 started=False,
             )
         )
         got = len(claimed.jobs) + len(claimed.undecodable)
         if got:
-            # Nobody renews these leases: what cannot be decided goes back.
+            # These leases are not renewed: what cannot be decided goes back.
             # Pinned by test_a_schedule_whose_jobs_cannot_be_looked_at_fires_when_they_can.
             self._unwritten = [(Outcome.given_back(record), None) for record in claimed.jobs]
             self._unwritten = await self._decide(claimed)
@@ -136,7 +122,7 @@ class Scheduler:
         for record, spec, state in held:
             try:
                 fired = decisions.fire(
-                    spec, state, held_at(record), unfinished=unfinished, random=self._random
+                    spec, state, held_at(record), unfinished=unfinished, random=self.context.random
                 )
             except Exception as error:  # noqa: BLE001 - a zone unknown here, say: it stops no other one
                 decided.append((self._left(record, error), None))
@@ -152,8 +138,8 @@ class Scheduler:
         return Outcome.snoozed(record, record.report, delay=_LATER)
 
     async def _unfinished(self, ids: frozenset[str]) -> frozenset[str]:
-        where = Where(queue=self._jobs, ids=ids, states=_LIVE)
-        return frozenset(record.id for record in await self._store.find(where, limit=len(ids)))
+        where = Where(queue=self.context.queue, ids=ids, states=_LIVE)
+        return frozenset(record.id for record in await self.context.store.find(where, limit=len(ids)))
 
     async def _write(self) -> None:
         """Write what was decided; while the store is in trouble, it is kept for the next time."""
@@ -179,14 +165,14 @@ class Scheduler:
         self._unwritten = [one for one in self._unwritten if one[0].lease not in leases]
 
     async def _settle(self, decided: Sequence[tuple[Outcome, ScheduleSpec | None]]) -> None:
-        settled = await self._store.settle([outcome for outcome, _ in decided])
+        settled = await self.context.store.settle([outcome for outcome, _ in decided])
         self._forget(outcome for outcome, _ in decided)
-        at = self._clock.now()
-        self._announcer.tell([event_for(found, at) for found in settled.spawned if found.created])
+        at = self.context.clock.now()
+        self.context.publisher.publish([event_for(found, at) for found in settled.spawned if found.created])
         spawned = iter(settled.spawned)
         for outcome, spec in decided:
             if outcome.lease not in settled.applied or spec is None:
                 continue
             # A call that is repeated tells nothing of what it spawned.
             for job, found in zip(outcome.spawn, spawned, strict=False):
-                await take_over(self._store, spec, job, found)
+                await take_over(self.context.store, spec, job, found)

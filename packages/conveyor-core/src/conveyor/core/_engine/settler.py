@@ -1,9 +1,10 @@
-"""Writing outcomes, in batches, and telling what was applied."""
+"""Writing outcomes, in batches, and publishing what was applied."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
@@ -15,13 +16,12 @@ from conveyor.core.errors import StoreError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from conveyor.core._engine.decisions import Judge
+    from conveyor.core._engine.context import WorkerContext
+    from conveyor.core._engine.decisions import OutcomePolicy
     from conveyor.core._engine.error_backoff import ErrorBackoff
     from conveyor.core._engine.heartbeat import Heartbeat
-    from conveyor.core._engine.publisher import Announcer
     from conveyor.core._jobs.outcomes import Settlement
-    from conveyor.core.clock import Clock
-    from conveyor.core.store import Lease, Settled, Store
+    from conveyor.core.store import Lease, Settled
 
 _log: Final = logging.getLogger("conveyor.worker")
 
@@ -31,34 +31,21 @@ _MOST: Final = 500
 _SHOWN: Final = 10
 
 
+@dataclass(slots=True, kw_only=True, eq=False)
 class Settler:
     """Writes settlements as they come: a lone one at once, the rest as soon as the previous batch is done."""
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        heartbeat: Heartbeat,
-        judge: Judge,
-        announcer: Announcer,
-        backoff: ErrorBackoff,
-        clock: Clock,
-        applied: Callable[[Settlement], None],
-        written: Callable[[Sequence[Settlement], Settled], None],
-        loop_ends: Callable[[], bool],
-    ) -> None:
-        self._store = store
-        self._heartbeat = heartbeat
-        self._judge = judge
-        self._announcer = announcer
-        self._backoff = backoff
-        self._clock = clock
-        self._applied = applied
-        self._written = written
-        self._loop_ends = loop_ends
-        self._waiting: dict[Lease, Settlement] = {}
-        self._task: asyncio.Task[None] | None = None
-        self._abandoned = False
+    context: WorkerContext
+    heartbeat: Heartbeat
+    policy: OutcomePolicy
+    backoff: ErrorBackoff
+    #: Called for each settlement that is not to be written any more.
+    applied: Callable[[Settlement], None]
+    #: Called for each batch that was written.
+    written: Callable[[Sequence[Settlement], Settled], None]
+    _waiting: dict[Lease, Settlement] = field(init=False, default_factory=dict)
+    _task: asyncio.Task[None] | None = field(init=False, default=None)
+    _abandoned: bool = field(init=False, default=False)
 
     @property
     def backlog(self) -> int:
@@ -70,7 +57,7 @@ class Settler:
         if self._abandoned:
             return
         self._waiting[settlement.outcome.lease] = settlement
-        if (self._task is None or self._task.done()) and not self._loop_ends():
+        if (self._task is None or self._task.done()) and not self.context.state.loop_ends:
             self._task = asyncio.get_running_loop().create_task(self._write_all())
 
     async def flush(self) -> None:
@@ -88,10 +75,10 @@ class Settler:
         while self._waiting and not self._abandoned:
             try:
                 await write_in_parts(list(islice(self._waiting.values(), _MOST)), self._write, self._refused)
-            except Exception as error:  # noqa: BLE001 - nothing may end this in silence: told, and tried again
-                await self._backoff.wait(error)
+            except Exception as error:  # noqa: BLE001 - nothing may end this in silence: logged, and tried again
+                await self.backoff.wait(error)
             else:
-                self._backoff.succeeded()
+                self.backoff.succeeded()
 
     async def _refused(self, settlement: Settlement, error: Exception) -> None:
         """The store takes the others, and not this one: its job has failed, or is left to its lease's end."""
@@ -102,9 +89,9 @@ class Settler:
             self._forget(settlement)
             return
         _log.error("the store refuses the outcome of job %s (%s); it fails: %s", lease.id, lease.queue, error)
-        held = self._heartbeat.held_by(lease)
-        instead = self._judge.refused(
-            settlement, None if held is None else held.record, error, self._clock.now()
+        held = self.heartbeat.held_by(lease)
+        instead = self.policy.refused(
+            settlement, None if held is None else held.record, error, self.context.clock.now()
         )
         try:
             await self._write([instead])
@@ -122,8 +109,8 @@ class Settler:
     def _forget(self, settlement: Settlement) -> None:
         lease = settlement.outcome.lease
         self._waiting.pop(lease, None)
-        self._heartbeat.drop([lease])
-        self._applied(settlement)
+        self.heartbeat.drop([lease])
+        self.applied(settlement)
 
     async def _write(self, batch: Sequence[Settlement]) -> None:
         for queue, (what, time) in dict.fromkeys(
@@ -131,11 +118,11 @@ class Settler:
             for settlement in batch
             if settlement.pause is not None
         ):
-            await self._store.pause(queue, what, time)
-        settled = await self._store.settle([settlement.outcome for settlement in batch])
+            await self.context.store.pause(queue, what, time)
+        settled = await self.context.store.settle([settlement.outcome for settlement in batch])
         for settlement in batch:
             self._waiting.pop(settlement.outcome.lease, None)
-        self._heartbeat.drop(settlement.outcome.lease for settlement in batch)
+        self.heartbeat.drop(settlement.outcome.lease for settlement in batch)
         late = [one.outcome for one in batch if one.outcome.lease not in settled.applied]
         if late:
             _log.warning(
@@ -143,11 +130,11 @@ class Settler:
                 len(late),
                 shown(f"{outcome.lease.id} ({outcome.state})" for outcome in late),
             )
-        log_runs((one for one in batch if one.outcome.lease in settled.applied), self._judge.worker)
+        log_runs((one for one in batch if one.outcome.lease in settled.applied), self.policy.worker)
         for settlement in batch:
-            self._applied(settlement)
-        self._announcer.tell(events_of(batch, settled, self._clock.now()))
-        self._written(batch, settled)
+            self.applied(settlement)
+        self.context.publisher.publish(events_of(batch, settled, self.context.clock.now()))
+        self.written(batch, settled)
 
 
 def shown(names: Iterable[str]) -> str:

@@ -39,7 +39,7 @@ def checked_strategies(
     return dict(given)
 
 
-def checked_batch(batch: object, handler: object, prefetch: int | None) -> Batch | None:
+def checked_batch(batch: object, handler: object) -> Batch | None:
     """How a worker's handler takes its jobs, if not one by one."""
     if batch is None:
         return None
@@ -49,8 +49,6 @@ def checked_batch(batch: object, handler: object, prefetch: int | None) -> Batch
         raise InvalidOptionError(
             "batch", batch, 'handlers by name take batches of one name: Batch(size, by="name")'
         )
-    if prefetch:
-        raise InvalidOptionError("prefetch", prefetch, "with a batch it is 0: a claim brings a whole batch")
     return batch
 
 
