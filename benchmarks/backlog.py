@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from conveyor.core import Job, NewJob, Queue, open_store
-from conveyor.store.pg.testing import private_server
+from conveyor.testing.pg import private_server
 
 BULK = 1_000
 FEW = 2_000

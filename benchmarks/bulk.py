@@ -25,7 +25,7 @@ import psycopg
 
 from conveyor.core.store import Inserted, JobRecord, JobState
 from conveyor.store.pg import PgStore
-from conveyor.store.pg.testing import private_server
+from conveyor.testing.pg import private_server
 
 SIZES = (100, 1_000, 10_000, 50_000)
 _COLUMNS = (

@@ -21,7 +21,7 @@ from contextlib import ExitStack
 
 from conveyor.core import Job, JobState, NewJob, Queue, Worker, open_store
 from conveyor.core.store import Where
-from conveyor.store.pg.testing import private_server
+from conveyor.testing.pg import private_server
 
 POSTGRESQL = "postgresql:"
 WORKERS = 3

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conveyor.core import Feature, NewJob, Queue, Worker, open_store
-from conveyor.store.pg.testing import private_server
+from conveyor.testing.pg import private_server
 
 if TYPE_CHECKING:
     from conveyor.core import Job, Store

@@ -28,7 +28,7 @@ import pytest
 
 import conveyor.core
 from conveyor.core import errors
-from conveyor.store.pg.testing import private_server
+from conveyor.testing.pg import private_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

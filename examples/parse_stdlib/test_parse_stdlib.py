@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from conveyor.store.pg.testing import private_server
+from conveyor.testing.pg import private_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

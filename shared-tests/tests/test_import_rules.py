@@ -11,9 +11,10 @@ SOURCES = sorted([*ROOT.glob("packages/*/src"), ROOT / "shared-tests" / "src"])
 
 CORE = "conveyor.core"
 SUITE = "conveyor.conformance"
-STORES = "conveyor.store"
 #: What stores on SQL databases share: the one other package that a store may import.
 SHARED_SQL = "conveyor.store.sql"
+# Namespaces whose packages are distributions of their own.
+SHARED = ("conveyor.store", "conveyor.testing")
 # What the author of a store may use of core; docs/writing-a-store.md names the same.
 STORE_SURFACE = tuple(f"conveyor.core.{name}" for name in ("store", "events", "errors", "durations"))
 
@@ -80,7 +81,7 @@ def _may_import(package: str) -> tuple[str, ...]:
 
 
 def _package(module: str) -> str:
-    parts = 3 if _within(module, STORES) else 2
+    parts = 3 if any(_within(module, shared) for shared in SHARED) else 2
     return ".".join(module.split(".")[:parts])
 
 
@@ -121,6 +122,9 @@ def test_a_package_imports_only_what_its_layer_may(source: Path) -> None:
         ("conveyor.store.sql.work", "from conveyor.store.sqlite import SqliteStore"),
         ("conveyor.store.sqlite", "from .store import SqliteStore"),
         ("conveyor.store.sqlite.testing", "from _pytest.tmpdir import TempPathFactory"),
+        ("conveyor.store.pg.store", "from conveyor.testing.pg import private_server"),
+        ("conveyor.testing.pg.server", "from conveyor.store.pg import PgStore"),
+        ("conveyor.testing.pg.server", "import pytest"),
         ("conveyor.conformance.concurrency.model", "from conveyor.store.sqlite import SqliteStore"),
         ("conveyor.core._jobs.payload", "def f():\n    import pickle"),
         ("conveyor.core._jobs.payload", "from marshal import loads"),

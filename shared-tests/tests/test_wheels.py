@@ -49,6 +49,7 @@ OURS = [
         [*ROOT.glob("packages/*/pyproject.toml"), ROOT / "shared-tests" / "pyproject.toml"]
     )
 ]
+NAMESPACES = ["conveyor", "conveyor.store", "conveyor.testing"]
 each_of_ours = pytest.mark.parametrize("distribution", OURS, ids=lambda distribution: distribution.name)
 
 # A stranger's store, which takes a place in our namespace without asking.
@@ -94,8 +95,7 @@ print(package.__file__)
 
 IMPORT_TOGETHER = """\
 import importlib, json, sys
-names = ["conveyor", "conveyor.store", *sys.argv[1:]]
-print(json.dumps({name: importlib.import_module(name).__file__ for name in names}))
+print(json.dumps({name: importlib.import_module(name).__file__ for name in sys.argv[1:]}))
 """
 
 
@@ -208,7 +208,7 @@ def test_a_wheel_holds_its_whole_source_tree_and_no_namespace(
     metadata = {name for name in inside if name.partition("/")[0].endswith(".dist-info")}
     assert inside - metadata == sources
     assert f"{distribution.module.replace('.', '/')}/py.typed" in inside
-    assert inside.isdisjoint({"conveyor/__init__.py", "conveyor/store/__init__.py"})
+    assert inside.isdisjoint(f"{name.replace('.', '/')}/__init__.py" for name in NAMESPACES)
     assert any(name.endswith("/licenses/LICENSE") for name in metadata)
 
 
@@ -229,9 +229,9 @@ def test_the_namespaces_stay_open_when_installed_from_wheels(
 ) -> None:
     modules = [distribution.module for distribution in [*OURS, outside]]
 
-    files = json.loads(installed.run(IMPORT_TOGETHER, *modules))
+    files = json.loads(installed.run(IMPORT_TOGETHER, *NAMESPACES, *modules))
 
-    assert [files.pop("conveyor"), files.pop("conveyor.store")] == [None, None]
+    assert [files.pop(name) for name in NAMESPACES] == [None] * len(NAMESPACES)
     assert all(Path(files[module]).is_relative_to(installed.path) for module in modules)
 
 
@@ -240,9 +240,9 @@ def test_the_namespaces_stay_open_when_installed_editable(
 ) -> None:
     folders = {distribution.module: distribution.source for distribution in [*OURS, outside]}
 
-    files = json.loads(editable.run(IMPORT_TOGETHER, *folders))
+    files = json.loads(editable.run(IMPORT_TOGETHER, *NAMESPACES, *folders))
 
-    assert [files.pop("conveyor"), files.pop("conveyor.store")] == [None, None]
+    assert [files.pop(name) for name in NAMESPACES] == [None] * len(NAMESPACES)
     assert all(Path(files[module]).is_relative_to(source) for module, source in folders.items())
 
 

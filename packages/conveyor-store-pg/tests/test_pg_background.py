@@ -15,7 +15,7 @@ from conveyor.conformance.kit.make import job
 from conveyor.core._jobs.ids import new_job_id
 from conveyor.core.events import JobWaiting
 from conveyor.store.pg import PgStore
-from conveyor.store.pg.testing import get_server
+from conveyor.testing.pg import get_server
 
 NOW = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 

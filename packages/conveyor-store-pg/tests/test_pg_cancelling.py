@@ -15,7 +15,7 @@ from conveyor.core import Job, Queue
 from conveyor.core.store import Change, Claim, JobRecord, Limit, Pause, Where
 from conveyor.store.pg import PgStore
 from conveyor.store.pg.statements import Session
-from conveyor.store.pg.testing import get_server
+from conveyor.testing.pg import get_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pg_cancelling")]
 

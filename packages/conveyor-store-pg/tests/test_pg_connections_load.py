@@ -13,7 +13,7 @@ import pytest
 
 from conveyor.core import Job, Queue, Worker, open_store
 from conveyor.core.events import JobCompleted
-from conveyor.store.pg.testing import Server, get_server
+from conveyor.testing.pg import Server, get_server
 
 pytestmark = pytest.mark.slow
 

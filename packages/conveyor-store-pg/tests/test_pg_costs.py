@@ -37,10 +37,10 @@ from conveyor.core.store import (
     Where,
 )
 from conveyor.store.pg import PgStore, advancing, claiming, inserting, pausing, sets, settling
-from conveyor.store.pg._testing.explaining import Explaining, Seen
 from conveyor.store.pg.connections import _PLAN_FOR_MORE
 from conveyor.store.pg.statements import Session
-from conveyor.store.pg.testing import get_server
+from conveyor.testing.pg import get_server
+from pg_explaining import Explaining, Seen
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 

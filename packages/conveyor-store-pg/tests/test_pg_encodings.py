@@ -9,7 +9,7 @@ from conveyor.core import Job, Queue, Worker
 from conveyor.core.errors import StoreError
 from conveyor.store.pg import PgStore
 from conveyor.store.pg.errors import StoreEncodingError
-from conveyor.store.pg.testing import Server, get_server
+from conveyor.testing.pg import Server, get_server
 
 pytestmark = pytest.mark.slow
 

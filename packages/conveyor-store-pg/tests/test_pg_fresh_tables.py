@@ -14,7 +14,7 @@ import pytest
 from conveyor.core.errors import StoreUnavailableError
 from conveyor.core.store import Claim, JobRecord, JobState, Limit, Outcome, Rate, Retention, Where
 from conveyor.store.pg import PgStore
-from conveyor.store.pg.testing import get_server
+from conveyor.testing.pg import get_server
 
 pytestmark = pytest.mark.slow
 

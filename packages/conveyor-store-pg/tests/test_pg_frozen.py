@@ -18,7 +18,7 @@ import pytest
 from conveyor.core.store import Claim, JobRecord, Limit
 from conveyor.store.pg import PgStore, connections
 from conveyor.store.pg.statements import Session
-from conveyor.store.pg.testing import get_server
+from conveyor.testing.pg import get_server
 
 pytestmark = pytest.mark.slow
 

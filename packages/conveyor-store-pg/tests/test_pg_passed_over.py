@@ -12,7 +12,7 @@ import pytest
 
 from conveyor.core.store import Claim, JobRecord, Limit
 from conveyor.store.pg import PgStore
-from conveyor.store.pg.testing import get_server
+from conveyor.testing.pg import get_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pg_snapshots")]
 

@@ -33,11 +33,11 @@ from conveyor.core.store import (
     Where,
 )
 from conveyor.store.pg import PgStore, advancing, claiming, inserting, pausing, sets, settling, tidying
-from conveyor.store.pg._testing.explaining import Explaining, Seen
 from conveyor.store.pg.connections import Connections, Step
 from conveyor.store.pg.limits import rate_name
 from conveyor.store.pg.statements import Session
-from conveyor.store.pg.testing import get_server
+from conveyor.testing.pg import get_server
+from pg_explaining import Explaining, Seen
 
 T = TypeVar("T")
 NOW = datetime(2030, 1, 1, tzinfo=UTC)

@@ -20,7 +20,7 @@ from conveyor.store.pg.connections import Connections
 from conveyor.store.pg.options import Options
 from conveyor.store.pg.pool import Pool
 from conveyor.store.pg.statements import AsyncSession, Session, Statements
-from conveyor.store.pg.testing import Server, get_server
+from conveyor.testing.pg import Server, get_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pg_pool")]
 

@@ -16,7 +16,7 @@ import pytest
 from conveyor.conformance.plugin.places import Place
 from conveyor.core import Job, Queue, Worker, open_store
 from conveyor.core.errors import InvalidOptionError
-from conveyor.store.pg.testing import Bouncer, Server, bouncer, get_server, provision
+from conveyor.testing.pg import Bouncer, Server, bouncer, get_server, provision
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pg_pooled")]
 

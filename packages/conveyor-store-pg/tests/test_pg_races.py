@@ -33,7 +33,7 @@ from conveyor.core.store import (
 from conveyor.store.pg import PgStore
 from conveyor.store.pg.settling import renew
 from conveyor.store.pg.statements import Statements, SyncSession
-from conveyor.store.pg.testing import get_server
+from conveyor.testing.pg import get_server
 
 LEASE = timedelta(seconds=30)
 GROUPS = ["a", "b", "c", "d"]

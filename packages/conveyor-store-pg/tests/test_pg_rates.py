@@ -11,7 +11,7 @@ import pytest
 from conveyor.core.store import Claim, JobRecord, Limit, Rate
 from conveyor.store.pg import PgStore
 from conveyor.store.pg.statements import Statements
-from conveyor.store.pg.testing import get_server
+from conveyor.testing.pg import get_server
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from conveyor.store.pg.testing import Mode, Server, private_server
+from conveyor.testing.pg import Mode, Server, private_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pg_restarts")]
 

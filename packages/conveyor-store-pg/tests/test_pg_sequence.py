@@ -14,7 +14,7 @@ import pytest
 
 from conveyor.core.store import Claim, JobKey, JobRecord, Outcome, Where
 from conveyor.store.pg import PgStore, inserting
-from conveyor.store.pg.testing import get_server
+from conveyor.testing.pg import get_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pg_sequence")]
 

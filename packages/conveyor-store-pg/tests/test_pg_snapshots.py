@@ -20,7 +20,7 @@ import pytest
 from conveyor.core.store import Claim, Claimed, JobRecord, JobState, Limit, Outcome, Pause, Where
 from conveyor.store.pg import PgStore, connections
 from conveyor.store.pg.statements import AsyncSession, Row
-from conveyor.store.pg.testing import get_server
+from conveyor.testing.pg import get_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pg_snapshots")]
 

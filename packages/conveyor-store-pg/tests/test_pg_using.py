@@ -23,7 +23,7 @@ from conveyor.core import Deduplication, FlowJob, FlowProducer, Group, NewJob, Q
 from conveyor.core.errors import StoreError
 from conveyor.core.store import JobRecord, Where
 from conveyor.store.pg import PgStore
-from conveyor.store.pg.testing import private_server
+from conveyor.testing.pg import private_server
 
 WORKER = """
 import asyncio, sys

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from conveyor.core import Job, Worker, open_store
-from conveyor.store.pg.testing import get_server
+from conveyor.testing.pg import get_server
 
 pytestmark = pytest.mark.slow
 

@@ -45,7 +45,7 @@ from conveyor.store.pg.connections import Connections
 from conveyor.store.pg.migrate import migrate, migrations, pending, prepare, script
 from conveyor.store.pg.options import Options
 from conveyor.store.pg.statements import AsyncSession, Session, Statements
-from conveyor.store.pg.testing import Server, bouncer, private_server
+from conveyor.testing.pg import Server, bouncer, private_server
 
 pytestmark = pytest.mark.slow
 _numbers = itertools.count()

@@ -12,10 +12,10 @@ from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
 from conveyor.core.errors import InvalidOptionError
-from conveyor.store.pg._testing.debian import libraries, unpacked
-from conveyor.store.pg._testing.errors import BouncerUnavailableError, NotUsableError
-from conveyor.store.pg._testing.server import MODES, Mode
-from conveyor.store.pg._testing.supervised import Supervised, supervise
+from conveyor.testing.pg.debian import libraries, unpacked
+from conveyor.testing.pg.errors import BouncerUnavailableError, NotUsableError
+from conveyor.testing.pg.server import MODES, Mode
+from conveyor.testing.pg.supervised import Supervised, supervise
 
 #: What a bouncer of ours is told.
 SETTINGS: Final = {"pool_mode": "transaction", "max_client_conn": "1000", "default_pool_size": "20"}

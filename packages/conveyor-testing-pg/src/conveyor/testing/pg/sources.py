@@ -9,11 +9,11 @@ from typing import Any, Final
 import psycopg
 
 from conveyor.core.errors import InvalidOptionError, showable
-from conveyor.store.pg._testing.binaries import Binaries, from_system, from_wheel
-from conveyor.store.pg._testing.container import find_engine
-from conveyor.store.pg._testing.errors import NotUsableError, PostgresUnavailableError
-from conveyor.store.pg._testing.server import Server
-from conveyor.store.pg._testing.supervised import supervise
+from conveyor.testing.pg.binaries import Binaries, from_system, from_wheel
+from conveyor.testing.pg.container import find_engine
+from conveyor.testing.pg.errors import NotUsableError, PostgresUnavailableError
+from conveyor.testing.pg.server import Server
+from conveyor.testing.pg.supervised import supervise
 
 ORDER: Final = ("url", "docker", "wheel", "local")
 

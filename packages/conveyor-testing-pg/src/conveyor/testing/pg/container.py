@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import psycopg
 
-from conveyor.store.pg._testing.errors import NotUsableError, ServiceError
-from conveyor.store.pg._testing.ports import free_port
+from conveyor.testing.pg.errors import NotUsableError, ServiceError
+from conveyor.testing.pg.ports import free_port
 
 SIGNALS: Final = {"fast": "SIGINT", "immediate": "SIGQUIT"}
 PATIENCE: Final = 60.0

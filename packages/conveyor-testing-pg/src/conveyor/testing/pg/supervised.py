@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from conveyor.store.pg._testing.errors import NotUsableError, ServiceError
+from conveyor.testing.pg.errors import NotUsableError, ServiceError
 
 PATIENCE: Final = {"docker": 300.0}  # the image may have to be fetched
 
@@ -48,7 +48,7 @@ def supervise(kind: str, owner: int, options: Mapping[str, Any]) -> Supervised:
         # What is started leaves a child behind, and ends.
         pid = os.posix_spawn(
             sys.executable,
-            [sys.executable, "-m", "conveyor.store.pg._testing.supervisor", request],
+            [sys.executable, "-m", "conveyor.testing.pg.supervisor", request],
             os.environ,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),

@@ -11,8 +11,8 @@ import pytest
 from psycopg import sql
 
 from conveyor.core import Deduplication, Group, Queue, open_store
-from conveyor.store.pg._testing.schemas import Schemas
-from conveyor.store.pg.testing import Server, get_server
+from conveyor.testing.pg import Server, get_server
+from conveyor.testing.pg.schemas import Schemas
 
 # A run of its own, with a test of each worker: where its store is, and on which server.
 INNER = """\

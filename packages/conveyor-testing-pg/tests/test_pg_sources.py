@@ -9,11 +9,17 @@ from pathlib import Path
 import pytest
 
 from conveyor.core.errors import InvalidOptionError
-from conveyor.store.pg._testing import binaries, sources
-from conveyor.store.pg._testing.container import find_engine
-from conveyor.store.pg._testing.errors import NotUsableError
-from conveyor.store.pg._testing.sources import find, wanted
-from conveyor.store.pg.testing import PostgresUnavailableError, Server, get_server, private_server
+from conveyor.testing.pg import (
+    PostgresUnavailableError,
+    Server,
+    binaries,
+    get_server,
+    private_server,
+    sources,
+)
+from conveyor.testing.pg.container import find_engine
+from conveyor.testing.pg.errors import NotUsableError
+from conveyor.testing.pg.sources import find, wanted
 
 
 @pytest.fixture(autouse=True)

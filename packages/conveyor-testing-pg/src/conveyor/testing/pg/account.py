@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from conveyor.store.pg._testing.errors import NotUsableError
+from conveyor.testing.pg.errors import NotUsableError
 
 #: The accounts that a server may run as, best first.
 ACCOUNTS: Final = ("nobody", "postgres")

@@ -75,7 +75,7 @@ class Explaining(Session):
         query.convert(statement, values)
         types = [self._type(oid) for oid in query.types]
         # the values, as often as the statement names them, in the order of its numbers
-        given = [values[each] for each in dict.fromkeys(query._order or ())]  # noqa: SLF001 - it tells it by nothing else
+        given = [values[each] for each in dict.fromkeys(query._order or ())]
         for generic in (True, False) if self._kept is None else (True,):
             mode = "generic" if generic else "custom"
             self.connection.execute(f"set local plan_cache_mode = force_{mode}_plan".encode())
@@ -110,7 +110,7 @@ class Explaining(Session):
             f"explain (analyze, buffers, timing off, format json) execute {name}{marks}".encode(), given
         )
         row = cursor.fetchone()
-        assert row is not None  # noqa: S101 - it is one row by nature
+        assert row is not None
         found: Mapping[str, Any] = row[0][0]["Plan"]
         return found
 

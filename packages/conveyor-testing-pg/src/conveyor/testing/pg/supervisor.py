@@ -1,6 +1,6 @@
 """The process that keeps one server, and ends it with its owner, however that one ended.
 
-    python -m conveyor.store.pg._testing.supervisor '{"kind": "postgres", "owner": 4711, …}'
+    python -m conveyor.testing.pg.supervisor '{"kind": "postgres", "owner": 4711, …}'
 
 It makes a folder, starts the server there, writes one line of JSON about it to its output, and then does
 what it is asked to over a socket in that folder, until its owner is gone or it is told to end. Then the
@@ -22,9 +22,9 @@ import traceback
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from conveyor.store.pg._testing.bouncer_process import PgBouncer
-from conveyor.store.pg._testing.container import Container
-from conveyor.store.pg._testing.postgres import Postgres
+from conveyor.testing.pg.container import Container
+from conveyor.testing.pg.pgbouncer_process import PgBouncer
+from conveyor.testing.pg.postgres import Postgres
 
 KINDS: Final = {"postgres": Postgres, "docker": Container, "bouncer": PgBouncer}
 

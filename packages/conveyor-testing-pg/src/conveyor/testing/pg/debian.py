@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from conveyor.store.pg._testing.errors import NotUsableError
+from conveyor.testing.pg.errors import NotUsableError
 
 
 def unpacked(package: str, program: str) -> Path:

@@ -12,9 +12,9 @@ from typing import Final
 
 import psycopg
 
-from conveyor.store.pg._testing.account import Account, unprivileged
-from conveyor.store.pg._testing.errors import ServiceError
-from conveyor.store.pg._testing.ports import free_port
+from conveyor.testing.pg.account import Account, unprivileged
+from conveyor.testing.pg.errors import ServiceError
+from conveyor.testing.pg.ports import free_port
 
 #: How to stop it: `fast` ends sessions and writes everything; `immediate` is a crash.
 STOPS: Final = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}

@@ -10,10 +10,9 @@ import psycopg
 import pytest
 
 from conveyor.core.errors import InvalidOptionError
-from conveyor.store.pg._testing import bouncer as module
-from conveyor.store.pg._testing import debian
-from conveyor.store.pg._testing.errors import NotUsableError
-from conveyor.store.pg.testing import Bouncer, BouncerUnavailableError, Server, bouncer, get_server
+from conveyor.testing.pg import Bouncer, BouncerUnavailableError, Server, bouncer, debian, get_server
+from conveyor.testing.pg import pgbouncer as module
+from conveyor.testing.pg.errors import NotUsableError
 
 pytestmark = pytest.mark.slow
 

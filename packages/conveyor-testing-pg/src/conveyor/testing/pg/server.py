@@ -13,8 +13,8 @@ import psycopg
 from psycopg import sql
 
 from conveyor.core.errors import InvalidOptionError
-from conveyor.store.pg._testing.errors import ServiceError
-from conveyor.store.pg._testing.supervised import Supervised
+from conveyor.testing.pg.errors import ServiceError
+from conveyor.testing.pg.supervised import Supervised
 
 Mode = Literal["fast", "immediate"]
 MODES: Final = ("fast", "immediate")

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from conveyor.store.pg._testing.account import unprivileged
-from conveyor.store.pg._testing.errors import ServiceError
-from conveyor.store.pg._testing.ports import free_port
-from conveyor.store.pg._testing.postgres import PATIENCE, wait_until_up
+from conveyor.testing.pg.account import unprivileged
+from conveyor.testing.pg.errors import ServiceError
+from conveyor.testing.pg.ports import free_port
+from conveyor.testing.pg.postgres import PATIENCE, wait_until_up
 
 
 class PgBouncer:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from conveyor.store.pg._testing.errors import NotUsableError
+from conveyor.testing.pg.errors import NotUsableError
 
 #: Packages on the index that bring a server, and where in them its programs are; best first.
 WHEELS: Final = (

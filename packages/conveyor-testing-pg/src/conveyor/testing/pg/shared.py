@@ -6,9 +6,9 @@ import fcntl
 import json
 from pathlib import Path
 
-from conveyor.store.pg._testing.errors import PostgresUnavailableError
-from conveyor.store.pg._testing.server import Server
-from conveyor.store.pg._testing.sources import SETTINGS, VOLATILE, find
+from conveyor.testing.pg.errors import PostgresUnavailableError
+from conveyor.testing.pg.server import Server
+from conveyor.testing.pg.sources import SETTINGS, VOLATILE, find
 
 
 def shared(folder: Path, owner: int) -> Server:

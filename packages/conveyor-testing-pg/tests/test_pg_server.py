@@ -14,12 +14,11 @@ import psycopg
 import pytest
 
 from conveyor.core.errors import InvalidOptionError
-from conveyor.store.pg._testing import account, supervisor
-from conveyor.store.pg._testing.account import Account, namespace, unprivileged, works
-from conveyor.store.pg._testing.errors import NotUsableError
-from conveyor.store.pg._testing.supervised import supervise
-from conveyor.store.pg._testing.supervisor import Supervisor, alive
-from conveyor.store.pg.testing import Server, ServiceError, get_server, private_server
+from conveyor.testing.pg import Server, ServiceError, account, get_server, private_server, supervisor
+from conveyor.testing.pg.account import Account, namespace, unprivileged, works
+from conveyor.testing.pg.errors import NotUsableError
+from conveyor.testing.pg.supervised import supervise
+from conveyor.testing.pg.supervisor import Supervisor, alive
 
 pytestmark = pytest.mark.slow
 
@@ -229,9 +228,7 @@ def test_all_of_it_works_for_somebody_who_is_not_root() -> None:
     prefix = namespace(65534, 65534) if os.geteuid() == 0 else ()
     if not works(prefix):
         pytest.skip("root cannot be somebody else here who may read this Python")
-    program = (
-        "import os, conveyor.store.pg.testing as t\nwith t.private_server() as s: print(os.geteuid(), s.url)"
-    )
+    program = "import os, conveyor.testing.pg as t\nwith t.private_server() as s: print(os.geteuid(), s.url)"
 
     done = subprocess.run(
         [*prefix, sys.executable, "-c", program], capture_output=True, text=True, check=False
@@ -246,7 +243,7 @@ def test_all_of_it_works_for_somebody_who_is_not_root() -> None:
 
 OWNER = """\
 import pathlib, sys, time
-from conveyor.store.pg.testing import get_server, private_server
+from conveyor.testing.pg import get_server, private_server
 
 shared = get_server(pathlib.Path(sys.argv[1]))
 with private_server() as server:
