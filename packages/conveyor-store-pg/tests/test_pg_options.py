@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import pickle
+import subprocess
+import sys
 import traceback
 from datetime import timedelta
 from typing import Any
@@ -208,6 +210,25 @@ def test_the_password_is_in_no_repr() -> None:
     assert options.target.place == "db.example.com:5433/app"
     with pytest.raises(TypeError):
         pickle.dumps(options)
+
+
+#: A machine without libpq, and without psycopg's builds that bring it or are made for it.
+NO_DRIVER = """
+import ctypes.util, sys
+from conveyor.core import open_store
+sys.modules["psycopg_c"] = sys.modules["psycopg_binary"] = None
+ctypes.util.find_library = lambda name: None
+open_store("postgresql://localhost/app")
+"""
+
+
+@pytest.mark.slow
+def test_without_any_build_of_the_driver_the_error_says_what_to_install() -> None:
+    ended = subprocess.run([sys.executable, "-c", NO_DRIVER], capture_output=True, text=True, check=False)
+
+    last = ended.stderr[ended.stderr.index("UnknownStoreError") :]
+    assert "pip install 'psycopg[binary]'" in last
+    assert "psycopg[c]" in last
 
 
 @pytest.mark.parametrize("dsn", [None, 7, "", " ", b"postgresql://h/db"])
