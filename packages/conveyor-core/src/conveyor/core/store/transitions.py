@@ -115,15 +115,15 @@ def leased(
     row: JobRow, *, token: str, lease: timedelta, worker: str | None, started: bool, now: datetime
 ) -> Fields:
     """Give a claim its hold on a job."""
-    return Fields(
-        state=_ACTIVE,
-        token=token,
-        lease_until=now + lease,
-        locked_by=worker,
-        started=started and not row.stalled,
-        attempt=row.attempt + 1,
-        processed_at=now,
-    )
+    return {
+        "state": _ACTIVE,
+        "token": token,
+        "lease_until": now + lease,
+        "locked_by": worker,
+        "started": started and not row.stalled,
+        "attempt": row.attempt + 1,
+        "processed_at": now,
+    }
 
 
 def lapsed(row: JobRow, now: datetime) -> Fields:
@@ -137,22 +137,27 @@ def lapsed(row: JobRow, now: datetime) -> Fields:
 def waiting(now: datetime, run_at: datetime | None = None) -> Fields:
     """Have a job run at that time, at once if it has come or there is none; nobody holds it."""
     later = run_at is not None and run_at > now
-    return Fields(
-        state=_DELAYED if later else _WAITING,
-        run_at=run_at if later else None,
-        delay=None,
-        token=None,
-        lease_until=None,
-        locked_by=None,
-        started=False,
-    )
+    return {
+        "state": _DELAYED if later else _WAITING,
+        "run_at": run_at if later else None,
+        "delay": None,
+        "token": None,
+        "lease_until": None,
+        "locked_by": None,
+        "started": False,
+    }
 
 
 def _waiting_for_children(pending: int) -> Fields:
     """Have a job wait for that many children; nobody holds it, and its `run_at` and `delay` stay."""
-    return Fields(
-        state=_WAITING_CHILDREN, pending=pending, token=None, lease_until=None, locked_by=None, started=False
-    )
+    return {
+        "state": _WAITING_CHILDREN,
+        "pending": pending,
+        "token": None,
+        "lease_until": None,
+        "locked_by": None,
+        "started": False,
+    }
 
 
 def _gone_back(row: JobRow, now: datetime) -> Fields:
@@ -187,23 +192,23 @@ def settled(row: JobRow, outcome: Outcome, now: datetime) -> Fields:
 
 
 def _ended(row: JobRow, outcome: Outcome, now: datetime) -> Fields:
-    fields = Fields(
-        state=outcome.state,
-        finished_at=now,
-        run_at=None,
-        delay=None,
-        pending=0,
-        cancel_requested=False,
-        token=None,
-        lease_until=None,
-        locked_by=None,
-        started=False,
-    )
+    fields: Fields = {
+        "state": outcome.state,
+        "finished_at": now,
+        "run_at": None,
+        "delay": None,
+        "pending": 0,
+        "cancel_requested": False,
+        "token": None,
+        "lease_until": None,
+        "locked_by": None,
+        "started": False,
+    }
     keeps_key = row.unique_for is not None and holds_key(row, now)
     if row.holds_key and not keeps_key:
         fields["holds_key"] = False
     if outcome.retention is not None:
-        fields |= _retained(outcome.retention, now, row.unique_until if keeps_key else None)
+        fields.update(_retained(outcome.retention, now, row.unique_until if keeps_key else None))
     return fields
 
 
@@ -212,7 +217,7 @@ def _retained(retention: Retention, finished_at: datetime, key_until: datetime |
     expires_at = None if retention.age is None else finished_at + retention.age
     if expires_at is not None and key_until is not None:
         expires_at = max(expires_at, key_until)
-    return Fields(expires_at=expires_at, keep_count=retention.count)
+    return {"expires_at": expires_at, "keep_count": retention.count}
 
 
 def due_for_removal(row: JobRow, now: datetime) -> bool:
@@ -274,15 +279,15 @@ def reopened(parent: JobRow, pending: int, *, takes_key: bool = False) -> Fields
 
 
 def _anew() -> Fields:
-    return Fields(
-        attempt=0,
-        stalled=0,
-        cancel_requested=False,
-        processed_at=None,
-        finished_at=None,
-        expires_at=None,
-        keep_count=None,
-    )
+    return {
+        "attempt": 0,
+        "stalled": 0,
+        "cancel_requested": False,
+        "processed_at": None,
+        "finished_at": None,
+        "expires_at": None,
+        "keep_count": None,
+    }
 
 
 # ------------------------------------------------------------------ other changes

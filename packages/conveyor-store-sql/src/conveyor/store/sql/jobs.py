@@ -15,7 +15,7 @@ Key = tuple[str, str]
 REMEMBERED: Final = timedelta(minutes=10)
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
+@dataclass(slots=True, eq=False)
 class Row:
     """What a step knows of a job: most attributes of `JobRecord`, and what was settled last.
 
@@ -26,8 +26,8 @@ class Row:
     seq: int
     queue: str
     id: str
-    name: str = ""
-    group: str | None = None
+    name: str
+    group: str | None
     state: JobState
     token: str | None
     attempt: int

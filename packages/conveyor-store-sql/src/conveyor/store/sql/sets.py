@@ -21,7 +21,7 @@ async def _changed(work: UnitOfWork, row: Row, change: Change) -> bool:
     retried = change.retry and await work.retry(row)
     fields = transitions.changed(row, change, work.now)
     if fields:
-        work.put(row, fields)
+        work.change(row, fields)
     return retried or bool(fields)
 
 

@@ -14,7 +14,7 @@ Spawn = Callable[[Sequence[JobRecord]], Awaitable[Sequence[Inserted]]]
 
 async def settle(work: UnitOfWork, outcomes: Sequence[Outcome], spawn: Spawn) -> Settled:
     """Apply the outcomes whose leases are held, in order."""
-    await work.load([(outcome.lease.queue, outcome.lease.id) for outcome in outcomes])
+    await work.load([outcome.lease[:2] for outcome in outcomes])
     await work.load_parents()
     step = _Settling(work, spawn)
     for outcome in outcomes:
@@ -36,7 +36,7 @@ class _Settling:
 
     async def settle(self, outcome: Outcome) -> None:
         lease = outcome.lease
-        row = await self._work.get((lease.queue, lease.id))
+        row = await self._work.get(lease[:2])
         if row is not None and row.state is JobState.ACTIVE and row.token == lease.token:
             self._applied.add(lease)
             await self._apply(row, outcome)

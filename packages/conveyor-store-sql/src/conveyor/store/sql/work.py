@@ -60,13 +60,17 @@ class UnitOfWork:
         return self._rows[key]
 
     def put(self, row: Row, fields: transitions.Fields) -> None:
-        """Change these fields of a job, and have it written."""
+        """Change these fields of a job, by which it moves from one state to another, and have it written."""
         for name, value in fields.items():
             setattr(row, name, value)
+        self._dirty[row.seq] = row
+
+    def change(self, row: Row, fields: transitions.Fields) -> None:
+        """Change any fields of a job, and have it written."""
+        self.put(row, fields)
         if not _REWRITTEN.isdisjoint(fields):
             row.rewritten = True
             row.reset |= "processed_at" in fields
-        self._dirty[row.seq] = row
 
     async def done(self) -> None:
         """Write what has changed: the last thing that a step does."""
@@ -117,7 +121,7 @@ class UnitOfWork:
         row.settled_at = self.now
         if row.state not in TERMINAL:
             return None
-        parent = await self.release(row, outcome.release)
+        parent = None if row.parent is None else await self.release(row, outcome.release)
         if outcome.retention is not None and transitions.due_for_removal(row, self.now):
             await self.remove(row)
         return parent
@@ -157,7 +161,7 @@ class UnitOfWork:
         takes_key = transitions.takes_key_again(row)
         if takes_key and not await self._take_key(row):
             return False
-        self.put(row, transitions.retried(row, self.now))
+        self.change(row, transitions.retried(row, self.now))
         await self._take_back_release(row)
         return True
 
@@ -172,7 +176,7 @@ class UnitOfWork:
         self._dirty[row.seq] = row
         failed = parent.state is JobState.FAILED
         takes_key = failed and transitions.takes_key_again(parent) and await self._take_key(parent)
-        self.put(parent, transitions.reopened(parent, max(parent.pending, 1), takes_key=takes_key))
+        self.change(parent, transitions.reopened(parent, max(parent.pending, 1), takes_key=takes_key))
         self._reopened.add((parent.queue, parent.id))
         if failed:
             await self._take_back_release(parent)

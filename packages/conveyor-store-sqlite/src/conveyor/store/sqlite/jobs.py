@@ -110,54 +110,48 @@ def _row(values: Sequence[Any]) -> Row:
         settled_at,
     ) = values
     return Row(
-        seq=seq,
-        queue=queue,
-        id=id,
-        state=known_state(state),
-        token=token,
-        attempt=attempt,
-        stalled=stalled,
-        cancel_requested=bool(cancel_requested),
-        priority=priority,
-        rank=rank_of(rank) if isinstance(rank, int) else 0.0,
-        run_at=_instant(run_at),
-        delay=_duration(delay),
-        pending=pending,
-        released=bool(released),
-        parent=None if parent_id is None else (parent_queue, parent_id),
-        unique_key=unique_key,
-        unique_for=unique_for,
-        unique_until=_instant(unique_until),
-        holds_key=bool(holds_key),
-        finished_at=_instant(finished_at),
-        expires_at=_instant(expires_at),
-        keep_count=keep_count,
-        settled_token=settled_token,
-        settled_state=settled_state,
-        settled_at=_instant(settled_at),
+        seq,
+        queue,
+        id,
+        "",
+        None,
+        known_state(state),
+        token,
+        attempt,
+        stalled,
+        bool(cancel_requested),
+        priority,
+        rank_of(rank) if isinstance(rank, int) else 0.0,
+        None if run_at is None else _instant(run_at),
+        None if delay is None else _duration(delay),
+        pending,
+        bool(released),
+        None if parent_id is None else (parent_queue, parent_id),
+        unique_key,
+        unique_for,
+        None if unique_until is None else _instant(unique_until),
+        bool(holds_key),
+        None if finished_at is None else _instant(finished_at),
+        None if expires_at is None else _instant(expires_at),
+        keep_count,
+        settled_token,
+        settled_state,
+        None if settled_at is None else _instant(settled_at),
     )
 
 
-def _instant(stored: str | None) -> datetime | None:
-    if stored is None:
-        return None
+def _instant(stored: str) -> datetime | None:
     try:
         return read(stored)
     except UNREADABLE:
         return None
 
 
-def _duration(stored: int | None) -> timedelta | None:
-    if stored is None:
-        return None
+def _duration(stored: int) -> timedelta | None:
     try:
         return stored * MICROSECOND
     except UNREADABLE:
         return None
-
-
-def _stored(at: datetime | None) -> str | None:
-    return None if at is None else _written(at)
 
 
 def _saved(row: Row) -> tuple[Any, ...]:
@@ -167,17 +161,17 @@ def _saved(row: Row) -> tuple[Any, ...]:
         row.state.value,
         row.attempt,
         row.cancel_requested,
-        _stored(row.run_at),
-        microseconds(row.delay),
+        None if row.run_at is None else _written(row.run_at),
+        None if row.delay is None else microseconds(row.delay),
         row.pending,
         row.released,
         row.holds_key,
-        _stored(row.finished_at),
-        _stored(row.expires_at),
+        None if row.finished_at is None else _written(row.finished_at),
+        None if row.expires_at is None else _written(row.expires_at),
         row.keep_count,
         row.settled_token,
         row.settled_state,
-        _stored(row.settled_at),
+        None if row.settled_at is None else _written(row.settled_at),
         row.report,
         row.stalled,
     )
