@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg_pool import AsyncConnectionPool
 
 from conveyor.conformance.kit.anything import wrongly_taken
 from conveyor.core import open_store
@@ -110,6 +111,7 @@ def test_a_bad_option_is_refused_by_name(options: dict[str, Any], name: str) -> 
 def test_what_a_parameter_cannot_be_is_refused_by_its_name() -> None:
     takes = {
         "dsn": set[str](),
+        "pool": {"None"},
         "schema": {"text", "duration", "state"},
         "pool_size": {"5"},
         "operation_timeout": {"5", "1.5", "2**31", "duration", "timedelta"},
@@ -122,6 +124,24 @@ def test_what_a_parameter_cannot_be_is_refused_by_its_name() -> None:
     assert wrongly_taken(PgStore, {"dsn": URL}, takes) == []
     assert wrongly_taken(PgStore.from_url, {}, {"url": ()}) == []
     assert inspect.signature(PgStore).parameters.keys() == takes.keys()
+
+
+def test_a_store_is_given_a_dsn_or_a_pool_and_shows_no_password() -> None:
+    pool = AsyncConnectionPool(URL, kwargs={"dbname": "other"}, max_size=4, open=False)
+
+    given = Options.checked(pool=pool)
+    with pytest.raises(InvalidOptionError) as both:
+        Options.checked(URL, pool=pool)
+    with pytest.raises(InvalidOptionError) as neither:
+        Options.checked()
+
+    assert given.target.place.startswith("db.example.com:5433/other")
+    assert given.listen is None
+    assert given.pool_size == 4
+    assert Options.checked(pool=pool, pool_size=2).pool_size == 2
+    assert [both.value.option, neither.value.option] == ["pool", "dsn"]
+    assert "s3cret" not in repr(given) + str(both.value) + repr(PgStore(pool=pool))
+    assert given.target.clean("is s3cret") == "is ***"
 
 
 @pytest.mark.parametrize("name", ["schema", "pool_size", "listen_dsn"])

@@ -8,15 +8,20 @@ import random
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
-from conveyor.core.errors import StoreUnavailableError
+from conveyor.core import Job, Queue, Worker
+from conveyor.core.errors import StoreClosedError, StoreUnavailableError
+from conveyor.core.store import Where
+from conveyor.store.pg import PgStore
 from conveyor.store.pg.connections import Connections
+from conveyor.store.pg.errors import StoreEncodingError
 from conveyor.store.pg.options import Options
 from conveyor.store.pg.pool import Pool
 from conveyor.store.pg.statements import AsyncSession, Session, Statements
@@ -25,6 +30,8 @@ from conveyor.testing.pg import Server, get_server
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pg_pool")]
 
 SIZE = 4
+#: What the connections of an application's pool are like.
+THEIRS = {"row_factory": dict_row, "application_name": "conveyor"}
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +45,17 @@ def url(server: Server) -> Iterator[str]:
         yield found
 
 
-@pytest.fixture
-async def connections(url: str) -> AsyncIterator[Connections]:
-    opened = Connections(Options.checked(url, pool_size=SIZE, operation_timeout="3s"), Statements("public"))
-    await opened.open()
-    yield opened
-    await opened.close()
+@pytest.fixture(params=["own"])
+async def connections(url: str, request: pytest.FixtureRequest) -> AsyncIterator[Connections]:
+    async with AsyncExitStack() as stack:
+        given: dict[str, Any] = {"dsn": url, "pool_size": SIZE}
+        if request.param == "given":
+            pool = AsyncConnectionPool[Any](url, kwargs=THEIRS, min_size=0, max_size=SIZE, open=False)
+            given = {"pool": await stack.enter_async_context(pool)}
+        opened = Connections(Options.checked(**given, operation_timeout="3s"), Statements("public"))
+        await opened.open()
+        stack.push_async_callback(opened.close)
+        yield opened
 
 
 async def pid(session: Session) -> int:
@@ -78,6 +90,7 @@ def end_backends(url: str) -> None:
         )
 
 
+@pytest.mark.parametrize("connections", ["own", "given"], indirect=True)
 async def test_hundreds_of_cancellations_lose_no_connection_and_none_of_them_is_lost(
     url: str, connections: Connections
 ) -> None:
@@ -105,6 +118,7 @@ async def test_hundreds_of_cancellations_lose_no_connection_and_none_of_them_is_
     assert pool_of(connections)._pool.get_stats()["pool_size"] == SIZE
 
 
+@pytest.mark.parametrize("connections", ["own", "given"], indirect=True)
 async def test_a_connection_goes_back_if_its_call_is_cancelled_meanwhile(connections: Connections) -> None:
     before = await all_are_there(connections)
     pool = pool_of(connections)
@@ -165,6 +179,74 @@ async def test_what_is_away_is_told_by_the_calls_and_not_by_psycopg_pool(
         with pytest.raises(psycopg.OperationalError):
             await theirs.getconn(timeout=0.1)
     assert any("theirs" in line for line in caplog.messages)
+
+
+@pytest.fixture
+async def pool(url: str) -> AsyncIterator[AsyncConnectionPool[Any]]:
+    """A pool of an application's, whose connections are not as the store would make them."""
+
+    async def conninfo() -> str:
+        return url
+
+    async with AsyncConnectionPool[Any](conninfo, kwargs=THEIRS, max_size=SIZE, open=False) as opened:
+        yield opened
+
+
+async def test_an_application_has_one_pool_and_finds_it_as_it_was(
+    pool: AsyncConnectionPool[Any], url: str
+) -> None:
+    async def handle(job: Job[int]) -> int:
+        await job.update_progress(50)
+        return job.data
+
+    async with PgStore(pool=pool) as store, Worker("q", handle, store, concurrency=8):
+        async with pool.connection() as connection, store.using(connection) as inside:
+            added = [await Queue[int]("q", inside).add("x", 0)]
+        added += [await Queue[int]("q", store).add("x", number) for number in range(1, 8)]
+        async with asyncio.timeout(30):
+            results = [await job.wait_until_finished() for job in added]
+        with psycopg.connect(url) as other:
+            [(count,)] = other.execute(
+                "select count(*) from pg_stat_activity where application_name = 'conveyor'"
+            ).fetchall()
+
+    assert results == list(range(8))
+    assert count <= SIZE + 1  # the one more listens
+    for _ in range(2 * SIZE):  # it was not closed
+        async with pool.connection() as connection:
+            rows = await connection.execute(
+                "select current_setting('enable_seqscan') as seqscan, current_setting('jit') as jit,"
+                " (select count(*)::int from pg_prepared_statements) as prepared"
+            )
+            assert await rows.fetchone() == {"seqscan": "on", "jit": "on", "prepared": 0}
+            assert (connection.autocommit, connection.prepare_threshold) == (False, 5)
+
+
+async def test_a_pool_that_is_not_open_is_told(pool: AsyncConnectionPool[Any], url: str) -> None:
+    with pytest.raises(StoreClosedError, match="pool that the store was given is not open"):
+        await PgStore(pool=AsyncConnectionPool(url, open=False)).open()
+
+    async with PgStore(pool=pool) as store:
+        await pool.close()
+        with pytest.raises(StoreClosedError, match="pool that the store was given is not open"):
+            await store.count(Where(queue="q"))
+
+
+async def test_a_pool_that_the_application_uses_up_is_told(pool: AsyncConnectionPool[Any]) -> None:
+    async with PgStore(pool=pool, operation_timeout="300ms") as store:
+        async with AsyncExitStack() as theirs:
+            for _ in range(SIZE):
+                await theirs.enter_async_context(pool.connection())
+            with pytest.raises(StoreUnavailableError, match="max_size"):
+                await store.count(Where(queue="q"))
+
+        assert await store.count(Where(queue="q")) == {}
+
+
+async def test_a_pool_whose_connections_cannot_carry_every_text_is_refused(url: str) -> None:
+    async with AsyncConnectionPool(url, kwargs={"client_encoding": "latin1"}, open=False) as pool:
+        with pytest.raises(StoreEncodingError, match="client_encoding"):
+            await PgStore(pool=pool).open()
 
 
 #: Opens a store, closes it or not, and ends while another connection is being made for ever.

@@ -169,7 +169,7 @@ class PgBus:
     async def _begin_to_listen(self) -> None:
         """Have a line, and let the others know, before this returns; unless the server is away."""
         if self._listener is None:
-            self._listener = Listener(self._options.listen, self._channel, self, self._echo)
+            self._listener = Listener(self._options, self._channel, self, self._echo)
             self._listener.start()
         listener = self._listener
         with suppress(TimeoutError):

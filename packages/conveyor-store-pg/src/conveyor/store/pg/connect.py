@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import select
+from collections.abc import Mapping
 from contextlib import suppress
+from inspect import isawaitable
 from typing import Any, Final, TypeAlias
 
 import psycopg
 from psycopg import AsyncConnection, pq
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg_pool import AsyncConnectionPool
 
 from conveyor.store.pg.options import Target
 
@@ -25,6 +28,8 @@ _DEFAULTS: Final = {
     "keepalives_count": "3",
     "tcp_user_timeout": "30000",
 }
+#: What a pool may say about its connections that is not for libpq.
+_OF_THE_CLIENT: Final = {"autocommit", "prepare_threshold", "context", "row_factory", "cursor_factory"}
 #: How often psycopg sees a statement before it has it prepared.
 _PREPARE_AFTER: Final = 5
 
@@ -46,6 +51,23 @@ async def connect(target: Target, *, prepare: bool) -> OwnConnection:
         autocommit=True,
         prepare_threshold=_PREPARE_AFTER if prepare else None,
     )
+
+
+async def connect_beside(pool: AsyncConnectionPool[Any]) -> Connection:
+    """A connection to where those of a pool lead, that is none of its own."""
+    conninfo: str = await _asked(pool.conninfo) or ""
+    given: Mapping[str, Any] = await _asked(pool.kwargs) or {}
+    parameters: dict[str, Any] = {**_DEFAULTS, **conninfo_to_dict(conninfo), **given}
+    for name in _OF_THE_CLIENT & parameters.keys():
+        del parameters[name]
+    return await AsyncConnection.connect(**parameters, autocommit=True, prepare_threshold=None)
+
+
+async def _asked(value: Any) -> Any:
+    """A parameter of a pool: itself, or what a function returns."""
+    if callable(value):
+        value = value()
+    return await value if isawaitable(value) else value
 
 
 def is_idle(connection: Connection) -> bool:

@@ -18,12 +18,15 @@ import psycopg
 
 from conveyor.core.errors import StoreClosedError, StoreError, StoreForkedError
 from conveyor.store.pg.connect import Connection, OwnConnection, close_now, connect, is_idle
+from conveyor.store.pg.cursors import async_cursor
 from conveyor.store.pg.errors import (
     Retryability,
     busy_error,
     cause,
+    client_encoding_error,
     code_of,
     encoding_error,
+    given_pool_error,
     misprepared,
     pool_exhausted_error,
     retryability,
@@ -31,7 +34,7 @@ from conveyor.store.pg.errors import (
     unresponsive_error,
 )
 from conveyor.store.pg.options import Options
-from conveyor.store.pg.pool import Pool
+from conveyor.store.pg.pool import GivenPool, OwnPool, Pool
 from conveyor.store.pg.statements import Again, AsyncSession, Session, Statements
 
 T = TypeVar("T")
@@ -66,7 +69,7 @@ _BEGIN_TO_READ: Final = "begin isolation level read committed, read only"
 
 
 class Connections:
-    """Up to `pool_size` connections, shared by all calls of a store."""
+    """Up to `pool_size` connections at once, shared by all calls of a store."""
 
     def __init__(self, options: Options, statements: Statements) -> None:
         """Prepare for connecting; nothing is done yet."""
@@ -78,7 +81,7 @@ class Connections:
         self._no_calls = asyncio.Event()
         self._pid: int | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._prepare = options.prepare is not False
+        self._prepare = False
         self._bare = False
         #: Whether there is a pooler between here and the server.
         self.pooled = False
@@ -90,9 +93,14 @@ class Connections:
         """Find out what the server is like; raises StoreError if it cannot be reached in time."""
         self._pid, self._loop = os.getpid(), asyncio.get_running_loop()
         self._no_calls = asyncio.Event()
-        self._prepare, self._bare = self.options.prepare is not False, False
-        self._direct = False
-        self._pool = Pool(self.options.target.place, self.options.pool_size, self._connect)
+        given, size = self.options.pool, self.options.pool_size
+        self._prepare = self.options.prepare is True or (self.options.prepare is None and given is None)
+        self._bare = self._direct = False
+        self._pool = (
+            OwnPool(self.options.target.place, size, self._connect)
+            if given is None
+            else GivenPool(given, size)
+        )
         await self._pool.open()
         try:
             await self.call(self._look, reads=True)
@@ -125,16 +133,20 @@ class Connections:
     async def _look(self, session: Session) -> None:
         assert isinstance(session, AsyncSession)  # noqa: S101 - `call` makes no other
         connection = session.connection
-        cursor = await connection.execute(_FACTS)
+        cursor = async_cursor(connection)
+        await cursor.execute(_FACTS)
         facts = await cursor.fetchone()
         assert facts is not None  # noqa: S101 - it is one row by nature
         pid, isolation, encoding = facts
         if encoding not in _ENCODINGS:
             raise encoding_error(self.options.target, encoding)
+        if connection.info.encoding != "utf-8":
+            raise client_encoding_error(self.options.target, connection.info.encoding)
         self.pooled = pid != connection.info.backend_pid
         if self.pooled and self.options.prepare is None:
             self._prepare = False
-        self._direct = not self.pooled
+        # How other statements are planned on a pool of the application's is not ours to say.
+        self._direct = not self.pooled and self.options.pool is None
         await self._plan_for_more(connection)
         # A single statement runs under the server's own setting unless it is told otherwise.
         self._bare = isolation == "read committed"
@@ -151,7 +163,7 @@ class Connections:
     async def _plan_for_more(self, connection: Connection) -> None:
         """Have what is prepared on a connection planned for larger tables than there are."""
         if self._direct and self._prepare:
-            await connection.execute(_PLAN_FOR_MORE, prepare=False)
+            await _run(connection, _PLAN_FOR_MORE)
 
     # ---------------------------------------------------------------- calls
 
@@ -221,14 +233,14 @@ class Connections:
             if single and self._bare:
                 call.sent = True
                 return await step(session)
-            await connection.execute(call.begin, prepare=False)
+            await _run(connection, call.begin)
             try:
                 result = await step(session)
             except Exception:
                 await _roll_back(connection)
                 raise
             call.sent = True
-            await connection.execute("commit", prepare=False)
+            await _run(connection, "commit")
             return result
         finally:
             if not is_idle(connection):
@@ -270,6 +282,8 @@ class Connections:
             raise call.failure from None
         if call.connection is None and not call.connecting:
             raise pool_exhausted_error(target, self.options.pool_size) from None
+        if call.connection is None and self.options.pool is not None:
+            raise given_pool_error(target, outcome_unknown=unknown) from None
         if call.connection is None or call.connection.closed:
             raise unresponsive_error(target, outcome_unknown=unknown) from None
         raise busy_error(target, outcome_unknown=unknown) from None
@@ -328,9 +342,13 @@ class _Call:
         return f"{begin}; {_ONE_PLAN}" if self.one_plan else begin
 
 
+async def _run(connection: Connection, text: LiteralString) -> None:
+    await async_cursor(connection).execute(text, prepare=False)
+
+
 async def _roll_back(connection: Connection) -> None:
     """End the transaction; a connection on which that fails is not used again."""
     try:
-        await connection.execute("rollback", prepare=False)
+        await _run(connection, "rollback")
     except psycopg.Error:
         close_now(connection)

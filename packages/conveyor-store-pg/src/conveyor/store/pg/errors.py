@@ -111,6 +111,23 @@ def encoding_error(target: Target, encoding: str) -> StoreEncodingError:
     )
 
 
+def client_encoding_error(target: Target, encoding: str) -> StoreEncodingError:
+    """The connections that were given cannot carry every text."""
+    return StoreEncodingError(
+        f"the connections to {target.place} have the client_encoding {encoding}, which does not hold "
+        "every text; give the pool kwargs={'client_encoding': 'UTF8'}"
+    )
+
+
+def given_pool_error(target: Target, *, outcome_unknown: bool = False) -> StoreUnavailableError:
+    """A pool of the application's had no connection to give."""
+    return StoreUnavailableError(
+        f"there was no connection to {target.place} within operation_timeout: all were in use, for which its "
+        "max_size may be too small, or none could be made, which the log of psycopg.pool tells",
+        outcome_unknown=outcome_unknown,
+    )
+
+
 def _refusal(words: str) -> str:
     """The code of a connection that was not made: libpq tells it in words only."""
     return next((code for pattern, code in _WORDS if pattern.search(words)), _GONE)

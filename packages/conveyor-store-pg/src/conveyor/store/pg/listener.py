@@ -13,9 +13,9 @@ import psycopg
 from psycopg.sql import SQL, Identifier
 
 from conveyor.core.errors import StoreError
-from conveyor.store.pg.connect import OwnConnection, close_now, connect
+from conveyor.store.pg.connect import Connection, close_now, connect, connect_beside
 from conveyor.store.pg.errors import store_error
-from conveyor.store.pg.options import Target
+from conveyor.store.pg.options import Options
 
 log: Final = logging.getLogger("conveyor.store.pg")
 
@@ -48,9 +48,12 @@ class Hears(Protocol):
 class Listener:
     """Listens until it is stopped."""
 
-    def __init__(self, target: Target, channel: str, told: Hears, test: Callable[[], Awaitable[str]]) -> None:
-        """Listen at `target`. `test` sends a notification by another way, and returns what it says."""
-        self._target = target
+    def __init__(
+        self, options: Options, channel: str, told: Hears, test: Callable[[], Awaitable[str]]
+    ) -> None:
+        """Listen where `options` say. `test` sends a notification another way, and returns its text."""
+        self._target = options.listen or options.target
+        self._pool = options.pool if options.listen is None else None
         self._channel = channel
         self._told = told
         self._test = test
@@ -104,7 +107,10 @@ class Listener:
 
     async def _listen(self) -> None:
         async with asyncio.timeout(_ANSWER * 2):
-            line = await connect(self._target, prepare=False)
+            if self._pool is not None:
+                line: Connection = await connect_beside(self._pool)
+            else:
+                line = await connect(self._target, prepare=False)
         try:
             async with asyncio.timeout(_ANSWER):
                 await line.execute(SQL("listen {}").format(Identifier(self._channel)))
@@ -124,7 +130,7 @@ class Listener:
         finally:
             close_now(line)
 
-    async def _hears(self, line: OwnConnection) -> bool:
+    async def _hears(self, line: Connection) -> bool:
         """Whether a notification from another connection arrives; if not, nothing ever will."""
         self._echo.clear()
         self._expected = await self._test()
@@ -144,7 +150,7 @@ class Listener:
         )
         return False
 
-    async def _hear(self, line: OwnConnection, seconds: float) -> None:
+    async def _hear(self, line: Connection, seconds: float) -> None:
         async with aclosing(line.notifies(timeout=seconds)) as notifications:
             async for notification in notifications:
                 if notification.payload != self._expected:

@@ -91,7 +91,7 @@ async def migrate(connections: Connections, *, folder: Traversable = FOLDER) -> 
         if not await _truth(session, "has_migrations"):
             await session.run("create_migrations")
         for migration in todo:
-            await session.connection.execute(session.statements.composed(migration.script), prepare=False)
+            await session.script(session.statements.composed(migration.script))
             await session.run("migrated", version=migration.version, title=migration.name)
         return len(todo)
 

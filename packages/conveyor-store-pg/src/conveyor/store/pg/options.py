@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, quote
 
 from psycopg import ProgrammingError, pq
 from psycopg.conninfo import conninfo_to_dict
+from psycopg_pool import AsyncConnectionPool
 
 from conveyor.core.durations import duration
 from conveyor.core.errors import HIDDEN, InvalidOptionError
@@ -49,11 +50,11 @@ class Target:
 
     __slots__ = ("_parameters", "place")
 
-    def __init__(self, parameters: Mapping[str, Any]) -> None:
+    def __init__(self, parameters: Mapping[str, Any], place: str | None = None) -> None:
         """Take the parameters that libpq knows."""
         self._parameters: Final = dict(parameters)
         #: Host, port and database, for people to read.
-        self.place: Final = _place(self._parameters)
+        self.place: Final = place or _place(self._parameters)
 
     @classmethod
     def parsed(cls, dsn: object, option: str) -> Target:
@@ -73,6 +74,15 @@ class Target:
                 option, HIDDEN, f"it is not a valid DSN (not shown: it may hold a password); {_DSN}"
             )
         return cls(found)
+
+    @classmethod
+    def of_pool(cls, pool: AsyncConnectionPool[Any]) -> Target:
+        """Where the connections of a pool lead, as far as one can say before there is one."""
+        given = pool.kwargs if isinstance(pool.kwargs, dict) else {}
+        found = _parsed(pool.conninfo) if isinstance(pool.conninfo, str) else None
+        names = {"host", "hostaddr", "port", "dbname", "password"} & given.keys()
+        parameters = (found or {}) | {name: given[name] for name in names}
+        return cls(parameters, f"{_place(parameters)} (by the pool {pool.name!r})")
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -104,27 +114,30 @@ class Target:
 class Options:
     """The options of a store, checked.
 
-    `schema`: where the tables are. `pool_size`: how many connections there may be, beside the one that
-    listens. `operation_timeout`: how long a call tries. `auto_migrate`: whether `open()` may create or
-    upgrade the tables. `notify`: whether events travel between processes. `listen`: where to listen.
-    `prepare`:
-    whether statements are prepared on the server; None: unless a connection pooler is in between.
+    `pool`: one of the application's; None: one of our own. `schema`: where the tables are. `pool_size`: how
+    many connections there may be, beside the one that listens. `operation_timeout`: how long a call tries.
+    `auto_migrate`: whether `open()` may create or upgrade the tables. `notify`: whether events travel between
+    processes. `listen`: where to listen; None: where the connections of `pool` lead. `prepare`: whether
+    statements are prepared on the server; None: unless a connection pooler is in between, or the pool is the
+    application's.
     """
 
     target: Target
+    pool: AsyncConnectionPool[Any] | None
     schema: str
     pool_size: int
     operation_timeout: timedelta
     auto_migrate: bool
     notify: bool
-    listen: Target
+    listen: Target | None
     prepare: bool | None
 
     @classmethod
     def checked(
         cls,
-        dsn: object,
+        dsn: object = None,
         *,
+        pool: object = None,
         schema: object = "public",
         pool_size: object = 10,
         operation_timeout: object = "10s",
@@ -134,15 +147,22 @@ class Options:
         prepare: object = "auto",
     ) -> Options:
         """The options as given; raises InvalidOptionError for one that cannot be used."""
-        target = Target.parsed(dsn, "dsn")
+        given = _pool(pool, dsn)
+        target = Target.parsed(dsn, "dsn") if given is None else Target.of_pool(given)
+        size = _size(pool_size)
         return cls(
             target=target,
+            pool=given,
             schema=_schema(schema),
-            pool_size=_size(pool_size),
+            pool_size=min(size, given.max_size or size) if given is not None else size,
             operation_timeout=duration(operation_timeout, "operation_timeout", zero=False),
             auto_migrate=_flag("auto_migrate", auto_migrate),
             notify=_flag("notify", notify),
-            listen=target if listen_dsn is None else Target.parsed(listen_dsn, "listen_dsn"),
+            listen=(
+                Target.parsed(listen_dsn, "listen_dsn")
+                if listen_dsn is not None
+                else (target if given is None else None)
+            ),
             prepare=None if prepare in ("auto", None) else _flag("prepare", prepare, ' or "auto"'),
         )
 
@@ -221,6 +241,14 @@ def _place(parameters: Mapping[str, Any]) -> str:
         ports *= len(hosts)
     where = ",".join(f"{host}:{port}" if port else host for host, port in zip(hosts, ports, strict=False))
     return f"{where}/{parameters.get('dbname') or ''}"
+
+
+def _pool(value: object, dsn: object) -> AsyncConnectionPool[Any] | None:
+    if value is not None and not isinstance(value, AsyncConnectionPool):
+        raise InvalidOptionError("pool", type(value), "give a psycopg_pool.AsyncConnectionPool")
+    if value is not None and dsn is not None:
+        raise InvalidOptionError("pool", value, "give a DSN or a pool: a pool knows where it leads")
+    return value
 
 
 def _schema(value: object) -> str:

@@ -18,47 +18,28 @@ from typing import Any, Final, Self
 
 import psycopg
 from psycopg import AsyncConnection
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
-from conveyor.store.pg.connect import Connection, OwnConnection, close_now, is_usable
+from conveyor.core.errors import StoreClosedError
+from conveyor.store.pg.connect import Connection, OwnConnection, close_now, is_idle, is_usable
 
-#: How long a call waits for the pool before it looks whether the connection could not be made, in seconds.
-_LOOK: Final = 0.05
+_CLOSED: Final = "the pool that the store was given is not open; have it open for as long as the store is"
 #: What the names of our pools begin with.
 _NAMES: Final = "conveyor "
 
 
 class Pool:
-    """Up to `size` connections, made when they are needed and kept."""
+    """Connections of a pool, at most `size` at once."""
 
-    def __init__(self, name: str, size: int, make: Callable[[], Awaitable[OwnConnection]]) -> None:
-        """Prepare; `make` makes a connection."""
-        self._pool = AsyncConnectionPool[Connection](
-            connection_class=_Factory,
-            kwargs={"make": self._attempt},
-            min_size=0,
-            max_size=size,
-            open=False,
-            name=_NAMES + name,
-            reconnect_timeout=0,
-        )
-        self._make: Final = make
-        self._making: set[asyncio.Task[Any]] = set()
-        self._error: psycopg.Error | None = None
+    #: How long a call waits for the pool before it looks whether no connection can be made, in seconds.
+    _look = 3_600.0
+
+    def __init__(self, pool: AsyncConnectionPool[Any], size: int) -> None:
+        """Prepare; nothing is done yet."""
+        self._pool = pool
         self._places = asyncio.Semaphore(size)
         self._places_of_others = asyncio.Semaphore(max(1, size - 1))
         self._returning: set[asyncio.Task[None]] = set()
-
-    async def open(self) -> None:
-        """Begin to give connections; none is made yet."""
-        await self._pool.open()
-
-    async def close(self) -> None:
-        """Close the connections, which are all here."""
-        making, self._making = self._making, set()
-        for task in making:
-            task.cancel()  # the pool would wait for it
-        await self._pool.close()
 
     @asynccontextmanager
     async def place(self, *, urgent: bool) -> AsyncIterator[None]:
@@ -80,22 +61,28 @@ class Pool:
         cancelled = task.cancelling() if task is not None else 0
         while True:
             try:
-                connection = await self._pool.getconn(timeout=_LOOK)
+                connection: Connection = await self._pool.getconn(timeout=self._look)
             except PoolTimeout:
-                if self._error is not None:
-                    raise self._error.with_traceback(None) from None
+                self._raise_failure()
                 continue
+            except PoolClosed:
+                raise StoreClosedError(_CLOSED) from None
             if task is not None and task.cancelling() > cancelled:
                 self.give_back(connection)
                 raise asyncio.CancelledError  # the pool waits by `wait_for`, which may lose it
             if is_usable(connection):
+                try:
+                    await self._set_up(connection)
+                except BaseException:
+                    self.give_back(connection)
+                    raise
                 return connection
             close_now(connection)
             self.give_back(connection)
 
     def give_back(self, connection: Connection) -> None:
         """Have the pool keep a connection, or replace one that is closed; a cancellation does not end it."""
-        returning = self._pool.putconn(connection)
+        returning = self._put(connection)
         try:
             waits_for = returning.send(None)
         except StopIteration:
@@ -105,6 +92,56 @@ class Pool:
         task = asyncio.get_running_loop().create_task(_go_on(returning, waits_for))
         self._returning.add(task)
         task.add_done_callback(self._returning.discard)
+
+    async def open(self) -> None:
+        """Begin to give connections."""
+
+    async def close(self) -> None:
+        """End what has been begun here; every connection has been given back."""
+
+    def _raise_failure(self) -> None:
+        """Raise why no connection could be made, if that is known."""
+
+    async def _set_up(self, connection: Connection) -> None:
+        """Make a connection as calls need it."""
+
+    async def _put(self, connection: Connection) -> None:
+        await self._pool.putconn(connection)
+
+
+class OwnPool(Pool):
+    """Up to `size` connections, made when they are needed and kept."""
+
+    _look = 0.05
+
+    def __init__(self, name: str, size: int, make: Callable[[], Awaitable[OwnConnection]]) -> None:
+        """Prepare; `make` makes a connection."""
+        pool = AsyncConnectionPool[Any](
+            connection_class=_Factory,
+            kwargs={"make": self._attempt},
+            min_size=0,
+            max_size=size,
+            open=False,
+            name=_NAMES + name,
+            reconnect_timeout=0,
+        )
+        super().__init__(pool, size)
+        self._make: Final = make
+        self._making: set[asyncio.Task[Any]] = set()
+        self._error: psycopg.Error | None = None
+
+    async def open(self) -> None:
+        await self._pool.open()
+
+    async def close(self) -> None:
+        making, self._making = self._making, set()
+        for task in making:
+            task.cancel()  # the pool would wait for it
+        await self._pool.close()
+
+    def _raise_failure(self) -> None:
+        if self._error is not None:
+            raise self._error.with_traceback(None) from None
 
     async def _attempt(self) -> OwnConnection:
         """Make a connection, in a task of the pool's."""
@@ -125,6 +162,27 @@ class Pool:
             raise
         finally:
             self._making.discard(task)
+
+
+class GivenPool(Pool):
+    """A pool that is the application's, which opens and closes it; its connections go back as they were."""
+
+    def __init__(self, pool: AsyncConnectionPool[Any], size: int) -> None:
+        """Prepare; nothing is done yet."""
+        super().__init__(pool, size)
+        self._changed: set[Connection] = set()
+
+    async def _set_up(self, connection: Connection) -> None:
+        if not connection.autocommit:
+            self._changed.add(connection)
+            await connection.set_autocommit(True)
+
+    async def _put(self, connection: Connection) -> None:
+        if connection in self._changed:
+            self._changed.discard(connection)
+            if is_idle(connection):
+                await connection.set_autocommit(False)
+        await self._pool.putconn(connection)
 
 
 class _Factory(AsyncConnection[Any]):

@@ -165,6 +165,10 @@ class AsyncSession:
             )
             return await ran.fetchall()
 
+    async def script(self, statements: bytes) -> None:
+        """Run statements that have no parameters."""
+        await async_cursor(self.connection).execute(statements, prepare=False)
+
 
 class SyncSession:
     """A session on a plain connection, which is used in a thread."""

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Self
 
 from psycopg import AsyncConnection, Connection
+from psycopg_pool import AsyncConnectionPool
 
 from conveyor.core.durations import Duration
 from conveyor.core.events import Bus
@@ -54,8 +55,9 @@ class PgStore(Store):
 
     def __init__(
         self,
-        dsn: str,
+        dsn: str | None = None,
         *,
+        pool: AsyncConnectionPool[Any] | None = None,
         schema: str = "public",
         pool_size: int = 10,
         operation_timeout: Duration = "10s",
@@ -72,10 +74,15 @@ class PgStore(Store):
         where `dsn` leads through a connection pooler. `prepare` says whether statements are prepared on the
         server; "auto": unless a pooler is in between.
 
+        Instead of `dsn` it may be given a `pool` of the application's, which is open for as long as the store
+        is, and of which it uses at most `pool_size` connections at once. It leaves them as they were,
+        prepares nothing there by itself, and listens on a connection of its own.
+
         Raises InvalidOptionError for an option that cannot be used.
         """
         self._options: Final = Options.checked(
             dsn,
+            pool=pool,
             schema=schema,
             pool_size=pool_size,
             operation_timeout=operation_timeout,
