@@ -48,10 +48,12 @@ def suite(*arguments: str) -> str:
 
 
 def test_races_events_and_crashes_pass_through_a_bouncer() -> None:
-    printed = suite("-k", "Processes or several or process or claimers or events or many")
+    # what sessions are to a database; the rest is for the long run below
+    processes = "processes_claim_every_job_once or processes_together_keep_a_limit"
+    printed = suite("-k", f"{processes} or several or claimers or events or cancelled_calls or cut_off")
 
     assert "postgresql" in printed
-    assert int((re.search(r"(\d+) passed", printed) or [0, 0])[1]) >= 50
+    assert int((re.search(r"(\d+) passed", printed) or [0, 0])[1]) >= 35
 
 
 @pytest.mark.chaos
