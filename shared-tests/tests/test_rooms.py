@@ -25,7 +25,16 @@ ROOMS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("stored jobs", ("_jobs",)),
     (
         "options and values",
-        ("options", "limits", "explanation", "schedules", "discovery", "_validation", "_queue_names"),
+        (
+            "options",
+            "limits",
+            "explanation",
+            "schedules",
+            "discovery",
+            "_manual_clock",
+            "_validation",
+            "_queue_names",
+        ),
     ),
     ("what a store may import", ("store",)),
     ("ground", ("errors", "states", "_documents", "durations", "clock", "events", "backoff", "signals")),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from conveyor.core import InvalidOptionError, NewJob, Queue, Worker
-from conveyor.core._jobs.dead_letters import dead_letter, letters_of, original
+from conveyor.core._jobs.dead_letters import dead_letter, dead_letters_of, original
 from conveyor.core._jobs.report import Failure, Report
 from conveyor.core.options import JobOptions
 from conveyor.core.store import JobRecord
@@ -65,13 +65,13 @@ async def test_a_letter_is_the_same_for_the_same_lease_and_another_for_another(s
     options = JobOptions(dead_letter="dead")
     report = Report(error=Failure(type="E", message="m"))
 
-    [one], [same] = letters_of(record, report, options), letters_of(record, report, options)
-    [other] = letters_of(replace(record, token="u"), report, options)
+    [one], [same] = dead_letters_of(record, report, options), dead_letters_of(record, report, options)
+    [other] = dead_letters_of(replace(record, token="u"), report, options)
 
     assert one == same
     assert one.id != other.id
-    assert letters_of(record, report, JobOptions()) == ()
-    assert letters_of(record, report, JobOptions(dead_letter=record.queue)) == ()
+    assert dead_letters_of(record, report, JobOptions()) == ()
+    assert dead_letters_of(record, report, JobOptions(dead_letter=record.queue)) == ()
 
 
 @pytest.mark.parametrize(

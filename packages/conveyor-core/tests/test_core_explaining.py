@@ -24,7 +24,7 @@ MINUTE = timedelta(minutes=1)
     [
         (told.Finished(state=JobState.COMPLETED, at=NOON, why=None), f"it is completed since {SHOWN}"),
         (told.Finished(state=JobState.FAILED, at=None, why="no"), "it is failed since an unknown time: no"),
-        (told.InDeadLetters(queue_name="d"), "a letter of it was added to the dead-letter queue 'd'"),
+        (told.InDeadLetters(queue_name="d"), "a dead letter of it was added to the dead-letter queue 'd'"),
         (told.IsDeadLetter(queue_name="q", job_id="a"), "it is the dead letter of job 'a' of queue 'q'"),
         (
             told.Running(worker="w", since=NOON, lease_until=NOON),
@@ -34,7 +34,7 @@ MINUTE = timedelta(minutes=1)
             told.Running(worker=None, since=NOON, lease_until=NOON),
             f"it is held for a moment, by no worker, since {SHOWN}, and must give a sign of life by {SHOWN}",
         ),
-        (told.CancelRequested(), "its cancellation was asked for"),
+        (told.CancellationPending(), "its cancellation was asked for"),
         (told.Delayed(until=NOON), f"it is delayed until {SHOWN}"),
         (
             told.WaitsForChildren(pending=1, children=((JobKey("k", "a"), JobState.ACTIVE),)),
@@ -67,7 +67,7 @@ MINUTE = timedelta(minutes=1)
             ),
         ),
         (
-            told.RateLimited(group=None, starts=0, max=9, per=MINUTE),
+            told.WithinRate(group=None, starts=0, max=9, per=MINUTE),
             "its queue may start 9 jobs within 60 s; at least 0 have started",
         ),
         (told.InLine(ahead=3, exact=True), "3 waiting jobs are ahead of it"),

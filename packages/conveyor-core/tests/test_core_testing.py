@@ -25,10 +25,10 @@ from conveyor.core import (
 )
 from conveyor.core import clock as time
 from conveyor.core import store as contract
+from conveyor.core._manual_clock import START
 from conveyor.core.clock import SystemClock
 from conveyor.core.store import Where
 from conveyor.core.testing import (
-    START,
     ClockedStore,
     FaultyStore,
     ManualClock,

@@ -11,7 +11,7 @@ import pytest
 
 from broken import engine
 from broken.store import Broken, Now, caught_by
-from conveyor.core._inspect.follow import _Listening
+from conveyor.core._inspect.follow import _Reader
 from conveyor.core.store import JobRecord, Where
 
 
@@ -28,15 +28,15 @@ class TakesACancellationForAnAnswer(Broken):
 @engine.caught_by("cancellations", "test_a_call_cancelled_at_any_moment_ends_cancelled")
 def takes_a_cancellation_for_news(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits for a job looks at it again when woken, be it by a cancellation: the first one is lost."""
-    until = _Listening.until
-    lost: list[_Listening] = []
+    wait_for = _Reader.wait_for
+    lost: list[_Reader] = []
 
-    async def woken(self: _Listening, *args: Any) -> None:
+    async def woken(self: _Reader, *args: Any) -> None:
         try:
-            await until(self, *args)
+            await wait_for(self, *args)
         except asyncio.CancelledError:
             if self in lost:
                 raise
             lost.append(self)
 
-    monkeypatch.setattr(_Listening, "until", woken)
+    monkeypatch.setattr(_Reader, "wait_for", woken)

@@ -16,7 +16,7 @@ def schedules_of(queue: str) -> str:
 
 
 def workers_of(queue: str) -> str:
-    """The queue whose active jobs are the workers seen at a queue."""
+    """The queue whose active jobs are the registered workers of a queue."""
     return f"{_PREFIX}workers:{queue}"
 
 

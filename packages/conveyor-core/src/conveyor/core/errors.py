@@ -158,7 +158,7 @@ class JobCancelledError(ConveyorError):
 
 
 class JobRemovedError(ConveyorError):
-    """The job that was waited for was removed, so its outcome cannot be told."""
+    """The job that was waited for was removed, so its outcome is not known."""
 
     def __init__(self, job_id: str) -> None:
         super().__init__(f"job {job_id!r} was removed before its outcome could be read")

@@ -1,6 +1,6 @@
 """What happens to jobs and queues, as events; and how events travel.
 
-Events are hints: one that is lost costs somebody time, never a job. Nothing decides on an event
+Events are hints: one that is lost costs time, never a job. Nothing decides on an event
 alone; it reads the store.
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that happened in a queue, at an instant by the clock of the process that tells it."""
+    """Something that happened in a queue, at an instant by the clock of the process that publishes it."""
 
     queue_name: str
     at: datetime
@@ -61,7 +61,7 @@ class JobActive(JobEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobProgress(JobEvent):
-    """The handler told how far it is."""
+    """The handler said how far it is."""
 
     progress: Any
 
@@ -98,7 +98,7 @@ class JobCancelled(JobEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CancelRequested(JobEvent):
-    """Somebody wants the job, which runs, to stop; `JobCancelled` follows when it has."""
+    """The job, which runs, is asked to stop; `JobCancelled` follows when it has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,14 +124,14 @@ class QueueResumed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueDrained(Event):
-    """The queue's waiting jobs were removed by `drain()`; of one group only, if that is told."""
+    """The queue's waiting jobs were removed by `drain()`; of one group only, if `group` is given."""
 
     group: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueObliterated(Event):
-    """Every trace of the queue was removed by `obliterate()`; its jobs are not told one by one."""
+    """Every trace of the queue was removed by `obliterate()`; there is no event for each of its jobs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +209,7 @@ class LocalBus:
 
     @property
     def wanted(self) -> dict[str, frozenset[type[Event]]]:
-        """The kinds of events somebody here listens for, by queue."""
+        """The kinds of events that this process subscribes to, by queue."""
         return {
             queue: frozenset[type[Event]]().union(
                 *(s.kinds if s.kinds is not None else EVENTS.values() for s in subscribers)

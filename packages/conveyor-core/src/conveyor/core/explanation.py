@@ -13,7 +13,7 @@ from conveyor.core.store import JobKey, JobState
 class Reason:
     """One thing that bears on when a job runs; its text is a sentence.
 
-    `blocks` is whether the job cannot start while this holds. A reason that does not block tells more.
+    `blocks` is whether the job cannot start while this holds. A reason that does not block says more.
     """
 
     blocks: ClassVar[bool] = True
@@ -42,7 +42,7 @@ class InDeadLetters(Reason):
 
     def __str__(self) -> str:
         """A sentence."""
-        return f"a letter of it was added to the dead-letter queue {self.queue_name!r}"
+        return f"a dead letter of it was added to the dead-letter queue {self.queue_name!r}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +74,8 @@ class Running(Reason):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CancelRequested(Reason):
-    """Somebody asked the job to stop; it ends as soon as its worker hears of it."""
+class CancellationPending(Reason):
+    """The job was asked to stop; it ends as soon as its worker receives that."""
 
     blocks: ClassVar[bool] = False
 
@@ -129,7 +129,7 @@ class Paused(Reason):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoWorker(Reason):
-    """No worker is seen at its queue, or (of `others` that are) none that takes jobs of its name."""
+    """No worker is registered for its queue, or (of `others` that are) none that takes jobs of its name."""
 
     job_name: str | None
     others: int
@@ -137,8 +137,8 @@ class NoWorker(Reason):
     def __str__(self) -> str:
         """A sentence."""
         if self.job_name is None:
-            return "no worker is seen at its queue"
-        return f"none of the {self.others} workers seen takes jobs named {self.job_name!r}"
+            return "no worker is registered for its queue"
+        return f"none of the {self.others} registered workers takes jobs named {self.job_name!r}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,7 +201,7 @@ class RateExceeded(Reason):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RateLimited(Reason):
+class WithinRate(Reason):
     """Starts are limited; as far as is known there is room, but starts of removed jobs count as well."""
 
     group: str | None

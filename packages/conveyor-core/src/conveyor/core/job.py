@@ -33,8 +33,9 @@ class Job(HandledJob[T, R], Generic[T, R]):
     and so runs in a thread, the methods block and return their results themselves.
 
     A handler writes under its job's lease. Once its run is over, the job that it was given can be read, and
-    dealt with as by anybody (`retry`, `remove`, `cancel`, `promote`, …), but what writes for the run raises
-    LeaseLostError: progress, logs and data, `discard`, `add_children`, `move_to_delayed`, `move_to_failed`.
+    dealt with as by any program (`retry`, `remove`, `cancel`, `promote`, …), but what writes for the run
+    raises LeaseLostError: progress, logs and data, `discard`, `add_children`, `move_to_delayed` and
+    `move_to_failed`.
     """
 
     def __init__(

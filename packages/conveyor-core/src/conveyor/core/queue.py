@@ -215,7 +215,7 @@ class Queue(QueueSchedules[T, R], Generic[T, R]):
     async def get_workers(self) -> list[WorkerInfo]:
         """The workers that run for this queue, in any process, the longest there first.
 
-        Each tells of itself with its heartbeat, three times per `lock_duration`; one that died is listed
+        Each renews its registration three times per `lock_duration`; one that died is listed
         until that is over. One that has just started, or cannot reach the store, may be missing.
         """
         return await workers.find_workers(self._store, self.name)
@@ -223,7 +223,7 @@ class Queue(QueueSchedules[T, R], Generic[T, R]):
     async def explain(self, job_id: str) -> Explanation:
         """Say why a job is not running: as a value, and by `str()` as text. Nothing is changed.
 
-        Limits are known from the workers seen; the jobs ahead of it are counted up to 1,000. Raises
+        Limits are known from the registered workers; the jobs ahead of it are counted up to 1,000. Raises
         JobNotFoundError if there is no such job.
         """
         return await explain.explain(self._store, self._key(job_id))
@@ -233,7 +233,7 @@ class Queue(QueueSchedules[T, R], Generic[T, R]):
     ) -> list[groups.GroupInfo]:
         """The groups that have unfinished jobs or are paused, by id; the next page is behind `after`.
 
-        With `finished`, groups whose jobs have all finished are there, too, and the counts tell of every
+        With `finished`, groups whose jobs have all finished are there, too, and the counts are of every
         state; else of the states of unfinished jobs.
         """
         return await groups.groups_of(
@@ -256,7 +256,7 @@ class Queue(QueueSchedules[T, R], Generic[T, R]):
         return follow.all_of(self._store, self.name, self._closed)
 
     def observe(self, job_id: str) -> AsyncIterator[Event]:
-        """One job's events, until it has finished or been removed; at least its end is told.
+        """One job's events, until it has finished or been removed; at least its end is among them.
 
         Raises JobNotFoundError, from the first step of the iteration, if there is no such job.
         """
@@ -316,12 +316,12 @@ class Queue(QueueSchedules[T, R], Generic[T, R]):
     async def obliterate(self, *, force: bool = False) -> None:
         """Remove every trace of the queue: jobs, schedules, pauses, turns, rate windows.
 
-        Raises InvalidJobStateError if a job is active, unless `force`; then whoever runs it loses its lease.
+        Raises InvalidJobStateError if a job is active, unless `force`; then its worker loses the lease.
         """
         if not flag(force, "force"):
             whole_queue = Pause()
             was_paused = whole_queue in await self._store.paused(self.name)
-            # Paused first: between the look and the removal nobody can start a job.
+            # Paused first: between the look and the removal no worker can start a job.
             await self._store.pause(self.name, whole_queue)
             try:
                 await remove.refuse_active(self._store, self.name)
@@ -353,7 +353,7 @@ class Queue(QueueSchedules[T, R], Generic[T, R]):
         """Cancel a job, at once if it is not running; else its handler is cancelled within a second.
 
         Its unfinished children are cancelled, too, and theirs. False if it has finished, or there is none.
-        A handler that ends before it hears of this ends as it does: `wait_until_finished` tells.
+        A handler that ends before it receives this ends as it does: `wait_until_finished` says how.
         """
         return await cancel.cancel(self._store, self._key(job_id), self._clock)
 
@@ -376,7 +376,7 @@ class Queue(QueueSchedules[T, R], Generic[T, R]):
 
         All of them, or the ones with these `ids`, or the first `limit`. A job that is still there, failed, is
         retried where it is; one that has been removed is added again under its old id, with its data and its
-        options. Either has all its attempts, and its letter is removed. The letter stays, and is not counted,
+        options. Either has all its attempts, and its dead letter is removed. It stays, and is not counted,
         where another job has that id or that deduplication key now. A call that dies on the way loses nothing
         and doubles nothing.
         """

@@ -313,7 +313,7 @@ class Worker(Generic[T]):
                 for run in islice(running, workers.MOST_RUNNING)
             ),
         )
-        return workers.entry(info, self._context.lease)
+        return workers.registration(info, self._context.lease)
 
     def _job_of(self, run: Run) -> Job[T]:
         run.child_adder = partial(

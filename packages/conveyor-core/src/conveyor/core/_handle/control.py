@@ -143,7 +143,7 @@ class JobControl(JobSnapshot[T, R], Generic[T, R]):
         """Cancel the job, at once if it is not running; else its handler is cancelled within a second.
 
         Its unfinished children are cancelled, too, and theirs. False if it has finished, or is not there any
-        more. A handler that ends before it hears of this ends as it does: `wait_until_finished` tells.
+        more. A handler that ends before it receives this ends as it does: `wait_until_finished` says how.
         """
         return await cancel.cancel(self._store, self._key, self._clock)
 

@@ -1,4 +1,4 @@
-"""A job as it was when last read: what can be told of it without asking the store."""
+"""A job as it was when last read: what is known of it without asking the store."""
 
 from __future__ import annotations
 

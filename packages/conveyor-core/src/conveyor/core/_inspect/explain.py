@@ -1,7 +1,7 @@
 """Finding out why a job is not running. Nothing is changed, and the cost is bounded.
 
-Read are the job, what is paused, the workers seen, counts of active jobs, the first of its children and of
-the jobs ahead of it. Limits are those that workers say they keep to: the job can start if one of them has
+Read are the job, what is paused, the registered workers, counts of active jobs, the first of its children and
+of the jobs ahead of it. Limits are those that workers say they keep to: the job can start if one of them has
 room, so the most generous counts.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Final
 
-from conveyor.core import explanation as told
+from conveyor.core import explanation
 from conveyor.core._inspect.workers import find_workers, store_time
 from conveyor.core._jobs.dead_letters import dead_letter
 from conveyor.core._jobs.lookup import read
@@ -55,8 +55,8 @@ async def explain(store: Store, key: JobKey) -> Explanation:
             reasons = _finished(record)
         case _:
             reasons = await _aside(store, record)
-    if (letter := dead_letter(record)) is not None:
-        reasons.append(told.IsDeadLetter(queue_name=letter.queue_name, job_id=letter.job_id))
+    if (origin := dead_letter(record)) is not None:
+        reasons.append(explanation.IsDeadLetter(queue_name=origin.queue_name, job_id=origin.job_id))
     return Explanation(
         queue_name=record.queue,
         job_id=record.id,
@@ -68,10 +68,12 @@ async def explain(store: Store, key: JobKey) -> Explanation:
 
 def _active(record: JobRecord) -> list[Reason]:
     reasons: list[Reason] = [
-        told.Running(worker=record.locked_by, since=record.processed_at, lease_until=record.lease_until)
+        explanation.Running(
+            worker=record.locked_by, since=record.processed_at, lease_until=record.lease_until
+        )
     ]
     if record.cancel_requested:
-        reasons.append(told.CancelRequested())
+        reasons.append(explanation.CancellationPending())
     return reasons
 
 
@@ -82,9 +84,9 @@ def _finished(record: JobRecord) -> list[Reason]:
         error = Report.of(record).error
         why = None if error is None or record.state is not JobState.FAILED else error.message
         options = JobOptions.decode(record.options)
-    reasons: list[Reason] = [told.Finished(state=record.state, at=record.finished_at, why=why)]
+    reasons: list[Reason] = [explanation.Finished(state=record.state, at=record.finished_at, why=why)]
     if record.state is JobState.FAILED and options.dead_letter is not None:
-        reasons.append(told.InDeadLetters(queue_name=options.dead_letter))
+        reasons.append(explanation.InDeadLetters(queue_name=options.dead_letter))
     return reasons
 
 
@@ -92,20 +94,20 @@ async def _aside(store: Store, record: JobRecord) -> list[Reason]:
     """Of a job that waits: for its time, for other jobs, or for a worker."""
     reasons: list[Reason] = []
     if record.cancel_requested:
-        reasons.append(told.CancelRequested())
+        reasons.append(explanation.CancellationPending())
     if record.state is JobState.DELAYED:
-        reasons.append(told.Delayed(until=record.run_at))
+        reasons.append(explanation.Delayed(until=record.run_at))
     if record.state is JobState.WAITING_CHILDREN:
         reasons.append(await _children(store, record))
     reasons += [
-        told.Paused(job_name=what.name, group=what.group, until=until)
+        explanation.Paused(job_name=what.name, group=what.group, until=until)
         for what, until in (await store.paused(record.queue)).items()
         if what.name in (None, record.name) and what.group in (None, record.group)
     ]
     workers = await find_workers(store, record.queue)
     able = [worker for worker in workers if worker.handles(record.name)]
     if not able:
-        reasons.append(told.NoWorker(job_name=record.name if workers else None, others=len(workers)))
+        reasons.append(explanation.NoWorker(job_name=record.name if workers else None, others=len(workers)))
     else:
         reasons += await _room(store, record, able)
     if record.state is JobState.WAITING:
@@ -116,7 +118,7 @@ async def _aside(store: Store, record: JobRecord) -> list[Reason]:
 async def _children(store: Store, record: JobRecord) -> Reason:
     living = frozenset(JobState) - TERMINAL
     found = await store.find(Where(parent=record.key, states=living), limit=MOST_CHILDREN)
-    return told.WaitsForChildren(
+    return explanation.WaitsForChildren(
         pending=record.pending, children=tuple((child.key, child.state) for child in found)
     )
 
@@ -125,17 +127,17 @@ async def _room(store: Store, record: JobRecord, able: Sequence[WorkerInfo]) -> 
     """What these workers say about room for the job."""
     reasons: list[Reason] = []
     if all(worker.paused for worker in able):
-        reasons.append(told.WorkersPaused(workers=tuple(worker.name for worker in able)))
+        reasons.append(explanation.WorkersPaused(workers=tuple(worker.name for worker in able)))
     # What one that is paused has room for is of no use to the job, unless all are.
     able = [worker for worker in able if not worker.paused] or able
     held = Where(queue=record.queue, states=frozenset({JobState.ACTIVE}))
     active = sum((await store.count(held)).values())
     room = sum(worker.room for worker in able)
     if active >= room and (theirs := await _held_by(store, held, able, active)) >= room:
-        reasons.append(told.WorkersBusy(active=theirs, room=room))
+        reasons.append(explanation.WorkersBusy(active=theirs, room=room))
     limit = _most([worker.max_global_concurrency for worker in able])
     if limit is not None and active >= limit:
-        reasons.append(told.AtLimit(group=None, active=active, limit=limit))
+        reasons.append(explanation.AtLimit(group=None, active=active, limit=limit))
     reasons += await _rate(store, record, None, [worker.limiter for worker in able])
     if record.group is not None:
         limits = [worker.group for worker in able]
@@ -144,7 +146,7 @@ async def _room(store: Store, record: JobRecord, able: Sequence[WorkerInfo]) -> 
             grouped = Where(queue=record.queue, group=record.group, states=frozenset({JobState.ACTIVE}))
             active = sum((await store.count(grouped)).values())
             if active >= limit:
-                reasons.append(told.AtLimit(group=record.group, active=active, limit=limit))
+                reasons.append(explanation.AtLimit(group=record.group, active=active, limit=limit))
         rates = [None if one is None else one.limiter for one in limits]
         reasons += await _rate(store, record, record.group, rates)
     return reasons
@@ -153,7 +155,7 @@ async def _room(store: Store, record: JobRecord, able: Sequence[WorkerInfo]) -> 
 async def _held_by(store: Store, held: Where, workers: Sequence[WorkerInfo], active: int) -> int:
     """How many of the active jobs these workers hold: others are of other workers, or of dead ones."""
     if active > _MOST_HELD:
-        return active  # nearly all, as far as can be told at this price
+        return active  # nearly all, as far as can be said at this price
     names = {worker.name for worker in workers}
     found = await store.find(held, limit=_MOST_HELD)
     return sum(job.locked_by in names for job in found)
@@ -168,21 +170,21 @@ def _most(limits: Sequence[int | None]) -> int | None:
 async def _rate(
     store: Store, record: JobRecord, group: str | None, rates: Sequence[RateLimit | None]
 ) -> list[Reason]:
-    """Whether a window is full, for every worker that has one; the one that opens first is told."""
+    """Whether a window is full, for every worker that has one; the one that opens first is given."""
     known = {rate for rate in rates if rate is not None}
     if len([rate for rate in rates if rate is not None]) < len(rates):
         return []
     now = await store_time(store)
     most = min(_MOST_STARTS, max(rate.max for rate in known))
     starts = await _starts(store, record.queue, group, most)
-    full: list[told.RateExceeded] = []
+    full: list[explanation.RateExceeded] = []
     for rate in known:
         within = [start for start in starts if start + rate.per > now]
         if len(within) < rate.max:
-            return [told.RateLimited(group=group, starts=len(within), max=rate.max, per=rate.per)]
+            return [explanation.WithinRate(group=group, starts=len(within), max=rate.max, per=rate.per)]
         opens = within[len(within) - rate.max] + rate.per
         full.append(
-            told.RateExceeded(group=group, starts=len(within), max=rate.max, per=rate.per, until=opens)
+            explanation.RateExceeded(group=group, starts=len(within), max=rate.max, per=rate.per, until=opens)
         )
     return [min(full, key=lambda reason: reason.until)]
 
@@ -215,9 +217,9 @@ async def _in_line(store: Store, record: JobRecord) -> list[Reason]:
         page = await store.find(waiting, limit=_PAGE, after=last, order=Order.CLAIM)
         for job in page:
             if job.id == record.id:
-                return [told.InLine(ahead=ahead, exact=True)]
+                return [explanation.InLine(ahead=ahead, exact=True)]
             ahead += 1
         if len(page) < _PAGE:
             return []  # it has been taken meanwhile
         last = page[-1]
-    return [told.InLine(ahead=ahead, exact=False)]
+    return [explanation.InLine(ahead=ahead, exact=False)]

@@ -1,6 +1,6 @@
 """Following jobs and queues from outside: events, and the outcome of one job.
 
-Events are hints. Whoever follows a job subscribes, then reads it, then reads it again every few
+Events are hints. A follower of a job subscribes, then reads it, then reads it again every few
 seconds, and so cannot hang on an event that was lost.
 """
 
@@ -45,11 +45,11 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger("conveyor.queue")
 
-#: How often a job is read again while nothing is heard of it.
+#: How often a job is read again while no event of it comes.
 REREAD: Final = 2.0
-#: Events taken off a subscription ahead of who wants them.
+#: Events taken off a subscription ahead of their reader.
 _ROOM: Final = 100
-#: Whoever follows a job reads it again when one of these is heard.
+#: A follower of a job reads it again when one of these comes.
 _ABOUT_ALL: Final = frozenset({Gap, QueueObliterated})
 _ENDS: Final = frozenset({JobCompleted, JobFailed, JobCancelled, JobRemoved})
 
@@ -63,7 +63,7 @@ async def outcome(store: Store, key: JobKey, clock: Clock, timeout: timedelta | 
     deadline = None if timeout is None else clock.monotonic() + timeout.total_seconds()
     async with (
         store.bus.subscribe({key.queue}, kinds=_ENDS | _ABOUT_ALL) as events,
-        _Listening(events) as heard,
+        _Reader(events) as reader,
     ):
         while True:
             record = await read(store, key)
@@ -74,7 +74,7 @@ async def outcome(store: Store, key: JobKey, clock: Clock, timeout: timedelta | 
             left = None if deadline is None else deadline - clock.monotonic()
             if timeout is not None and left is not None and left <= 0:
                 raise WaitTimeoutError(key.id, timeout)
-            await heard.until(key.id, clock, REREAD if left is None else min(REREAD, left))
+            await reader.wait_for(key.id, clock, REREAD if left is None else min(REREAD, left))
 
 
 async def follow(
@@ -84,15 +84,15 @@ async def follow(
 
     Raises JobNotFoundError if there is no such job to begin with, unless it is `known` that there was.
     """
-    async with store.bus.subscribe({key.queue}) as events, _Listening(events) as heard:
+    async with store.bus.subscribe({key.queue}) as events, _Reader(events) as reader:
         while not closed.is_set():
             record = await read(store, key)
             gone = False
-            told = heard.taken(key.id)
-            known = known or record is not None or any(isinstance(event, JobEvent) for event in told)
+            received = reader.take(key.id)
+            known = known or record is not None or any(isinstance(event, JobEvent) for event in received)
             if not known:
                 raise JobNotFoundError(key.queue, key.id)
-            for event in told:
+            for event in received:
                 if isinstance(event, QueueObliterated):
                     gone = True
                     continue
@@ -104,7 +104,7 @@ async def follow(
             if record is None or record.state.terminal:
                 yield _end(record, key, clock)
                 return
-            await heard.until(key.id, clock, REREAD, closed)
+            await reader.wait_for(key.id, clock, REREAD, closed)
 
 
 async def refuse_closed(store: Store, queue: str) -> None:
@@ -125,28 +125,28 @@ async def all_of(store: Store, queue: str, closed: asyncio.Event) -> AsyncIterat
 
     Raises StoreClosedError if it is not open to begin with.
     """
-    async with store.bus.subscribe({queue}) as events, _Listening(events) as heard:
+    async with store.bus.subscribe({queue}) as events, _Reader(events) as reader:
         await refuse_closed(store, queue)
         while True:
-            for event in heard.taken(None):
+            for event in reader.take(None):
                 yield event
-            if closed.is_set() or heard.ended:
+            if closed.is_set() or reader.ended:
                 return
-            await heard.any(closed)
+            await reader.wait(closed)
 
 
-class _Listening:
+class _Reader:
     """Takes events off a subscription as they come, so that they can be awaited with a time limit."""
 
     def __init__(self, events: AsyncIterator[Event]) -> None:
         self._events = events
-        self._heard: list[Event] = []
-        self._news = asyncio.Event()
+        self._received: list[Event] = []
+        self._arrived = asyncio.Event()
         self._taken = asyncio.Event()
         self.ended = False
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._listen())
+        self._task = asyncio.create_task(self._read_on())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -155,62 +155,64 @@ class _Listening:
         if not self._task.cancelled():
             self._task.exception()
 
-    async def _listen(self) -> None:
+    async def _read_on(self) -> None:
         try:
             async for event in self._events:
-                self._heard.append(event)
-                self._news.set()
-                # The rest is left to the subscription, which has a bound and tells of a gap.
-                while len(self._heard) >= _ROOM:
+                self._received.append(event)
+                self._arrived.set()
+                # The rest is left to the subscription, which has a bound and puts a gap in their place.
+                while len(self._received) >= _ROOM:
                     self._taken.clear()
                     await self._taken.wait()
         except StoreError as error:
-            _log.warning("no more events are heard: %s", error)
-        except Exception:  # noqa: BLE001 - told, and those who wait read the store
-            _log.exception("no more events are heard, by a bug of the store's bus")
+            _log.warning("no more events are received: %s", error)
+        except Exception:  # noqa: BLE001 - logged, and those who wait read the store
+            _log.exception("no more events are received, by a bug of the store's bus")
         finally:
             self.ended = True
-            self._news.set()
+            self._arrived.set()
 
-    def taken(self, job_id: str | None) -> list[Event]:
-        """What was heard (of one job, and of all jobs together) since it was last asked."""
-        heard = self._empty()
+    def take(self, job_id: str | None) -> list[Event]:
+        """The events received (of one job, and of all jobs together) since they were last taken."""
+        received = self._empty()
         if job_id is None:
-            return heard
-        return [e for e in heard if type(e) in _ABOUT_ALL or (isinstance(e, JobEvent) and e.job_id == job_id)]
+            return received
+        return [
+            e for e in received if type(e) in _ABOUT_ALL or (isinstance(e, JobEvent) and e.job_id == job_id)
+        ]
 
-    async def until(
+    async def wait_for(
         self, job_id: str, clock: Clock, seconds: float, closed: asyncio.Event | None = None
     ) -> None:
-        """Wait for news of the job, for that long at most."""
+        """Wait for an event about the job, for that long at most."""
         limit = clock.monotonic() + seconds
         while True:
-            if any(type(e) in _ABOUT_ALL or getattr(e, "job_id", None) == job_id for e in self._heard):
+            if any(type(e) in _ABOUT_ALL or getattr(e, "job_id", None) == job_id for e in self._received):
                 if closed is None:
                     self._empty()
                 return
             self._empty()
-            self._news.clear()
+            self._arrived.clear()
             left = limit - clock.monotonic()
             if left <= 0 or (closed is not None and closed.is_set()):
                 return
             if self.ended:
                 await time.sleep(clock, left)
                 return
-            with _also(closed, self._news):
-                await time.wait(clock, self._news, left)
+            with _also(closed, self._arrived):
+                await time.wait(clock, self._arrived, left)
 
     def _empty(self) -> list[Event]:
-        heard, self._heard = self._heard, []
+        received, self._received = self._received, []
         self._taken.set()
-        return heard
+        return received
 
-    async def any(self, closed: asyncio.Event) -> None:
-        """Wait for any news."""
-        if not self._heard and not self.ended:
-            self._news.clear()
-            with _also(closed, self._news):
-                await self._news.wait()
+    async def wait(self, closed: asyncio.Event) -> None:
+        """Wait for any event."""
+        if not self._received and not self.ended:
+            self._arrived.clear()
+            with _also(closed, self._arrived):
+                await self._arrived.wait()
 
 
 @contextlib.contextmanager
@@ -243,7 +245,7 @@ def _result(record: JobRecord) -> object:
 
 
 def _end(record: JobRecord | None, key: JobKey, clock: Clock) -> Event:
-    """The event that tells how a job ended, made from what is stored of it."""
+    """The event of a job's end, made from what is stored of it."""
     at = clock.now()
     if record is None:
         return JobRemoved(queue_name=key.queue, job_id=key.id, at=at)

@@ -1,7 +1,7 @@
-"""Workers seen: who works at a queue, as told by the entries that workers keep in a queue of core's own.
+"""The worker registry: which workers work at a queue, as they say themselves in a queue of core's own.
 
-An entry is a job that the worker has leased itself. Its payload is what the worker says of itself, its lease
-is the worker's heartbeat: an entry whose lease has run out is of a worker that died, or is out of touch.
+A registration is a job that the worker has leased itself. Its payload is what the worker says of itself, its
+lease is the worker's heartbeat: one whose lease has run out is of a worker that died, or is out of touch.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from conveyor.core.store import JobState, Where
 if TYPE_CHECKING:
     from conveyor.core.store import JobRecord, Store
 
-#: The most running jobs that an entry names: what a heartbeat writes has to stay small.
+#: The most running jobs that a registration names: what a heartbeat writes has to stay small.
 MOST_RUNNING: Final = 100
 _PAGE: Final = 500
-#: A younger entry that nobody holds may be of a worker that is just starting.
+#: A younger registration that is not leased may be of a worker that is just starting.
 _YOUNG: Final = timedelta(minutes=1)
 
 
@@ -36,7 +36,7 @@ class RunningJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerInfo:
-    """What a running worker last told of itself, at `last_beat_at` by the store's clock.
+    """What a running worker last said of itself, at `last_beat_at` by the store's clock.
 
     `names` are the job names it has handlers for; None: it takes any. `running` names the first 100 of
     `running_count` jobs, `ready_count` is how many it has claimed and not started. `batch_size` is how many a
@@ -75,30 +75,32 @@ class WorkerInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Entry:
-    """What a worker's row in the registry says: what its worker tells, and for how long that is believed."""
+class _Registration:
+    """What a worker says of itself, and for how long that is believed."""
 
     info: WorkerInfo
     lease: timedelta
 
 
-def entry(info: WorkerInfo, lease: timedelta) -> str:
+def registration(info: WorkerInfo, lease: timedelta) -> str:
     """What a worker says of itself, as JSON text; it is believed for `lease`."""
-    return _documents.encode(_Entry(info=replace(info, running=info.running[:MOST_RUNNING]), lease=lease))
+    return _documents.encode(
+        _Registration(info=replace(info, running=info.running[:MOST_RUNNING]), lease=lease)
+    )
 
 
 async def find_workers(store: Store, queue: str) -> list[WorkerInfo]:
     """The workers of a queue whose heartbeat has not run out, the longest there first."""
-    entries: list[JobRecord] = []
+    records: list[JobRecord] = []
     held = Where(queue=workers_of(queue), states=frozenset({JobState.ACTIVE}))
-    while page := await store.find(held, limit=_PAGE, after=entries[-1] if entries else None):
-        entries += page
-    if not entries:
+    while page := await store.find(held, limit=_PAGE, after=records[-1] if records else None):
+        records += page
+    if not records:
         return []
     now = await store_time(store)
     found = [
         info
-        for record in entries
+        for record in records
         if (until := record.lease_until) is not None and until > now
         if (info := _info(record, until)) is not None
     ]
@@ -111,7 +113,7 @@ async def store_time(store: Store) -> datetime:
 
 
 async def sweep(store: Store, queue: str, *, limit: int = _PAGE, spare_young: bool = True) -> None:
-    """Remove the entries of workers that died."""
+    """Remove the registrations of workers that died."""
     workers = workers_of(queue)
     await store.advance({workers})
     dead = Where(
@@ -123,9 +125,9 @@ async def sweep(store: Store, queue: str, *, limit: int = _PAGE, spare_young: bo
 
 
 def _info(record: JobRecord, lease_until: datetime) -> WorkerInfo | None:
-    """What an entry says; None if that cannot be read."""
+    """What a registration says; None if that cannot be read."""
     try:
-        found = _documents.decode(_Entry, record.payload)
+        found = _documents.decode(_Registration, record.payload)
     except ValueError:
         return None
     return replace(found.info, last_beat_at=lease_until - found.lease)

@@ -1,8 +1,8 @@
 """Dead letters: what is added elsewhere, in the step in which a job fails for good.
 
-A letter is a job like any other, of the dead-letter queue, with the name and the data of the one that failed.
-Where it came from is kept in its report, which lasts as long as the letter does. Its id is made from the
-lease under which the job failed: the same failure makes the same letter, another one another letter.
+A dead letter is a job like any other, of the dead-letter queue, with the name and the data of the one that
+failed. Where it came from is kept in its report, which lasts as long as it does. Its id is made from the
+lease under which the job failed: the same failure makes the same one, another failure another one.
 """
 
 from __future__ import annotations
@@ -69,41 +69,41 @@ def checked_dead_letter(given: str | None, queue: str) -> str | None:
     return given
 
 
-def letters_of(record: JobRecord, report: Report, options: JobOptions) -> tuple[JobRecord, ...]:
-    """What the outcome of a job that fails for good is to spawn: one letter, or none.
+def dead_letters_of(record: JobRecord, report: Report, options: JobOptions) -> tuple[JobRecord, ...]:
+    """What the outcome of a job that fails for good is to spawn: one dead letter, or none.
 
-    `report` is the job's last one. The letter has no parent, no key and no group: nothing waits for it.
+    `report` is the job's last one. The dead letter has no parent, no key and no group: nothing waits for it.
     """
     queue = options.dead_letter
     if queue is None or queue == record.queue or record.token is None:
         return ()
     failed = replace(record, report=report.encode(final=True))
-    letter = Report(dead_letter_of=_documents.plain(failed, only=set(_KEPT)))
+    origin = Report(dead_letter_of=_documents.plain(failed, only=set(_KEPT)))
     return (
         JobRecord(
             queue=queue,
             id=fingerprint("dead letter", record.queue, record.id, record.token)[:32],
             name=record.name,
             payload=record.payload,
-            report=letter.encode(),
+            report=origin.encode(),
         ),
     )
 
 
-def original(letter: JobRecord) -> tuple[JobRecord, datetime | None] | None:
+def original(dead: JobRecord) -> tuple[JobRecord, datetime | None] | None:
     """The job that a dead letter stands for, to be added again, and when it was added; None if it is none.
 
     Its attempts are fresh; its logs and its history are kept.
     """
-    found = _origin(letter)
+    found = _origin(dead)
     if found is None:
         return None
-    return replace(found, payload=letter.payload, created_at=None, stalled=0), found.created_at
+    return replace(found, payload=dead.payload, created_at=None, stalled=0), found.created_at
 
 
-def dead_letter(letter: JobRecord) -> DeadLetter | None:
-    """What a letter tells of the job that failed; None for a job that is no letter."""
-    record = _origin(letter)
+def dead_letter(dead: JobRecord) -> DeadLetter | None:
+    """What a dead letter says of the job that failed; None for a job that is none."""
+    record = _origin(dead)
     if record is None:
         return None
     try:
@@ -112,8 +112,8 @@ def dead_letter(letter: JobRecord) -> DeadLetter | None:
             queue_name=record.queue,
             job_id=record.id,
             created_at=record.created_at,
-            # The letter was added in the very step in which the job failed.
-            failed_at=letter.created_at,
+            # The dead letter was added in the very step in which the job failed.
+            failed_at=dead.created_at,
             failed_reason=None if report.error is None else report.error.message,
             error_type=None if report.error is None else report.error.type,
             attempts_made=report.failures,
@@ -132,10 +132,10 @@ def dead_letter(letter: JobRecord) -> DeadLetter | None:
         return None
 
 
-def _origin(letter: JobRecord) -> JobRecord | None:
+def _origin(dead: JobRecord) -> JobRecord | None:
     """What a dead letter keeps of the record of the job that failed."""
     try:
-        found = Report.decode(letter.report).dead_letter_of
+        found = Report.decode(dead.report).dead_letter_of
         return None if found is None else _documents.from_plain(JobRecord, found)
     except ValueError:
         return None

@@ -44,7 +44,7 @@ async def replace_holders(
 ) -> Sequence[JobRecord]:
     """Give holders that have not started what was to be added instead, and return them as they are then.
 
-    `given` are the records that were not created, in order, with the jobs that stand for them. A holder that
+    `given` are the records that were not created, in order, with the existing jobs. A holder that
     has started meanwhile keeps what it has: the add was a plain duplicate then.
     """
     replaced: set[str] = set()

@@ -1,4 +1,4 @@
-"""What a job's end means to its family, as far as its own record tells: decisions only."""
+"""What a job's end means to its family, as far as its own record says: decisions only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FAILED: Final = frozenset({JobState.FAILED, JobState.CANCELLED})
 def release(record: JobRecord, options: JobOptions | None = None) -> Release:
     """How the failure (or cancellation) of a job bears on its parent.
 
-    Of one whose options cannot be read the parent decides: whoever claims that looks at its children.
+    Of one whose options cannot be read the parent decides: its next claim looks at its children.
     """
     if record.parent is None:
         return Release.ONE

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from conveyor.core._jobs.report import Report
     from conveyor.core.store import JobRecord
 
-#: How long finished jobs are kept of which nobody has said anything.
+#: How long finished jobs are kept for which nothing was said.
 BY_DEFAULT: Final[Mapping[JobState, timedelta]] = {
     JobState.COMPLETED: timedelta(days=1),
     JobState.CANCELLED: timedelta(days=1),

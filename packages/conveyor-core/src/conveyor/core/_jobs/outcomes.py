@@ -1,4 +1,4 @@
-"""How a job's life goes on, or ends, as far as nobody has to run it for that: decisions only.
+"""How a job's life goes on, or ends, where it need not run for that: decisions only.
 
 A `Settlement` is a decision: the outcome that a store is to apply, and what follows once it is applied.
 """
@@ -9,7 +9,7 @@ import contextlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from conveyor.core._jobs.dead_letters import letters_of
+from conveyor.core._jobs.dead_letters import dead_letters_of
 from conveyor.core._jobs.dependencies import is_parent, read_options, release
 from conveyor.core._jobs.keep import BY_DEFAULT, retention_of
 from conveyor.core._jobs.report import Failure, Report
@@ -84,7 +84,7 @@ def fail_permanently(
             report.encode(final=True),
             release=release(record, options),
             retention=retention_of(record, JobState.FAILED, report, options, by_worker=keep),
-            spawn=letters_of(record, report, options or JobOptions()),
+            spawn=dead_letters_of(record, report, options or JobOptions()),
         ),
         events=(event_of(JobFailed, record, now, reason=failure.message),),
         parent=record.parent,

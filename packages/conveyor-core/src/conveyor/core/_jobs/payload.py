@@ -205,7 +205,7 @@ def _stand_in(value: object, path: str) -> Any:
 
 
 def _written(value: object, path: str) -> Any:
-    """As its own type has it, so that whoever knows the type can read it."""
+    """As its own type has it, so that a reader that knows the type can read it."""
     kind: Any = type(value)
     return typed_payload.written(_adapter_of(kind), value, path, _checked, faithful=False)[0]
 

@@ -1,14 +1,14 @@
 """Sending dead letters back to where they came from.
 
-A letter is held while it is looked at, so that two who send the same one back do not meet. What is left of
-the job decides how it goes back:
+A dead letter is held while it is looked at, so that two callers do not send the same one back. What is left
+of the job decides how it goes back:
 
-- It is still there, and failed: it is retried where it is, and only then the letter is removed. Whoever dies
-  in between leaves a letter of a job that has gone on, which the next call removes.
-- It has been removed: the step that ends the letter adds it again, under its old id. The letter is removed
-  once the job is known to have been created; if its id or its key was taken in that very moment, the letter
-  waits again. Whoever dies in between leaves a completed letter, which is not sent a second time.
-- Another job has its id or its key: the letter stays.
+- It is still there, and failed: it is retried where it is, and only then the dead letter is removed. A caller
+  that dies in between leaves a dead letter of a job that has gone on, which the next call removes.
+- It has been removed: the step that ends the dead letter adds it again, under its old id. The dead letter is
+  removed once the job is known to have been created; if its id or its key was taken in that very moment, the
+  dead letter waits again. A caller that dies in between leaves a completed one, which is not sent again.
+- Another job has its id or its key: the dead letter stays.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from conveyor.core.clock import Clock
     from conveyor.core.store import Store
 
-#: How many letters are held at once; their histories may be long.
+#: How many dead letters are held at once; their histories may be long.
 _PAGE: Final = 50
 _ASIDE: Final = frozenset({JobState.WAITING, JobState.DELAYED})
 _REMOVED: Final = Retention(age=timedelta(0))
@@ -42,7 +42,7 @@ _REMOVED: Final = Retention(age=timedelta(0))
 async def redrive(
     store: Store, queue: str, clock: Clock, *, ids: frozenset[str] | None = None, limit: int | None = None
 ) -> int:
-    """Send back the letters that wait in `queue` now (these, so many of them), and return how many."""
+    """Send back the dead letters that wait in `queue` now (these, so many of them), and return how many."""
     # What an earlier call held when it died comes back; a dead-letter queue need not have a worker to do so.
     await store.advance({queue})
     waiting = Where(queue=queue, ids=ids, states=_ASIDE)
@@ -52,22 +52,22 @@ async def redrive(
         most = _PAGE if limit is None else min(_PAGE, limit - sent)
         page = await store.find(waiting, limit=most, after=last)
         # What failed again meanwhile is behind the newest of the beginning: it is left.
-        letters = [letter for letter in page if letter.seq <= newest[0].seq]
-        if not letters:
+        dead_letters = [dead for dead in page if dead.seq <= newest[0].seq]
+        if not dead_letters:
             break
-        last = letters[-1]
-        sent += await to_the_end(_send_page(store, letters, clock))
+        last = dead_letters[-1]
+        sent += await to_the_end(_send_page(store, dead_letters, clock))
     return sent
 
 
-async def _send_page(store: Store, letters: Sequence[JobRecord], clock: Clock) -> int:
+async def _send_page(store: Store, dead_letters: Sequence[JobRecord], clock: Clock) -> int:
     sent = 0
-    rest = [(letter, found) for letter in letters if (found := original(letter)) is not None]
+    rest = [(dead, found) for dead in dead_letters if (found := original(dead)) is not None]
     while rest:
-        # Of several letters of one job each is looked at after the one before has gone.
-        first = {found[0].key: (letter, found) for letter, found in reversed(rest)}
-        chosen = {letter.key for letter, _ in first.values()}
-        rest = [(letter, found) for letter, found in rest if letter.key not in chosen]
+        # Of several dead letters of one job each is looked at after the one before has gone.
+        first = {found[0].key: (dead, found) for dead, found in reversed(rest)}
+        chosen = {dead.key for dead, _ in first.values()}
+        rest = [(dead, found) for dead, found in rest if dead.key not in chosen]
         sent += await _send(store, [*first.values()], clock)
     return sent
 
@@ -76,32 +76,32 @@ async def _send(
     store: Store, given: Sequence[tuple[JobRecord, tuple[JobRecord, datetime | None]]], clock: Clock
 ) -> int:
     queue = given[0][0].queue
-    ids = frozenset(letter.id for letter, _ in given)
+    ids = frozenset(dead.id for dead, _ in given)
     claimed = await hold(store, queue, ids)
-    held = {letter.id: letter for letter in claimed.jobs}
-    jobs = {letter.id: found for letter, found in given if letter.id in held}
+    held = {dead.id: dead for dead in claimed.jobs}
+    jobs = {dead.id: found for dead, found in given if dead.id in held}
     there = await _there(store, [job.key for job, _ in jobs.values()])
     again = await _retried(store, jobs, there)
     outcomes: list[Outcome] = []
     added: dict[str, JobKey] = {}
     missing = [job for job, _ in jobs.values() if job.key not in there]
-    # Together: the letters are held for a moment only.
+    # Together: the dead letters are held for a moment only.
     looked_up = await asyncio.gather(*(_key_is_taken(store, job) for job in missing))
     taken = {job.key for job, is_taken in zip(missing, looked_up, strict=True) if is_taken}
-    for letter in held.values():
-        job, created_at = jobs[letter.id]
+    for dead in held.values():
+        job, created_at = jobs[dead.id]
         found = there.get(job.key)
         if found is None and job.key not in taken:
-            added[letter.id] = job.key
-            # If nobody comes to look what became of the job, the letter is all that tells of it.
-            outcomes.append(Outcome.completed(letter, letter.report, retention=FOREVER, spawn=(job,)))
+            added[dead.id] = job.key
+            # If this call dies before it looks what became of the job, this is all that is left of it.
+            outcomes.append(Outcome.completed(dead, dead.report, retention=FOREVER, spawn=(job,)))
         elif job.key in again or (
             found is not None and found.state is not JobState.FAILED and found.created_at == created_at
         ):
             # Sent, now or before: by a call that died, or by a retry by hand.
-            outcomes.append(Outcome.completed(letter, letter.report, retention=_REMOVED))
+            outcomes.append(Outcome.completed(dead, dead.report, retention=_REMOVED))
         else:
-            outcomes.append(Outcome.given_back(letter))
+            outcomes.append(Outcome.given_back(dead))
     settled, _ = await settle_in_parts(store, outcomes)
     created = {found.key for found in settled.spawned if found.created}
     finished = await _finish(store, queue, added, created)
@@ -157,7 +157,7 @@ async def _key_is_taken(store: Store, job: JobRecord) -> bool:
 async def _finish(
     store: Store, queue: str, added: dict[str, JobKey], created: set[JobKey]
 ) -> Sequence[JobKey]:
-    """Remove the letters of the jobs that were created, and return them; let the others wait again."""
+    """Remove the dead letters of the jobs that were created, and return them; let the others wait again."""
     done = frozenset({JobState.COMPLETED})
     gone = frozenset(id for id, key in added.items() if key in created)
     removed: Sequence[JobKey] = ()

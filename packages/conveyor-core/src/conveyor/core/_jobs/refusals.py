@@ -37,7 +37,7 @@ def concerns_store(error: Exception) -> bool:
 
 
 def reason(error: Exception) -> str:
-    """Why something was refused, in letters that every store can keep."""
+    """Why something was refused, in characters that every store can keep."""
     return f"{type(error).__name__}: {error}".encode("ascii", "backslashreplace").decode()[:_LONGEST]
 
 
@@ -72,7 +72,7 @@ async def write_in_parts(
 async def settle_in_parts(
     store: Store, outcomes: Sequence[Outcome]
 ) -> tuple[Settled, Mapping[Lease, Exception]]:
-    """Settle outcomes of jobs that nobody runs, and say which were refused, and how: their jobs go back.
+    """Settle outcomes of jobs that do not run, and say which were refused, and how: their jobs go back.
 
     What was neither applied nor refused came too late, and is to be decided again.
     """

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 #: How many jobs one step removes, so that no single step holds up the others for long.
 _SWEEP: Final = 1_000
-_TOLD: Final = {JobState.WAITING: JobWaiting, JobState.DELAYED: JobDelayed}
+_EVENTS: Final = {JobState.WAITING: JobWaiting, JobState.DELAYED: JobDelayed}
 
 
 async def remove(store: Store, key: JobKey, clock: Clock) -> bool:
@@ -57,8 +57,8 @@ async def refuse_active(store: Store, queue: str) -> None:
 async def forget(store: Store, queue: str, clock: Clock) -> None:
     """Remove every trace of a queue."""
     released = await store.forget(queue)
-    gone = QueueObliterated(queue_name=queue, at=clock.now())
-    await store.bus.publish([gone, *await _released(store, released, clock)])
+    obliterated = QueueObliterated(queue_name=queue, at=clock.now())
+    await store.bus.publish([obliterated, *await _released(store, released, clock)])
 
 
 async def events_of(store: Store, deleted: Deleted, clock: Clock) -> list[Event]:
@@ -71,11 +71,11 @@ async def events_of(store: Store, deleted: Deleted, clock: Clock) -> list[Event]
 async def _released(store: Store, parents: Iterable[JobKey], clock: Clock) -> list[Event]:
     events: list[Event] = []
     for queue, ids in by_queue(parents).items():
-        # One that has been claimed since needs nobody to be told; nor does one that is gone.
-        waiting = Where(queue=queue, ids=frozenset(ids), states=frozenset(_TOLD))
+        # One that has been claimed since needs no event; nor does one that is gone.
+        waiting = Where(queue=queue, ids=frozenset(ids), states=frozenset(_EVENTS))
         events += [
-            _TOLD[found.state](queue_name=queue, job_id=found.id, at=clock.now())
+            _EVENTS[found.state](queue_name=queue, job_id=found.id, at=clock.now())
             for found in await store.find(waiting, limit=len(ids))
-            if found.state in _TOLD
+            if found.state in _EVENTS
         ]
     return events

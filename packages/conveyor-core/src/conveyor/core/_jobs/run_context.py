@@ -126,7 +126,7 @@ def statement_from_threads(
 def _elsewhere(made: Coroutine[Any, Any, R], run: RunContext) -> Future[R]:
     """Run it in the worker's event loop, from a thread or from another loop."""
     if run.pid != os.getpid():
-        made.close()  # nobody runs the loop's copy, so that the call would never return
+        made.close()  # the loop's copy does not run, so that the call would never return
         raise StoreForkedError("a forked process has no worker; use the job in the handler's own process")
     try:
         return asyncio.run_coroutine_threadsafe(made, run.loop)

@@ -2,7 +2,7 @@
 
 What pydantic writes of a value need not be what it reads: fields may be excluded or computed, have other
 names in either direction, serialisers and validators that change them, and hold subclasses with fields of
-their own. Which types are harmless cannot be told for certain, so every value is read back and compared
+their own. Which types are harmless cannot be known for certain, so every value is read back and compared
 once it is written: to an add of a small model on the memory store, the cheapest there is, that adds a fifth.
 """
 
@@ -47,7 +47,7 @@ def validated(adapter: TypeAdapter[Any], value: object, path: str) -> Any:
         at, reason = first_of(error)
         raise PayloadError(path + at[1:], reason) from None
     except Exception as error:  # a validator of the user's may raise anything
-        raise PayloadError(path, f"validating it failed: {_told(error)}") from error
+        raise PayloadError(path, f"validating it failed: {_text_of(error)}") from error
 
 
 def written(
@@ -92,7 +92,7 @@ def read(adapter: TypeAdapter[Any], text: str | bytes) -> Any:
     except ValidationError as error:
         raise PayloadError(*first_of(error)) from None
     except Exception as error:  # a validator of the user's may raise anything
-        raise PayloadError("$", f"reading it failed: {_told(error)}") from error
+        raise PayloadError("$", f"reading it failed: {_text_of(error)}") from error
 
 
 # ---------------------------------------------------------------- writing
@@ -114,7 +114,7 @@ def _dumped(adapter: TypeAdapter[Any], value: object, path: str) -> Any:
     try:
         return dump()
     except Exception as error:  # likewise
-        reason = f"it cannot be written as JSON: {_told(error)}"
+        reason = f"it cannot be written as JSON: {_text_of(error)}"
         if isinstance(error, UnicodeDecodeError):
             reason = (
                 "these bytes are not UTF-8 text; give its type the configuration "
@@ -235,5 +235,5 @@ def _has_equality(value: object) -> bool:
     return type(value).__eq__ is not object.__eq__
 
 
-def _told(error: Exception) -> str:
+def _text_of(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"

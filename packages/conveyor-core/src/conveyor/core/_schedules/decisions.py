@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 #: When a worker looks at a schedule that has no run to come.
 NEVER: Final = datetime(2200, 1, 1, tzinfo=UTC)
-#: So many unfinished jobs of a schedule are known by their ids; more are of no use to anybody.
+#: So many unfinished jobs of a schedule are known by their ids; more are of no use.
 _KNOWN: Final = 100
 
 

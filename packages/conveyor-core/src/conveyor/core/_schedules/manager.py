@@ -137,10 +137,10 @@ class Schedules:
         return None if spawned is None else _schedule_of(spec, state)
 
     async def _make_room(self, key: str) -> None:
-        """Remove a row of this key that nobody can read."""
+        """Remove a row of this key that cannot be read."""
         record = await self._read(key)
         if record is not None and not record.state.terminal:
-            return  # somebody has made it in between
+            return  # another process has made it in between
         held = await self._hold(key)
         if held is not None:
             await self._store.settle([Outcome.given_back(held)])

@@ -49,7 +49,7 @@ def unreadable(row: Undecodable) -> Outcome:
 
 
 async def take_over(store: Store, spec: ScheduleSpec, job: JobRecord, found: Inserted) -> None:
-    """Where the holder of its deduplication key stands for a job, let it take the new data, if it is to."""
+    """Let the holder of the deduplication key take the new data of a job that was not added, if it is to."""
     if found.created or not spec.replaces or found.key.id == job.id:
         return
     where = Where(

@@ -42,7 +42,7 @@ class Reasons:
         assert (found.state, found.blocked, found.reasons) == (JobState.WAITING, True, (NOBODY, NEXT))
         assert str(found).splitlines() == [
             f"job {job.id!r} (work) of queue 'q' is waiting:",
-            "- no worker is seen at its queue",
+            "- no worker is registered for its queue",
             "- it is the next in line",
         ]
 
@@ -108,7 +108,7 @@ class Reasons:
         gate.opened.set()
         await task
         held = told.Running(worker="mail-1", since=at(0), lease_until=at(30))
-        assert found.reasons == (held, told.CancelRequested())
+        assert found.reasons == (held, told.CancellationPending())
         assert not found.blocked
 
     async def test_a_finished_job_says_how_it_ended(self, bench: Bench) -> None:

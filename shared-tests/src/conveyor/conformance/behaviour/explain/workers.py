@@ -38,7 +38,7 @@ class RunningOut:
             reasons = await why(bench, job.id)
 
         assert reasons == (told.NoWorker(job_name="other", others=1), NEXT)
-        assert str(reasons[0]) == "none of the 1 workers seen takes jobs named 'other'"
+        assert str(reasons[0]) == "none of the 1 registered workers takes jobs named 'other'"
 
     async def test_a_worker_that_could_take_it_leaves_nothing_but_its_place(self, bench: Bench) -> None:
         async with running(bench) as worker:
@@ -213,7 +213,7 @@ class RunningOut:
             reasons = await why(bench, job.id)
 
         minute = timedelta(minutes=1)
-        assert reasons == (told.RateLimited(group=None, starts=0, max=1, per=minute), NEXT)
+        assert reasons == (told.WithinRate(group=None, starts=0, max=1, per=minute), NEXT)
 
     @needs(Feature.RATE_LIMITS, Feature.GROUPS)
     async def test_a_groups_rate_and_a_rate_with_room(self, bench: Bench) -> None:
@@ -231,6 +231,6 @@ class RunningOut:
         ten = timedelta(seconds=10)
         assert reasons == (
             told.RateExceeded(group="g", starts=1, max=1, per=ten, until=at(10)),
-            told.RateLimited(group=None, starts=1, max=100, per=ten),
+            told.WithinRate(group=None, starts=1, max=100, per=ten),
             NEXT,
         )
