@@ -81,14 +81,12 @@ async def listening(
 class Events:
     """`Store.bus`."""
 
-    @pytest.mark.parametrize("kind", [kind for kind in EVENTS.values() if kind is not Gap])
-    async def test_an_event_arrives_as_it_was_published(self, store: Store, kind: type[Event]) -> None:
-        event = sample(kind)
-
+    async def test_an_event_arrives_as_it_was_published(self, store: Store) -> None:
         async with listening(store) as events:
-            await store.bus.publish([event])
+            for event in (sample(kind) for kind in EVENTS.values() if kind is not Gap):
+                await store.bus.publish([event])
 
-            assert await take(events, 1) == [event]
+                assert await take(events, 1) == [event]
 
     async def test_events_arrive_in_the_order_of_publishing(self, store: Store) -> None:
         published = [waiting(str(n)) for n in range(100)]
@@ -227,16 +225,14 @@ class Events:
 class EventsOfOthers:
     """Events between two handles on the same data."""
 
-    @pytest.mark.parametrize("kind", [kind for kind in EVENTS.values() if kind is not Gap])
     async def test_an_event_reaches_another_handle_as_it_was_published(
-        self, store: Store, peer: Store, kind: type[Event]
+        self, store: Store, peer: Store
     ) -> None:
-        event = sample(kind)
-
         async with listening(peer) as events:
-            await store.bus.publish([event])
+            for event in (sample(kind) for kind in EVENTS.values() if kind is not Gap):
+                await store.bus.publish([event])
 
-            assert await take(events, 1) == [event]
+                assert await take(events, 1) == [event]
 
     async def test_events_reach_another_handle_in_the_order_of_publishing(
         self, store: Store, peer: Store

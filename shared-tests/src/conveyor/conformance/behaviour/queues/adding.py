@@ -46,20 +46,18 @@ DATA: list[Any] = [
 class Adding:
     """`add`, `add_bulk`, `schedule` and `now`."""
 
-    @pytest.mark.parametrize(
-        "data", DATA, ids=lambda value: repr(value)[:20].encode("ascii", "replace").decode()
-    )
-    async def test_data_and_results_come_back_equal(self, bench: Bench, data: Any) -> None:
-        job = await bench.queue.add("work", data)
-        recorder = Recorder(result=data)
+    async def test_data_and_results_come_back_equal(self, bench: Bench) -> None:
+        for data in DATA:
+            job = await bench.queue.add("work", data)
+            recorder = Recorder(result=data)
 
-        await bench.run(recorder)
+            await bench.run(recorder)
 
-        assert recorder.data == [data]
-        assert [type(one) for one in recorder.data] == [type(data)]
-        found = await bench.queue.get_job(job.id)
-        assert found is not None
-        assert (found.data, found.return_value) == (data, data)
+            assert recorder.data == [data]
+            assert [type(one) for one in recorder.data] == [type(data)]
+            found = await bench.queue.get_job(job.id)
+            assert found is not None
+            assert (found.data, found.return_value) == (data, data)
 
     async def test_what_add_returns_is_what_is_stored(self, bench: Bench) -> None:
         job = await bench.queue.add(

@@ -42,16 +42,14 @@ class Paging:
         await finish(store, "11", at_second=22, retention=Retention(age=span(900)))
         await finish(store, "00", at_second=22, retention=Retention(count=9))
 
-    @pytest.mark.parametrize("size", [1, 2, 3, 5, 12, 13])
-    @pytest.mark.parametrize("order", list(Order))
-    async def test_pages_of_any_size_give_the_same_jobs_in_the_same_order(
-        self, store: Store, order: Order, size: int
-    ) -> None:
+    async def test_pages_of_any_size_give_the_same_jobs_in_the_same_order(self, store: Store) -> None:
         await self.in_a_mess(store)
-        whole = await found(store, Q, order=order)
+        for order in Order:
+            whole = await found(store, Q, order=order)
 
-        assert sorted(whole) == [f"{n:02}" for n in range(12)]
-        assert await pages(store, Q, order, size) == whole
+            assert sorted(whole) == [f"{n:02}" for n in range(12)], order
+            for size in (1, 2, 3, 5, 12, 13):
+                assert await pages(store, Q, order, size) == whole, (order, size)
 
     async def test_the_order_of_adding(self, store: Store) -> None:
         await self.in_a_mess(store)
