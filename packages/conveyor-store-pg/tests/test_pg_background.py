@@ -82,7 +82,7 @@ async def hears_again(store: PgStore, peer: PgStore) -> AsyncIterator[Callable[[
         yield hears
 
 
-@pytest.mark.parametrize("method", ["heard", "tick"])
+@pytest.mark.parametrize("method", ["receive", "tick"])
 async def test_the_listener_goes_on(
     store: PgStore,
     peer: PgStore,
@@ -108,7 +108,7 @@ async def test_the_listener_goes_on(
 async def test_the_sender_goes_on(
     store: PgStore, peer: PgStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fault = Fault(monkeypatch, peer._bus, "_pass_on")
+    fault = Fault(monkeypatch, peer._bus, "_notify")
     async with hears_again(store, peer) as hears:
         fault.times = 2
         await hears()
@@ -121,7 +121,7 @@ async def test_who_listens_is_told_again_after_a_failure(
     store: PgStore, peer: PgStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with hears_again(store, peer) as hears:
-        fault = Fault(monkeypatch, store._bus, "_announce")
+        fault = Fault(monkeypatch, store._bus, "_register")
         async with store.bus.subscribe({"other"}):
             fault.times = 1
         async with asyncio.timeout(20):

@@ -1,8 +1,9 @@
 """Events between the processes that share a database, by `notify`.
 
 Within a process events travel at once, without the server. Those who listen are known from a small table
-(`conveyor_listeners`), in which each says what it wants; before anything is sent, whoever sends looks there,
-and while nobody else wants it nothing is sent: a `notify` makes commits stand in line for the whole server.
+(`conveyor_listeners`), in which each says what it wants; before anything is sent, the sender looks there,
+and while no other process wants it nothing is sent: a `notify` makes commits wait for one another on the
+whole server.
 What is wanted goes out at once if nothing went out just before, else with all that has gathered for
 20 ms, in one transaction of its own on a connection of the pool.
 """
@@ -24,23 +25,23 @@ from conveyor.core.events import EVENTS, Event, Gap, JobWaiting, LocalBus
 from conveyor.store.pg.connections import Connections
 from conveyor.store.pg.listener import Listener
 from conveyor.store.pg.options import Options
-from conveyor.store.pg.parcels import Parcels, channel, parts
 from conveyor.store.pg.statements import Session
+from conveyor.store.pg.wire_format import Assembler, channel, chunks
 
 log: Final = logging.getLogger("conveyor.store.pg")
 
 #: The shortest time between two transactions that notify, in seconds.
 _APART: Final = 0.02
-#: For how long a listener is known without a sign of life, in seconds; it gives one at each tick.
+#: For how long a listener is known that does not register again, in seconds; it does so at each tick.
 _KNOWN: Final = 60.0
-#: How long who subscribes waits for the line, at most.
-_PATIENCE: Final = 3.0
+#: How long a subscriber waits for the connection, and closing for what is still to be sent, in seconds.
+_TIMEOUT: Final = 3.0
 #: Events that have not gone out yet; when there are more, the newest are lost.
 _ROOM: Final = 10_000
-#: Waiting jobs of one queue that are told one by one to workers, in one transaction.
+#: Waiting jobs of one queue that workers receive one by one, in one transaction.
 _SINGLY: Final = 20
-#: The sender of what leaves with a user's own transaction: everybody hears it, this process too.
-_NOBODY: Final = "-"
+#: The sender of what leaves with a user's own transaction: every process receives it, this one too.
+_TRANSACTION: Final = "-"
 
 Wanted = Mapping[str, Sequence[str] | None]
 
@@ -56,26 +57,26 @@ class PgBus:
         self._local.close()
         self._channel = channel(options.schema)
         self._handle = uuid4().hex
-        self._parcels = Parcels()
+        self._incoming = Assembler()
         self._opened = False
         self._listener: Listener | None = None
-        self._announced: dict[str, frozenset[type[Event]]] | None = None
-        self._announcing = asyncio.Lock()
+        self._registered: dict[str, frozenset[type[Event]]] | None = None
+        self._registering = asyncio.Lock()
         self._outgoing: list[Event] = []
         self._lost: Counter[str] = Counter()
         self._sent = 0
         self._last = 0.0
         self._sending: asyncio.Task[None] | None = None
         self._logged: set[type[Exception]] = set()
-        self._chores: set[asyncio.Task[None]] = set()
+        self._background_tasks: set[asyncio.Task[None]] = set()
 
     # ---------------------------------------------------------------- with the store
 
     async def open(self) -> None:
         """Begin to pass events on."""
         self._handle = uuid4().hex
-        self._announcing = asyncio.Lock()
-        self._announced, self._last = None, 0.0
+        self._registering = asyncio.Lock()
+        self._registered, self._last = None, 0.0
         self._local.reopen()
         self._opened = True
 
@@ -86,22 +87,24 @@ class PgBus:
         self._opened = False
         self._local.close()
         listener, self._listener = self._listener, None
-        tasks = {task for task in (self._sending, *self._chores) if task is not None and not task.done()}
+        tasks = {
+            task for task in (self._sending, *self._background_tasks) if task is not None and not task.done()
+        }
         try:
-            if tasks:  # what has been published on the way out is still to be heard
-                await asyncio.wait(tasks, timeout=_PATIENCE)
+            if tasks:  # what has been published on the way out is still sent
+                await asyncio.wait(tasks, timeout=_TIMEOUT)
         finally:
             for task in tasks:
                 task.cancel()
             if listener is not None:
                 await listener.stop()
-        if self._announced is not None:
-            self._announced = None
+        if self._registered is not None:
+            self._registered = None
             with suppress(StoreError):
                 await self._connections.call(self._stop_listening, single=True)
         self._outgoing.clear()
         self._lost.clear()
-        self._parcels.clear()
+        self._incoming.clear()
 
     # ---------------------------------------------------------------- publishing
 
@@ -127,7 +130,7 @@ class PgBus:
             now = datetime.now(UTC)
             events += [Gap(queue_name=queue, at=now, missed=missed) for queue, missed in lost.items()]
             try:
-                await self._pass_on(events)
+                await self._notify(events)
             except StoreError as error:
                 log.debug("%d events were not sent: %s", len(events), error)
             except Exception as error:
@@ -135,7 +138,7 @@ class PgBus:
                 self._logged.add(type(error))
                 log.log(level, "%d events were not sent", len(events), exc_info=error)
 
-    async def _pass_on(self, events: Sequence[Event]) -> None:
+    async def _notify(self, events: Sequence[Event]) -> None:
         async def look(session: Session) -> list[Wanted]:
             return await _listeners(session, self._handle)
 
@@ -143,10 +146,10 @@ class PgBus:
         if not wanted:
             return
         self._sent += 1
-        payloads = parts(self._handle, self._sent, wanted)
+        payloads = chunks(self._handle, self._sent, wanted)
 
         async def notify(session: Session) -> None:
-            await session.ask("notify", channel=self._channel, parts=payloads)
+            await session.ask("notify", channel=self._channel, chunks=payloads)
 
         await self._connections.call(notify, single=True)
 
@@ -160,40 +163,40 @@ class PgBus:
         try:
             async with self._local.subscribe(queues, kinds=kinds) as events:
                 if self._opened and self._options.notify:
-                    await self._begin_to_listen()
+                    await self._listen()
                 yield events
         finally:
-            if self._announced is not None and self._opened:
-                self._later(self._announce)
+            if self._registered is not None and self._opened:
+                self._run_later(self._register)
 
-    async def _begin_to_listen(self) -> None:
-        """Have a line, and let the others know, before this returns; unless the server is away."""
+    async def _listen(self) -> None:
+        """Be connected and registered as a listener before this returns, unless the server is away."""
         if self._listener is None:
-            self._listener = Listener(self._options, self._channel, self, self._echo)
+            self._listener = Listener(self._options, self._channel, self, self._send_self_test)
             self._listener.start()
         listener = self._listener
         with suppress(TimeoutError):
             # Not `wait_for`: in Python 3.11 it loses a cancellation that comes with the answer.
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_TIMEOUT):
                 await listener.known.wait()
-        if listener.known.is_set() and not listener.deaf:
-            await self._announce()
+        if listener.known.is_set() and not listener.no_notifications:
+            await self._register()
 
-    async def _announce(self, *, again: bool = False) -> None:
-        """Let the others know what is wanted here, if they do not know it."""
-        async with self._announcing:
+    async def _register(self, *, again: bool = False) -> None:
+        """Write down for the other processes what this one wants, if it has changed."""
+        async with self._registering:
             wanted = self._local.wanted
-            if not self._opened or (wanted == (self._announced or {}) and not again):
+            if not self._opened or (wanted == (self._registered or {}) and not again):
                 return
-            step = self._listening(wanted) if wanted else self._stop_listening
+            step = self._registration(wanted) if wanted else self._stop_listening
             try:
                 await self._connections.call(step, single=True)
             except StoreError as error:
                 log.warning("other processes do not know that this one listens, for now: %s", error)
                 return
-            self._announced = wanted or None
+            self._registered = wanted or None
 
-    def _listening(self, wanted: Mapping[str, frozenset[type[Event]]]) -> Callable[[Session], Any]:
+    def _registration(self, wanted: Mapping[str, frozenset[type[Event]]]) -> Callable[[Session], Any]:
         everything = frozenset(EVENTS.values())
         text = json.dumps(
             {
@@ -210,61 +213,61 @@ class PgBus:
     async def _stop_listening(self, session: Session) -> None:
         await session.run("stop_listening", handle=self._handle)
 
-    def _later(self, chore: Callable[[], Awaitable[None]]) -> None:
+    def _run_later(self, task: Callable[[], Awaitable[None]]) -> None:
         # A moment later: an event loop that ends now, with its subscribers, would leave the task pending.
         # Pinned by lifecycle.py::test_a_store_that_nobody_closed_ends_without_a_word.
-        asyncio.get_running_loop().call_later(_APART, self._start, chore)
+        asyncio.get_running_loop().call_later(_APART, self._start, task)
 
-    def _start(self, chore: Callable[[], Awaitable[None]]) -> None:
+    def _start(self, task: Callable[[], Awaitable[None]]) -> None:
         if not self._opened:
             return
-        task = asyncio.create_task(_done(chore))
-        self._chores.add(task)
-        task.add_done_callback(self._chores.discard)
+        running = asyncio.create_task(_logged(task))
+        self._background_tasks.add(running)
+        running.add_done_callback(self._background_tasks.discard)
 
-    # ---------------------------------------------------------------- what the listener tells
+    # ---------------------------------------------------------------- what the listener calls
 
-    async def _echo(self) -> str:
-        """Notify oneself, by way of the pool."""
-        payload = f"{self._handle}:echo:{uuid4().hex}"
+    async def _send_self_test(self) -> str:
+        """Notify this process itself, by way of the pool."""
+        payload = f"{self._handle}:self-test:{uuid4().hex}"
 
         async def notify(session: Session) -> None:
-            await session.ask("notify", channel=self._channel, parts=[payload])
+            await session.ask("notify", channel=self._channel, chunks=[payload])
 
         await self._connections.call(notify, single=True)
         return payload
 
-    def heard(self, payload: str) -> None:
+    def receive(self, payload: str) -> None:
         """Deliver what others have sent."""
-        self._local.deliver(self._parcels.take(payload, but=self._handle))
+        self._local.deliver(self._incoming.add(payload, ignored=self._handle))
 
-    async def restored(self) -> None:
-        """Have everybody look for themselves: nobody knows what was missed."""
-        self._parcels.clear()
-        await self._announce(again=True)
+    async def reconnected(self) -> None:
+        """Have every subscriber read the store: what was missed is not known."""
+        self._incoming.clear()
+        await self._register(again=True)
         now = datetime.now(UTC)
         self._local.deliver([Gap(queue_name=queue, at=now, missed=1) for queue in self._local.wanted])
 
     async def tick(self) -> None:
-        """Give a sign of life."""
-        await self._announce(again=True)
+        """Register again, so that this process stays known."""
+        await self._register(again=True)
 
 
-async def _done(chore: Callable[[], Awaitable[None]]) -> None:
-    """Do what nobody waits for, and log what goes wrong."""
+async def _logged(task: Callable[[], Awaitable[None]]) -> None:
+    """Run what no caller waits for, and log what goes wrong."""
     try:
-        await chore()
+        await task()
     except Exception:
-        log.exception("who listens could not be told to others")
+        log.exception("what this process listens to could not be registered")
 
 
-async def transactional_notify(session: Session, events: Sequence[Event]) -> None:
-    """Tell these events when, and only when, the transaction of `session` commits; to this process too."""
-    wanted = _thinned(events, await _listeners(session, _NOBODY))
+async def notify_on_commit(session: Session, events: Sequence[Event]) -> None:
+    """Publish events when, and only when, the transaction of `session` commits; to this process too."""
+    wanted = _thinned(events, await _listeners(session, _TRANSACTION))
     if wanted:
-        sender = f"{_NOBODY}{uuid4().hex}"
+        sender = f"{_TRANSACTION}{uuid4().hex}"
         await session.ask(
-            "notify", channel=channel(session.statements.schema), parts=parts(sender, 0, wanted)
+            "notify", channel=channel(session.statements.schema), chunks=chunks(sender, 0, wanted)
         )
 
 
@@ -277,25 +280,25 @@ async def _listeners(session: Session, handle: str) -> list[Wanted]:
 
 
 def _thinned(events: Iterable[Event], listeners: Sequence[Wanted]) -> list[Event]:
-    """The events that somebody wants. Workers need not hear of each job in a storm: a gap wakes them too."""
+    """The events that a listener wants; of a storm for workers only the first, for a gap wakes them too."""
     found: list[Event] = []
-    told: Counter[str] = Counter()
-    spared: Counter[str] = Counter()
+    waiting: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
     workers_only: dict[str, bool] = {}
     for event in events:
         if not any(_wants(listener, event) for listener in listeners):
             continue
         queue = event.queue_name
         if isinstance(event, JobWaiting):
-            told[queue] += 1
+            waiting[queue] += 1
             if queue not in workers_only:
                 workers_only[queue] = all(_takes_gaps(listener, queue) for listener in listeners)
-            if told[queue] > _SINGLY and workers_only[queue]:
-                spared[queue] += 1
+            if waiting[queue] > _SINGLY and workers_only[queue]:
+                skipped[queue] += 1
                 continue
         found.append(event)
     now = datetime.now(UTC)
-    return found + [Gap(queue_name=queue, at=now, missed=count) for queue, count in spared.items()]
+    return found + [Gap(queue_name=queue, at=now, missed=count) for queue, count in skipped.items()]
 
 
 def _wants(listener: Wanted, event: Event) -> bool:

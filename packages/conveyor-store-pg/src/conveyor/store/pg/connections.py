@@ -48,7 +48,7 @@ _FIRST: Final = 0.01
 _LONGEST: Final = 1.0
 _AFTER_RACE: Final = 0.002
 _READ_ONLY: Final = "25006"
-#: Told by every server. A pooler makes up the process id that it tells its clients.
+#: Known to every server. A pooler makes up the process id that it gives its clients.
 _FACTS: Final = """select pg_backend_pid(), current_setting('default_transaction_isolation'),
   current_setting('server_encoding')"""
 #: Those that can hold any text. Without an encoding the server keeps the UTF-8 that it is sent.

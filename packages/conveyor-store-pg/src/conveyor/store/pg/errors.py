@@ -75,7 +75,7 @@ def store_error(error: BaseException, target: Target, *, outcome_unknown: bool =
 
 
 def cause(error: BaseException, target: Target) -> BaseException | None:
-    """The error itself, to raise from; None if it tells a secret."""
+    """The error itself, to raise from; None if it shows a secret."""
     return error if target.clean(str(error)) == str(error) else None
 
 
@@ -123,13 +123,13 @@ def given_pool_error(target: Target, *, outcome_unknown: bool = False) -> StoreU
     """A pool of the application's had no connection to give."""
     return StoreUnavailableError(
         f"there was no connection to {target.place} within operation_timeout: all were in use, for which its "
-        "max_size may be too small, or none could be made, which the log of psycopg.pool tells",
+        "max_size may be too small, or none could be made, for which see the log of psycopg.pool",
         outcome_unknown=outcome_unknown,
     )
 
 
 def _refusal(words: str) -> str:
-    """The code of a connection that was not made: libpq tells it in words only."""
+    """The code of a connection that was not made: libpq says it in words only."""
     return next((code for pattern, code in _WORDS if pattern.search(words)), _GONE)
 
 

@@ -1,4 +1,4 @@
-"""The line on which notifications arrive: one connection, outside of the pool, that is always there again."""
+"""The connection on which notifications arrive: one outside of the pool, made again whenever it is lost."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from conveyor.store.pg.options import Options
 
 log: Final = logging.getLogger("conveyor.store.pg")
 
-#: How often the line is tried while nothing is heard, and how long an answer may take, in seconds.
+#: How often the connection is tried while nothing arrives, and how long an answer may take, in seconds.
 PING: Final = 10.0
-_ANSWER: Final = 5.0
-#: How long the notification to oneself may take.
-_HEARD: Final = 1.0
-_FIRST: Final = 0.05
+_ANSWER_TIMEOUT: Final = 5.0
+#: How long the notification of the self-test may take.
+_SELF_TEST_TIMEOUT: Final = 1.0
+_FIRST_DELAY: Final = 0.05
+_LONGEST_DELAY: Final = 5.0
 _EXPECTED: Final = (psycopg.Error, StoreError, TimeoutError, OSError)
-_LONGEST: Final = 5.0
 
 
-class Hears(Protocol):
-    """Who is told of what arrives."""
+class Receiver(Protocol):
+    """Takes what arrives."""
 
-    def heard(self, payload: str) -> None:
-        """A notification."""
+    def receive(self, payload: str) -> None:
+        """Take a notification."""
         ...
 
-    async def restored(self) -> None:
-        """The line is there again after a loss: what was sent meanwhile is gone."""
+    async def reconnected(self) -> None:
+        """Take note that the connection was lost and is there again: what was sent meanwhile is gone."""
         ...
 
     async def tick(self) -> None:
-        """The line is well; about every `PING` seconds."""
+        """Take note that the connection is well; about every `PING` seconds."""
         ...
 
 
@@ -49,29 +49,29 @@ class Listener:
     """Listens until it is stopped."""
 
     def __init__(
-        self, options: Options, channel: str, told: Hears, test: Callable[[], Awaitable[str]]
+        self, options: Options, channel: str, receiver: Receiver, self_test: Callable[[], Awaitable[str]]
     ) -> None:
-        """Listen where `options` say. `test` sends a notification another way, and returns its text."""
+        """Listen where `options` say. `self_test` sends a notification another way, and returns its text."""
         self._target = options.listen or options.target
         self._pool = options.pool if options.listen is None else None
         self._channel = channel
-        self._told = told
-        self._test = test
+        self._receiver = receiver
+        self._send_self_test = self_test
         self._task: asyncio.Task[None] | None = None
-        self._echo: asyncio.Event = asyncio.Event()
+        self._self_test_arrived: asyncio.Event = asyncio.Event()
         self._expected: str | None = None
         self._losses = 0
-        #: Set once it is known whether anything can be heard.
+        #: Set once it is known whether notifications arrive.
         self.known: Final = asyncio.Event()
         #: Whether notifications do not get through at all.
-        self.deaf = False
+        self.no_notifications = False
 
     def start(self) -> None:
         """Begin to listen."""
         self._task = asyncio.create_task(self._run(), name="conveyor-listen")
 
     async def stop(self) -> None:
-        """Listen no more. A cancellation goes on when that has ended."""
+        """End listening. A cancellation goes on when that has ended."""
         task, self._task = self._task, None
         self.known.set()
         cancelled = False
@@ -85,77 +85,80 @@ class Listener:
             raise asyncio.CancelledError
 
     async def _run(self) -> None:
-        while not self.deaf and self._task is not None:
+        while not self.no_notifications and self._task is not None:
             try:
                 await self._listen()
-            except Exception as error:  # noqa: BLE001 - whatever it is, the line must be there again
-                await self._lost(error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the connection must be there again
+                await self._wait_after(error)
 
-    async def _lost(self, error: Exception) -> None:
+    async def _wait_after(self, error: Exception) -> None:
         self._losses += 1
         if self._losses == 1:
             shown = store_error(error, self._target) if isinstance(error, psycopg.Error) else error
-            text = "events of other processes are not heard for now: %s"
+            text = "events of other processes are not received for now: %s"
             if isinstance(error, _EXPECTED):
                 log.warning(text, shown or type(error).__name__)
             else:
                 log.error(text, shown or type(error).__name__, exc_info=error)
         if self._losses > 1:
-            self.known.set()  # nobody waits any longer for a server that is away
-        wait = min(_LONGEST, _FIRST * 2.0 ** min(self._losses - 1, 10))
-        await asyncio.sleep(wait * (0.5 + random.random() / 2))
+            self.known.set()  # subscribers wait no longer for a server that is away
+        delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(self._losses - 1, 10))
+        await asyncio.sleep(delay * (0.5 + random.random() / 2))
 
     async def _listen(self) -> None:
-        async with asyncio.timeout(_ANSWER * 2):
-            if self._pool is not None:
-                line: Connection = await connect_beside(self._pool)
-            else:
-                line = await connect(self._target, prepare=False)
+        async with asyncio.timeout(_ANSWER_TIMEOUT * 2):
+            connection = await self._connect()
         try:
-            async with asyncio.timeout(_ANSWER):
-                await line.execute(SQL("listen {}").format(Identifier(self._channel)))
-            if not await self._hears(line):
+            async with asyncio.timeout(_ANSWER_TIMEOUT):
+                await connection.execute(SQL("listen {}").format(Identifier(self._channel)))
+            if not await self._passes_self_test(connection):
                 return
             if self.known.is_set():
-                await self._told.restored()
+                await self._receiver.reconnected()
             if self._losses:
-                log.warning("events of other processes are heard again")
+                log.warning("events of other processes are received again")
             self._losses = 0
             self.known.set()
             while True:
-                await self._hear(line, PING)
-                async with asyncio.timeout(_ANSWER):
-                    await line.execute("select 1")
-                await self._told.tick()
+                await self._receive(connection, PING)
+                async with asyncio.timeout(_ANSWER_TIMEOUT):
+                    await connection.execute("select 1")
+                await self._receiver.tick()
         finally:
-            close_now(line)
+            close_now(connection)
 
-    async def _hears(self, line: Connection) -> bool:
-        """Whether a notification from another connection arrives; if not, nothing ever will."""
-        self._echo.clear()
-        self._expected = await self._test()
+    async def _connect(self) -> Connection:
+        if self._pool is not None:
+            return await connect_beside(self._pool)
+        return await connect(self._target, prepare=False)
+
+    async def _passes_self_test(self, connection: Connection) -> bool:
+        """Whether a notification from another connection arrives; if not, none ever will."""
+        self._self_test_arrived.clear()
+        self._expected = await self._send_self_test()
         for _ in range(10):
-            await self._hear(line, _HEARD / 10)
-            if self._echo.is_set():
+            await self._receive(connection, _SELF_TEST_TIMEOUT / 10)
+            if self._self_test_arrived.is_set():
                 return True
         if self._losses or self.known.is_set():
             msg = "a notification did not arrive"
             raise TimeoutError(msg)
-        self.deaf = True
+        self.no_notifications = True
         self.known.set()
         log.warning(
-            "notifications through %s do not arrive, so events of other processes are not heard, and workers "
-            "find jobs by polling; behind a connection pooler give listen_dsn, a direct line to the server",
+            "notifications through %s do not arrive, so events of other processes are not received, and "
+            "workers find jobs by polling; behind a connection pooler give listen_dsn, a direct connection",
             self._target.place,
         )
         return False
 
-    async def _hear(self, line: Connection, seconds: float) -> None:
-        async with aclosing(line.notifies(timeout=seconds)) as notifications:
+    async def _receive(self, connection: Connection, seconds: float) -> None:
+        """Pass on what arrives for so long, or until the notification of the self-test does."""
+        async with aclosing(connection.notifies(timeout=seconds)) as notifications:
             async for notification in notifications:
                 if notification.payload != self._expected:
-                    self._told.heard(notification.payload)
+                    self._receiver.receive(notification.payload)
                     continue
                 self._expected = None
-                self._echo.set()
+                self._self_test_arrived.set()
                 return

@@ -82,8 +82,8 @@ async def migrate(connections: Connections, *, folder: Traversable = FOLDER) -> 
     async def step(session: Session) -> int:
         assert isinstance(session, AsyncSession)  # noqa: S101 - `call` makes no other
         schema = session.statements.schema
-        patience = min(_LOCK, connections.options.operation_timeout.total_seconds())
-        await session.ask("patience", milliseconds=str(max(1, int(patience * 1000))))
+        timeout = min(_LOCK, connections.options.operation_timeout.total_seconds())
+        await session.ask("set_timeouts", milliseconds=str(max(1, int(timeout * 1000))))
         await session.ask("lock_migrations", family=_FAMILY, member=_member(schema))
         todo = await _pending(session, connections, folder)
         if not await _truth(session, "has_schema"):

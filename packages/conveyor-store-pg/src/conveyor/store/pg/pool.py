@@ -2,7 +2,7 @@
 
 What calls with a deadline need besides is here. They wait for their turn here, and in the pool only while a
 connection is made: so one place can be kept for urgent calls. Why none can be made, only the pool's own tasks
-are told; it is kept for the calls, which decide about another try. So the pool makes no more than two: its
+learn; it is kept for the calls, which decide about another try. So the pool makes no more than two: its
 own are 1, 2, 4 … seconds apart, and a server that is back would be away for as long again. Connections that
 died while they lay there are found here, and not by `check`, after which the pool waits as long.
 """

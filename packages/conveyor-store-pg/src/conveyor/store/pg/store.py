@@ -70,9 +70,9 @@ class PgStore(Store):
 
         The tables are in `schema`. A call waits at most `operation_timeout` for the server, for a connection
         and for locks. Without `auto_migrate` the tables must be there already. Without `notify` nothing is
-        sent between processes, and workers find jobs by polling. `listen_dsn` is a direct line for events
-        where `dsn` leads through a connection pooler. `prepare` says whether statements are prepared on the
-        server; "auto": unless a pooler is in between.
+        sent between processes, and workers find jobs by polling. `listen_dsn` is a direct connection for
+        events where `dsn` leads through a connection pooler. `prepare` says whether statements are prepared
+        on the server; "auto": unless a pooler is in between.
 
         Instead of `dsn` it may be given a `pool` of the application's, which is open for as long as the store
         is, and of which it uses at most `pool_size` connections at once. It leaves them as they were,

@@ -16,7 +16,7 @@ from conveyor.core.errors import InvalidOptionError, StoreError
 from conveyor.core.events import Event
 from conveyor.core.store import Inserted, JobRecord, JobState, Order, StoreCalls, View, Where
 from conveyor.store.pg import inserting, sets
-from conveyor.store.pg.bus import transactional_notify
+from conveyor.store.pg.bus import notify_on_commit
 from conveyor.store.pg.cursors import async_cursor, cursor
 from conveyor.store.pg.errors import cause, store_error
 from conveyor.store.pg.options import Options
@@ -94,7 +94,7 @@ class _View(View):
     async def publish_within(self, events: Sequence[Event]) -> None:
         if events and self._options.notify:
             with suppress(StoreError):  # a hint: the job is there, and polling finds it
-                await self._step(lambda session: transactional_notify(session, events))
+                await self._step(lambda session: notify_on_commit(session, events))
 
     async def _step(self, step: Callable[[Session], Awaitable[T]]) -> T:
         """Run a step within a savepoint, so that an error of it leaves their transaction as it was.

@@ -10,7 +10,7 @@ The server comes from the first of these that has one: `CONVEYOR_TEST_PG_URL`; a
 and what to install: tests without a server never pass by being skipped.
 
 With `CONVEYOR_TEST_PG_BOUNCER=1` the stores of the conformance suite lead through a PgBouncer in transaction
-mode, with `listen_dsn` for the direct line.
+mode, with `listen_dsn` for the direct connection.
 
 A server of ours lives in a temporary folder, runs as anybody but root, and is gone within a second of the
 process it was started for, even if that was killed. A POSIX system is needed, and nothing of this imports

@@ -1,3 +1,3 @@
-select pg_notify(%(channel)s, part)
-  from unnest(%(parts)s::text[]) with ordinality as parts (part, place)
- order by place
+select pg_notify(%(channel)s, chunk)
+  from unnest(%(chunks)s::text[]) with ordinality as chunks (chunk, number)
+ order by number

@@ -1,6 +1,6 @@
-"""Events as notifications: texts that PostgreSQL takes, and back.
+"""The wire format of events: from events to the payloads of notifications, and back.
 
-A payload is less than 8,000 bytes, so events travel as one text, cut into parts; those of a transaction
+A payload is less than 8,000 bytes, so events travel as one text, cut into chunks; those of a transaction
 arrive together and in order. What would be too much is left out, and a `Gap` tells how much.
 """
 
@@ -14,55 +14,55 @@ from typing import Final
 
 from conveyor.core.events import Event, Gap, decode, encode
 
-#: The most of a text in one notification, and of all in one transaction, in bytes.
-_PART: Final = 7_500
+#: The largest chunk, and the largest text in one transaction, in bytes.
+_CHUNK: Final = 7_500
 _MOST: Final = 128_000
 
 
 def channel(schema: str) -> str:
-    """The name that a schema's notifications go by, short whatever the schema's name."""
+    """The channel of a schema's notifications, whose name is short whatever the schema's is."""
     return "conveyor_" + hashlib.blake2b(schema.encode(), digest_size=8).hexdigest()
 
 
-def parts(handle: str, number: int, events: Iterable[Event]) -> list[str]:
-    """The payloads to send, in order; `number` tells this parcel from the sender's others."""
+def chunks(handle: str, number: int, events: Iterable[Event]) -> list[str]:
+    """The payloads of a message, in order; `number` is that of the message among those of its sender."""
     text = encode(_fitting(events)).encode()
     cut = list(_cut(text))
-    return [f"{handle}:{number}:{place}:{len(cut)}:{part}" for place, part in enumerate(cut)]
+    return [f"{handle}:{number}:{index}:{len(cut)}:{chunk}" for index, chunk in enumerate(cut)]
 
 
-class Parcels:
-    """Puts parcels together again."""
+class Assembler:
+    """Puts messages together from their chunks."""
 
     def __init__(self) -> None:
         """Begin with nothing."""
         self._open: dict[str, tuple[str, list[str]]] = {}
 
-    def take(self, payload: str, *, but: str) -> Sequence[Event]:
-        """The events of the parcel that is complete with this; none of those sent by the handle `but`.
+    def add(self, payload: str, *, ignored: str) -> Sequence[Event]:
+        """The events of the message that is complete with this chunk; none of those sent by `ignored`.
 
         A notification that is none of ours is left out: any user of the database may send one.
         """
         try:
-            handle, number, place, count, part = payload.split(":", 4)
+            handle, number, place, count, chunk = payload.split(":", 4)
             index, total = int(place), int(count)
         except ValueError:
             return ()
-        if handle == but:
+        if handle == ignored:
             return ()
         known, found = self._open.pop(handle, (number, []))
         if known != number:
             found = []
         if index != len(found):
             return ()
-        found.append(part)
+        found.append(chunk)
         if len(found) < total:
             self._open[handle] = number, found
             return ()
         return decode("".join(found))
 
     def clear(self) -> None:
-        """Let go of what is incomplete."""
+        """Forget the messages that are incomplete."""
         self._open.clear()
 
 
@@ -86,7 +86,7 @@ def _cut(text: bytes) -> Iterator[str]:
     """Pieces of UTF-8 text, cut between characters."""
     start = 0
     while start < len(text):
-        end = min(start + _PART, len(text))
+        end = min(start + _CHUNK, len(text))
         while end < len(text) and text[end] & 0xC0 == 0x80:  # noqa: PLR2004 - a byte within a character
             end -= 1
         yield text[start:end].decode()
