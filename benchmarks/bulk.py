@@ -18,13 +18,13 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from importlib.resources import files
 from uuid import uuid4
 
 import psycopg
 
 from conveyor.core.store import Inserted, JobRecord, JobState
 from conveyor.store.pg import PgStore
+from conveyor.store.pg.statements import text_of
 from conveyor.testing.pg import private_server
 
 SIZES = (100, 1_000, 10_000, 50_000)
@@ -38,7 +38,7 @@ _COLUMNS = (
 _INSERT = re.sub(
     r"from unnest\(.*?\) with ordinality u \(.*?\n\s+\)",
     "from staged u",
-    (files("conveyor.store.pg") / "sql" / "insert.sql").read_text(encoding="utf-8"),
+    text_of("insert"),
     flags=re.DOTALL,
 ).replace("{schema}", "public")
 

@@ -126,7 +126,7 @@ class Jobs:
 
 
 def row_of(row: Row) -> sql.Row:
-    """What a step has to know of a job; of the columns of `sql/entries.sql`."""
+    """What a step has to know of a job; of the columns of `entries.sql`."""
     (
         seq,
         queue,

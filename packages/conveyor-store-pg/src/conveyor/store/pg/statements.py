@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from importlib.resources import files
 from typing import Any, Final, Protocol, TypeVar
 
@@ -20,7 +20,13 @@ from conveyor.store.pg.cursors import async_cursor, cursor
 #: A row as it is fetched.
 Row = tuple[Any, ...]
 T = TypeVar("T")
-_FOLDER: Final = files("conveyor.store.pg") / "sql"
+#: The statements by their names; the folders are for readers.
+_FILES: Final = {
+    file.name.removesuffix(".sql"): file
+    for folder in (files("conveyor.store.pg") / "sql").iterdir()
+    for file in folder.iterdir()
+}
+_COMMENT: Final = re.compile(r"^--.*\n", re.MULTILINE)
 #: Where the claimable jobs of each kind of lane are, and how many are wanted; for `{jobs of ...}`.
 _LANES: Final = {
     "ungrouped": (
@@ -70,11 +76,11 @@ class Statements:
         return Identifier(self.schema)
 
     def __getitem__(self, name: str) -> bytes:
-        """The statement in `sql/<name>.sql`; of `<name>:<order>`, that for the order within a rank."""
+        """The statement in `<name>.sql`; of `<name>:<order>`, that for the order within a rank."""
         found = self._composed.get(name)
         if found is None:
             file, _, order = name.partition(":")
-            text = _text(file)
+            text = text_of(file)
             found = self.composed(_in_order(text, order) if order else text)
             self._composed[name] = found
         return found
@@ -84,13 +90,15 @@ class Statements:
         return SQL(text).format(schema=self._schema).as_bytes(None)  # pyright: ignore[reportArgumentType]
 
 
-def _text(file: str) -> str:
-    text = (_FOLDER / f"{file}.sql").read_text(encoding="utf-8").strip()
-    return _INCLUDED.sub(lambda mark: _text(mark[1]), text)
+@cache
+def text_of(name: str) -> str:
+    """The statement in `<name>.sql`, with what it includes."""
+    text = _FILES[name].read_text(encoding="utf-8").strip()
+    return _INCLUDED.sub(lambda mark: _COMMENT.sub("", text_of(mark[1])), text)
 
 
 def _in_order(text: str, order: str) -> str:
-    jobs = _text(f"jobs_{order}")
+    jobs = text_of(f"jobs_{order}")
     for lane, (condition, depth) in _LANES.items():
         of = jobs.replace("{lane}", condition).replace("{depth}", depth)
         text = text.replace(f"{{jobs of {lane}}}", of)

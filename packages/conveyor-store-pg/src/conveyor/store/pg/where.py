@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
-from importlib.resources import files
 from typing import Any, Final
 
 from conveyor.core.store import JobRecord, JobState, Order, Where
-from conveyor.store.pg.statements import Row, Session
+from conveyor.store.pg.statements import Row, Session, text_of
 
 #: No limit.
 EVERY: Final = (1 << 63) - 1
@@ -116,12 +114,12 @@ async def rows(
     order: Order,
     after: JobRecord | None,
 ) -> list[Row]:
-    """The rows of `sql/rows.sql` of the jobs of a set, in order, behind a job; by one statement."""
+    """The rows of `rows.sql` of the jobs of a set, in order, behind a job; by one statement."""
     found = _chosen(where, now, limit=limit, order=order, after=after)
     if found is None:
         return []
     chosen, parameters = found
-    return await _asked(session, _text("rows").replace("{seqs}", chosen), parameters)
+    return await _asked(session, text_of("rows").replace("{seqs}", chosen), parameters)
 
 
 def _chosen(
@@ -168,7 +166,7 @@ def _chosen(
 
 
 async def locked(session: Session, where: Where, now: datetime, found: Sequence[int]) -> list[Row]:
-    """The rows of `sql/entries.sql` of these jobs, locked; without those that have left the set since."""
+    """The rows of `entries.sql` of these jobs, locked; without those that have left the set since."""
     if not found:
         return []
     condition = _condition(where, now)
@@ -178,7 +176,7 @@ async def locked(session: Session, where: Where, now: datetime, found: Sequence[
         condition.parameters["states"] = sorted(where.states)
     if where.expired:
         terms.append(_STILL_EXPIRED)
-    sql = _text("entries_of_set").replace("{terms}", _all("true", *terms))
+    sql = text_of("entries_of_set").replace("{terms}", _all("true", *terms))
     return await _asked(session, sql, condition.parameters | {"seqs": list(found)})
 
 
@@ -211,11 +209,6 @@ async def counts(
 
 async def _asked(session: Session, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
     return await session.query(session.statements.composed(sql), parameters)
-
-
-@cache
-def _text(statement: str) -> str:
-    return (files("conveyor.store.pg") / "sql" / f"{statement}.sql").read_text(encoding="utf-8")
 
 
 _SELECT: Final = """  (

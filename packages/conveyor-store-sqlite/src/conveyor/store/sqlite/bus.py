@@ -42,7 +42,7 @@ _PRUNE: Final = 30.0
 _GATHER: Final = 0.002
 #: Events that are not written yet; when there are more, the oldest are lost.
 _ROOM: Final = 10_000
-#: The batches of events that `sql/hear.sql` reads at once.
+#: The batches of events that `hear.sql` reads at once.
 _MOST: Final = 1_000
 
 

@@ -155,7 +155,7 @@ def _duration(stored: int) -> timedelta | None:
 
 
 def _saved(row: Row) -> tuple[Any, ...]:
-    """The values of `sql/save.sql`."""
+    """The values of `save.sql`."""
     return (
         row.seq,
         row.state.value,

@@ -186,7 +186,7 @@ def _record(row: Sequence[Any], now: str) -> JobRecord:
 # A JobRecord that can be written to, and that then becomes one: the constructor of a frozen class takes five
 # times as long (6.9 us, 1.2 us), and a claim spends a quarter of its time there.
 _Draft: Final = make_dataclass("_Draft", [field.name for field in fields(JobRecord)], slots=True)
-#: Where in a row of `sql/rows.sql` these stand.
+#: Where in a row of `rows.sql` these stand.
 ID: Final = 1
 _SEQ: Final = 18
 ATTEMPT: Final = 27
@@ -203,7 +203,7 @@ def new_row(
     *,
     released: bool = False,
 ) -> tuple[Any, ...]:
-    """A new job's values, in the order of `sql/insert.sql`."""
+    """A new job's values, in the order of `insert.sql`."""
     state, run_at, delay, rank, unique_until, pending = begins
     return (
         seq,

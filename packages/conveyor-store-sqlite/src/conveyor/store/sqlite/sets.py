@@ -13,7 +13,7 @@ from conveyor.store import sql
 from conveyor.store.sql import UnitOfWork, run_now
 from conveyor.store.sqlite.jobs import Jobs
 from conveyor.store.sqlite.rows import ID, records, written
-from conveyor.store.sqlite.statements import ask, run
+from conveyor.store.sqlite.statements import ask, execute, statement
 from conveyor.store.sqlite.where import counts, seqs
 
 log: Final = logging.getLogger("conveyor.store.sqlite")
@@ -57,17 +57,17 @@ def forget(db: Connection, now: datetime, queue: str) -> Sequence[JobKey]:
     """Remove every trace of a queue, and return the parents elsewhere that wait for no child any more."""
     deleted = _remove(db, now, ask(db, "all_of_queue", queue=queue))
     for table in _TRACES:
-        run(db, table, queue=queue)
+        execute(db, statement("clear").replace("{table}", table), {"queue": queue})
     return deleted.released
 
 
 _TRACES: Final = (
-    "clear_groups",
-    "clear_queues",
-    "clear_starts",
-    "clear_windows",
-    "clear_pauses",
-    "clear_tombstones",
+    "conveyor_groups",
+    "conveyor_queues",
+    "conveyor_starts",
+    "conveyor_windows",
+    "conveyor_pauses",
+    "conveyor_tombstones",
 )
 
 

@@ -14,9 +14,16 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from sqlite3 import Connection, Cursor
+from textwrap import indent
 from typing import Any, Final
 
-_FILES: Final = resources.files("conveyor.store.sqlite") / "sql"
+#: The statements by their names; the folders are for readers.
+_FILES: Final = {
+    file.name.removesuffix(".sql"): file
+    for folder in (resources.files("conveyor.store.sqlite") / "sql").iterdir()
+    for file in folder.iterdir()
+}
+_INCLUDED: Final = re.compile(r"^( *)\{include (\w+)\}", re.MULTILINE)
 _ROW: Final = re.compile(r"\(\?(?:, \?)*\)")
 _NAME: Final = re.compile(r":(\w+)")
 _COMMENT: Final = re.compile(r"^--.*\n", re.MULTILINE)
@@ -26,8 +33,9 @@ _MOST: Final = 512
 
 @cache
 def statement(name: str) -> str:
-    """The statement in that file."""
-    return (_FILES / f"{name}.sql").read_text(encoding="utf-8")
+    """The statement in that file, with what it includes."""
+    text = _FILES[name].read_text(encoding="utf-8")
+    return _INCLUDED.sub(lambda mark: indent(_COMMENT.sub("", statement(mark[2])).strip(), mark[1]), text)
 
 
 @cache

@@ -12,34 +12,7 @@ with found as materialized (
    order by j.seq
 )
 select
-  j.seq,
-  j.queue,
-  j.id,
-  j.name,
-  j.grp,
-  j.state,
-  j.token,
-  j.attempt,
-  j.stalled,
-  j.cancel_requested,
-  j.priority,
-  j.rank,
-  j.run_at at time zone 'UTC',
-  j.delay,
-  j.pending,
-  j.released,
-  j.parent_queue,
-  j.parent_id,
-  j.unique_key,
-  j.unique_for,
-  j.unique_until at time zone 'UTC',
-  j.holds_key,
-  j.finished_at at time zone 'UTC',
-  j.expires_at at time zone 'UTC',
-  j.keep_count,
-  j.settled_token,
-  j.settled_state,
-  j.settled_at at time zone 'UTC'
+  {include entry_columns}
   from found f
  cross join lateral (
    select *

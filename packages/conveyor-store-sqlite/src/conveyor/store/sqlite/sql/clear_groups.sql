@@ -1,2 +1,0 @@
-delete from conveyor_groups
- where queue = :queue

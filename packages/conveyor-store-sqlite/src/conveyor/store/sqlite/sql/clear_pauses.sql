@@ -1,2 +1,0 @@
-delete from conveyor_pauses
- where queue = :queue

@@ -1,2 +1,0 @@
-delete from conveyor_queues
- where queue = :queue

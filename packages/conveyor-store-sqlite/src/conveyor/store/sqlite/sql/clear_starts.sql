@@ -1,2 +1,0 @@
-delete from conveyor_starts
- where queue = :queue

@@ -1,2 +1,0 @@
-delete from conveyor_tombstones
- where queue = :queue

@@ -1,2 +1,0 @@
-delete from conveyor_windows
- where queue = :queue

@@ -1,0 +1,3 @@
+-- Every trace of a queue in a table.
+delete from {table}
+ where queue = :queue
