@@ -46,6 +46,7 @@ class RecordBuilder(Generic[T]):
         self._defaults = defaults
         self._keep = keep
         self._standard = self._checked(defaults)
+        self._standard_text = self._standard.settings.encode()
         self._ageing = ageing
 
     def parsed(self, options: Mapping[str, Any]) -> Parsed:
@@ -79,7 +80,7 @@ class RecordBuilder(Generic[T]):
             id=options.job_id or new_job_id(),
             name=name,
             payload=payload,
-            options=options.settings.encode(),
+            options=self._standard_text if options is self._standard else options.settings.encode(),
             priority=options.priority,
             lifo=options.lifo,
             ageing=self._ageing,
