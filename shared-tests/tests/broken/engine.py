@@ -92,6 +92,12 @@ def waits_for_a_store_that_nobody_opens(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(follow, "refuse_closed", look)
 
 
+@caught_by("queue behaviour", "test_a_waiter_that_missed_the_event_finds_the_result")
+def trusts_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for a job looks at it once a minute where no event comes."""
+    monkeypatch.setattr(follow, "REREAD", 60.0)
+
+
 @caught_by("queue behaviour", "test_every_handler_of_a_mapping_gets_the_type_it_names")
 def handlers_of_two_types_are_handlers_of_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mapping whose handlers do not all name one type is given plain JSON."""
