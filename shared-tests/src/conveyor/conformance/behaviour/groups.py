@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from conveyor.conformance.kit.area import area, needs
+from conveyor.conformance.kit.area import area, many_calls, needs
 from conveyor.conformance.kit.bench import Bench, Gate, Recorder, Watcher, fail
 from conveyor.conformance.kit.make import at
 from conveyor.core import (
@@ -244,6 +244,7 @@ class TurnsOfWorkers:
     async def test_a_large_group_does_not_delay_a_small_one(self, bench: Bench) -> None:
         await self.two_turns(bench, 500)
 
+    @many_calls
     @pytest.mark.chaos
     async def test_a_group_of_100_000_jobs_does_not_delay_a_small_one(self, bench: Bench) -> None:
         await self.two_turns(bench, 100_000)

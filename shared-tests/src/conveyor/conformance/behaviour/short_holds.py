@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from conveyor.conformance.kit.area import area, needs
+from conveyor.conformance.kit.area import area, many_calls, needs
 from conveyor.conformance.kit.bench import Bench, fail
 from conveyor.conformance.kit.flow_bench import Dying, FlowBench, leaf, run_and_die
 from conveyor.conformance.kit.make import MANY, span
@@ -87,6 +87,7 @@ class ShortHolds:
 class Deciding:
     """Parents, between the end of a child and what that means for them."""
 
+    @many_calls
     @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
     @pytest.mark.parametrize("policy", ["fail", "ignore", "remove"])
     async def test_a_worker_that_dies_while_a_parent_is_decided_charges_it_nothing(

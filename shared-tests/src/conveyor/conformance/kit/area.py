@@ -55,6 +55,12 @@ def patient(test: F) -> F:
     return test
 
 
+def many_calls(test: F) -> F:
+    """Say that a test makes hundreds of calls one after the other: a slow store needs minutes for it."""
+    test.conveyor_patience = 10  # type: ignore[attr-defined]
+    return test
+
+
 def measures_speed(test: F) -> F:
     """Say that a test is of speed: a store that fails it is slow, and keeps the contract."""
     test.conveyor_measures_speed = True  # type: ignore[attr-defined]
@@ -66,10 +72,11 @@ def _bounded(test: Any) -> Any:
         return test
 
     unbounded: bool = getattr(test, "conveyor_patient", False)
+    times: int = getattr(test, "conveyor_patience", 1)
 
     @functools.wraps(test)
     async def bounded(*args: Any, **kwargs: Any) -> None:
-        async with asyncio.timeout(None if unbounded else PATIENCE):
+        async with asyncio.timeout(None if unbounded else times * PATIENCE):
             await test(*args, **kwargs)
 
     # explicit, so that the test runs whatever the `asyncio_mode` of the user's project is

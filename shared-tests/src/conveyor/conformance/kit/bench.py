@@ -11,7 +11,7 @@ from conveyor.core import Job, JobState, Queue, Worker
 from conveyor.core.durations import Duration
 from conveyor.core.events import Event, QueueDrained
 from conveyor.core.store import Store
-from conveyor.core.testing import ClockedStore, ManualClock, run_until_idle
+from conveyor.core.testing import ClockedStore, ManualClock, WrappedStore, run_until_idle
 
 #: What a test waits for in real time takes milliseconds; a store that needs longer than this has lost it.
 SOON: Final = 15.0
@@ -50,13 +50,29 @@ async def until_finished(job: Job[Any]) -> None:
     await until(finished)
 
 
+class _Counted(WrappedStore):
+    """A store that knows how many of its calls are under way."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.under_way = 0
+
+    async def _pass_on(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        self.under_way += 1
+        try:
+            return await super()._pass_on(method, *args, **kwargs)
+        finally:
+            self.under_way -= 1
+
+
 class Bench:
     """A store that lives by a manual clock, and the queue "q" on it."""
 
     def __init__(self, store: Store) -> None:
         """Set a store on the bench."""
         self.clock = ManualClock(START)
-        self.store = ClockedStore(store, self.clock)
+        self._counted = _Counted(store)
+        self.store = ClockedStore(self._counted, self.clock)
         self.queue: Queue[Any] = self.another_queue("q")
 
     def another_queue(self, name: str, **options: Any) -> Queue[Any]:
@@ -72,8 +88,19 @@ class Bench:
         await run_until_idle(self.worker(handler, **options))
 
     async def later(self, by: Duration) -> None:
-        """Turn the clock on."""
+        """Turn the clock on, when what the store was asked so far is done.
+
+        A store takes real time: a clock that is turned meanwhile overtakes the renewal of a lease.
+        """
+        await self._calm()
         await self.clock.advance(by)
+        await self._calm()
+
+    async def _calm(self) -> None:
+        async with asyncio.timeout(SOON):
+            while self._counted.under_way:
+                await asyncio.sleep(0.001)
+                await self.clock.settle()
 
     async def state(self, job: Job[Any]) -> JobState:
         """Where a job is now."""

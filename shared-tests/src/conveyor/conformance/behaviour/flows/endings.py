@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from conveyor.conformance.kit.area import area
+from conveyor.conformance.kit.area import area, many_calls
 from conveyor.conformance.kit.bench import Gate, until
 from conveyor.conformance.kit.flow_bench import Dying, FlowBench, Illegible, leaf, run_and_die
 from conveyor.conformance.kit.make import MANY, claim
@@ -193,6 +193,7 @@ class Endings:
                 if middle == "failed" and above != "ignore":
                     assert waiting.get(f"root-{n}") == root
 
+    @many_calls
     @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
     @pytest.mark.parametrize("policy", POLICIES)
     async def test_a_worker_that_dies_at_any_call_leaves_no_parent_stuck(

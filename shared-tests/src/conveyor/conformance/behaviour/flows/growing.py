@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from conveyor.conformance.kit.area import area, needs
+from conveyor.conformance.kit.area import area, many_calls, needs
 from conveyor.conformance.kit.bench import Gate
 from conveyor.conformance.kit.flow_bench import Dying, FlowBench, leaf, run_and_die
 from conveyor.conformance.kit.make import claim, span
@@ -294,6 +294,7 @@ class Growing:
 
         assert await bench.states("q", "r") == dict.fromkeys(["root", "a", "b"], "cancelled")
 
+    @many_calls
     @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
     async def test_a_worker_that_dies_at_any_call_adds_each_child_once(
         self, store: Store, *, after: bool

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from conveyor.conformance.behaviour.schedules.runs import HOUR, hours, made, planned
-from conveyor.conformance.kit.area import area
+from conveyor.conformance.kit.area import area, many_calls
 from conveyor.conformance.kit.bench import Bench, Gate, Recorder, fail, nothing
 from conveyor.conformance.kit.make import at
 from conveyor.core import (
@@ -178,6 +178,7 @@ class Timing:
         assert await planned(bench) == [HOUR, 2 * HOUR, 3 * HOUR]
         assert {job.state for job in await made(bench)} == {JobState.WAITING}
 
+    @many_calls
     async def test_a_failing_job_never_ends_its_schedule(self, bench: Bench) -> None:
         """F5: all runs fail for an hour; sixty ticks."""
         await bench.queue.every("1 minute", "report", key="every")
