@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Callbacks:
-    """What the parts ask of their worker, and tell it."""
+    """What the parts call of their worker."""
 
     #: Makes what a handler is given of a run.
     job_of: Callable[[Run], Job[Any]]
@@ -145,5 +145,9 @@ def _processes_of(context: WorkerContext, handling: Handling, callbacks: Callbac
     if options is None:
         return None
     return Processes(
-        handling.plan, options.count, options.kill_after, context.clock, changed=lambda: callbacks.freed(None)
+        plan=handling.plan,
+        size=options.count,
+        kill_after=options.kill_after,
+        clock=context.clock,
+        changed=lambda: callbacks.freed(None),
     )

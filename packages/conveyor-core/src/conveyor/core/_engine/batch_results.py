@@ -28,7 +28,7 @@ def each(runs: Sequence[Run], value: Any) -> list[Returned | Raised]:
     Anything else, or the wrong number of results, is a failure of them all.
     """
     if _broken_off(runs) and not _fits(runs, value):
-        # It saw that the worker is closing, and stopped: what it returned then tells nothing of its jobs.
+        # It saw that the worker is closing, and stopped: what it returned then says nothing of its jobs.
         for run in runs:
             run.noticed = True
         return [Returned(None)] * len(runs)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from conveyor.core._engine import batch_results
 from conveyor.core._engine.decisions import Ending, OutcomePolicy, Raised, Returned
 from conveyor.core._engine.loop_lag import LagWatch
-from conveyor.core._engine.processes.pool import Call
+from conveyor.core._engine.processes.call import Call
 from conveyor.core._engine.run import Stop
 from conveyor.core._engine.settler import shown
 from conveyor.core._engine.threads import Threads
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from conveyor.core._engine.context import WorkerContext
-    from conveyor.core._engine.processes.pool import Process, Processes
+    from conveyor.core._engine.processes.pool import Processes
+    from conveyor.core._engine.processes.process import Process
     from conveyor.core._engine.run import Run
     from conveyor.core._engine.settler import Settler
     from conveyor.core._jobs.outcomes import Settlement
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger("conveyor.worker")
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Executor:
     """Runs up to `concurrency` handlers at once, and passes on what becomes of their jobs.
 
@@ -298,7 +299,7 @@ def _plain(handler: Callable[[Any], object], given: Job[Any] | list[Job[Any]]) -
     """Call a handler in a thread. Its exception travels as a value: a future takes not every kind."""
     try:
         return Returned(handler(given))
-    except BaseException as error:  # noqa: BLE001 - whatever a handler raises is for the policy to judge
+    except BaseException as error:  # noqa: BLE001 - whatever a handler raises is for the policy to decide about
         return Raised(error)
 
 

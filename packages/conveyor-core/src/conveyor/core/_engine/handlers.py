@@ -96,7 +96,7 @@ def _checked_callable(handler: object) -> None:
     except TypeError:
         raise InvalidOptionError("handler", handler, "it must take one argument, the job") from None
     except ValueError:
-        # Some built-in functions have no signature to look at: the first call will tell.
+        # Some built-in functions have no signature to look at: the first call will show.
         return
 
 
@@ -114,7 +114,7 @@ def refuse_generator(function: object, option: str) -> None:
 
 
 def payloads_of(handler: Any, given: Any) -> Payloads:
-    """The payload types of a worker: the one given for all its jobs, or those that its handlers tell.
+    """The payload types of a worker: the one given for all its jobs, or those that its handlers name.
 
     Raises InvalidOptionError for a type that pydantic cannot validate, and for an annotation `Job[...]` that
     cannot be resolved while no type is given.

@@ -31,7 +31,7 @@ _SOON: Final = 0.1
 _PER_LEASE: Final = 3
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Heartbeat:
     """Holds runs, from their claim until they are settled, and renews their leases."""
 

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from conveyor.core._engine.os_signals import told_by_signals
+from conveyor.core._engine.os_signals import stopping_on_signals
 from conveyor.core._engine.shutdown import Closing
 from conveyor.core._inspect import follow
 from conveyor.core.errors import WorkerClosedError
@@ -76,7 +76,7 @@ class Lifecycle:
                 self._parts.poller.stop()
                 self._request_stop()
 
-        with told_by_signals(stop) if signals else nullcontext():
+        with stopping_on_signals(stop) if signals else nullcontext():
             await self.start()
             try:
                 await self._stop_requested.wait()

@@ -19,7 +19,7 @@ _log: Final = logging.getLogger("conveyor.worker")
 _LOOK: Final = 100
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Maintenance:
     """Removes finished jobs whose retention is over, in bounded steps, and what dead workers left."""
 
@@ -41,7 +41,7 @@ class Maintenance:
         await run_service(self.tick, self._wakeup, self.backoff)
 
     async def tick(self) -> float:
-        """Remove what is over and who is gone; warn of jobs that wait for a handler that is not here.
+        """Remove expired jobs and dead workers' registrations; warn of jobs that have no handler here.
 
         Returns the seconds until it is time to do so again.
         """

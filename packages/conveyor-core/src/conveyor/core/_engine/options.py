@@ -45,7 +45,7 @@ class Handling:
     concurrency: int
     #: None: plain functions run in threads.
     processes: ProcessOptions | None
-    #: What the processes are told when they start.
+    #: What the processes receive when they start.
     plan: dict[str, Any]
 
     @classmethod

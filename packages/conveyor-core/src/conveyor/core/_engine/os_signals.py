@@ -36,13 +36,13 @@ _handlers: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _Handlers]] = Weak
 
 
 @contextlib.contextmanager
-def told_by_signals(call: Callable[[], None]) -> Iterator[None]:
+def stopping_on_signals(call: Callable[[], None]) -> Iterator[None]:
     """While inside, SIGINT and SIGTERM make this call, and those of the others who are inside.
 
     The first to enter takes the signals, the last to leave gives them back. What handled them before does
     so meanwhile, too, unless it would only have ended the program.
 
-    Raises InvalidOptionError outside the main thread, where Python lets nobody handle signals.
+    Raises InvalidOptionError outside the main thread, where Python lets no code handle signals.
     """
     loop = asyncio.get_running_loop()
     handlers = _handlers.get(loop)
@@ -87,7 +87,7 @@ class _Handlers:
             call()
 
     def give_back(self) -> None:
-        """Put back what was there before; what somebody else has put there meanwhile stays."""
+        """Put back what was there before; what other code has put there meanwhile stays."""
         for kind, before in self._before.items():
             if before is not None and signal.getsignal(kind) is self._handler:
                 signal.signal(kind, before)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger("conveyor.flow")
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Parents:
     """Decides about the parents, and tidies up after the children, of what a worker settles."""
 

@@ -38,7 +38,7 @@ _CLEAR: Final = 0.5
 _SOON: Final = 2.0
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Poller:
     """Claims jobs and starts them."""
 

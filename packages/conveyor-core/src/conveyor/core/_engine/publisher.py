@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger("conveyor.worker")
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class EventPublisher:
     """Gathers events, and publishes them in batches. Nothing that a callback does reaches the worker."""
 

@@ -29,7 +29,7 @@ _REMOVED: Final = Retention(age=timedelta(0))
 _PER_LEASE: Final = 3
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Registration:
     """Keeps the worker in its queue's registry, as a job that it has leased itself.
 

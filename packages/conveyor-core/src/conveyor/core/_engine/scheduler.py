@@ -43,7 +43,7 @@ _LATER: Final = timedelta(minutes=1)
 _LIVE: Final = frozenset(JobState) - TERMINAL
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Scheduler:
     """Fires the schedules of a queue. Any number of workers may: the store lets one of them have each run."""
 
@@ -173,6 +173,6 @@ class Scheduler:
         for outcome, spec in decided:
             if outcome.lease not in settled.applied or spec is None:
                 continue
-            # A call that is repeated tells nothing of what it spawned.
+            # A call that is repeated does not say what it spawned.
             for job, found in zip(outcome.spawn, spawned, strict=False):
                 await take_over(self.context.store, spec, job, found)

@@ -31,7 +31,7 @@ _MOST: Final = 500
 _SHOWN: Final = 10
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Settler:
     """Writes settlements as they come: a lone one at once, the rest as soon as the previous batch is done."""
 

@@ -22,7 +22,7 @@ _log: Final = logging.getLogger("conveyor.worker")
 _CANCEL_GRACE: Final = 2.0
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Closing:
     """Stops the parts of a worker, as fast as is asked for."""
 

@@ -31,7 +31,7 @@ _WAKING: Final = frozenset(
 )
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class EventSubscriber:
     """Wakes the poller and the scheduler by events. Without any, polling finds everything."""
 

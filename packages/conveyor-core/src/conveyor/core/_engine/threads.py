@@ -58,7 +58,7 @@ class Threads:
             ended: Callable[[], None]
             try:
                 ended = partial(done, context.run(call))
-            except BaseException as error:  # noqa: BLE001 - whoever waits for the call gets it
+            except BaseException as error:  # noqa: BLE001 - what waits for the call gets it
                 ended = partial(failed, error)
             loop.call_soon_threadsafe(ended)
 
@@ -78,5 +78,5 @@ def _work(calls: SimpleQueue[Callable[[], None] | None]) -> None:
         try:
             work()
         except RuntimeError:
-            return  # the event loop is closed: nobody waits for the result
+            return  # the event loop is closed: nothing waits for the result
         del work

@@ -1,6 +1,6 @@
 """The process that a worker's plain handlers run in: it takes a call, runs it, and says how it ended.
 
-Started by `pool.py`; it has no store. What a handler asks of its job is asked of the worker, whose job
+Started by `process.py`; it has no store. What a handler asks of its job is asked of the worker, whose job
 does it. When the worker is gone the process ends, whatever runs in it.
 """
 
@@ -47,38 +47,38 @@ if TYPE_CHECKING:
     from conveyor.core.store import Store
 
 #: Seconds for what a program does at its exit.
-_PATIENCE: Final = 1.0
+_EXIT_TIMEOUT: Final = 1.0
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 def main(descriptor: int) -> None:
     """Run what the worker at the other end of this socket sends, until it closes it."""
-    line = _Line(socket.socket(fileno=descriptor))
-    _leave_signals_to_the_worker(line)
-    plan = line.receive()
+    connection = _Connection(socket.socket(fileno=descriptor))
+    _leave_signals_to_the_worker(connection)
+    plan = connection.receive()
     if plan is None:
         return
     calls: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
-    threading.Thread(target=line.listen, args=[calls], daemon=True).start()
+    threading.Thread(target=connection.listen, args=[calls], daemon=True).start()
     sys.argv[:] = plan["argv"]
     try:
-        runner = _Runner(plan, line)
+        runner = _Runner(plan, connection)
     except BaseException as error:  # noqa: BLE001 - a module may raise anything: the worker says so
-        line.send({"unfit": packed_raise(error)})
+        connection.send({"unfit": packed_raise(error)})
         return
-    line.send({"ready": True})
+    connection.send({"ready": True})
     try:
         while (call := calls.get()) is not None:
             runner.run(call)
     except OSError:
-        _end()  # the worker is gone, and with it who would hear how the run ended
+        _end()  # the worker is gone, and with it the one that would receive how the run ended
 
 
-def _leave_signals_to_the_worker(line: _Line) -> None:
+def _leave_signals_to_the_worker(connection: _Connection) -> None:
     """Do nothing on what ends the worker, such as Ctrl-C: it decides how its processes end.
 
     They are handled and not ignored, since ignoring is inherited by every program that a handler starts.
-    What a handler forks gets what it would have had, and lets go of the line: the worker knows by its end
+    What a handler forks gets what it would have had, and closes the connection: the worker knows by its end
     that this process is dead.
     """
     before = {kind: signal.signal(kind, lambda *_: None) for kind in _SIGNALS}
@@ -86,19 +86,19 @@ def _leave_signals_to_the_worker(line: _Line) -> None:
     def forked() -> None:
         for kind, handler in before.items():
             signal.signal(kind, signal.SIG_DFL if handler is None else handler)
-        line.close()
+        connection.close()
 
     os.register_at_fork(after_in_child=forked)
 
 
-class _Line:
+class _Connection:
     """The socket between this process and its worker's."""
 
-    def __init__(self, line: socket.socket) -> None:
-        line.set_inheritable(False)
-        self._socket = line
+    def __init__(self, connected: socket.socket) -> None:
+        connected.set_inheritable(False)
+        self._socket = connected
         self._lock = threading.Lock()
-        self.holds: Sequence[_Hold] = ()
+        self.contexts: Sequence[_Context] = ()
         #: The calls of a job's methods that are not answered yet.
         self._asked: dict[int, Future[dict[str, Any]]] = {}
         self._number = 0
@@ -136,14 +136,16 @@ class _Line:
                 self._asked.pop(message["answer"]).set_result(message)
             elif "stop" in message:
                 for number in message["stop"]:
-                    if number < len(self.holds):
-                        self.holds[number].stopped = True
+                    if number < len(self.contexts):
+                        self.contexts[number].stopped = True
             else:
-                self.holds = [_Hold(self, job, message["call"], n) for n, job in enumerate(message["jobs"])]
+                self.contexts = [
+                    _Context(self, job, message["call"], n) for n, job in enumerate(message["jobs"])
+                ]
                 calls.put(message)
         calls.put(None)
-        if not self.holds:
-            time.sleep(_PATIENCE)  # nothing runs: the program may end in its own way
+        if not self.contexts:
+            time.sleep(_EXIT_TIMEOUT)  # nothing runs: the program may end in its own way
         _end()
 
     def _exactly(self, count: int) -> bytes | None:
@@ -163,11 +165,11 @@ def _end() -> None:
     os._exit(1)
 
 
-class _Hold:
-    """A handler's hold on its job, in this process."""
+class _Context:
+    """What a handler's job writes through, in this process."""
 
-    def __init__(self, line: _Line, sent: dict[str, Any], call: int, number: int) -> None:
-        self._line = line
+    def __init__(self, connection: _Connection, sent: dict[str, Any], call: int, number: int) -> None:
+        self._connection = connection
         self._call = call
         self._number = number
         self.record: JobRecord = unpacked(sent["record"])
@@ -189,7 +191,7 @@ class _Hold:
         if self.over:
             raise LeaseLostError(job.id)
         given = _given(job, method, args, kwargs)
-        answer = self._line.ask({"call": self._call, "job": self._number, "given": packed(given)})
+        answer = self._connection.ask({"call": self._call, "job": self._number, "given": packed(given)})
         line = str(given[1]["line"]) if method == "log" else None
         try:
             asyncio.get_running_loop()
@@ -256,13 +258,13 @@ class _NoStore:
 class _Runner:
     """Runs calls of the worker's handlers, one after the other."""
 
-    def __init__(self, plan: dict[str, Any], line: _Line) -> None:
+    def __init__(self, plan: dict[str, Any], connection: _Connection) -> None:
         """Import what the worker has. Raises whatever that raises."""
         load = partial(imported, main=plan["main"])
         found = {name: load(path) for name, path in plan["handlers"].items()}
         handler = found if plan["handler"] is None else load(plan["handler"])
         payload, result = (None if plan[kind] is None else load(plan[kind]) for kind in ("payload", "result"))
-        self._line = line
+        self._connection = connection
         self._handler: Callable[[Any], Any] | Mapping[str, Callable[[Any], Any]] = handler
         self._batched: bool = plan["batched"]
         self._most: int = plan["max_payload_bytes"]
@@ -273,19 +275,26 @@ class _Runner:
 
     def run(self, call: dict[str, Any]) -> None:
         """Run a call, and say how it ended."""
-        holds = self._line.holds
-        self._line.send({"begun": call["call"]})
-        ending = self._ending([self._job_of(hold) for hold in holds])
-        for hold in holds:
-            hold.over = True
-        self._line.holds = ()
-        self._line.send({"ended": call["call"], "noticed": [hold.noticed for hold in holds]} | ending)
+        contexts = self._connection.contexts
+        self._connection.send({"begun": call["call"]})
+        ending = self._ending([self._job_of(context) for context in contexts])
+        for context in contexts:
+            context.over = True
+        self._connection.contexts = ()
+        self._connection.send(
+            {"ended": call["call"], "noticed": [context.noticed for context in contexts]} | ending
+        )
 
-    def _job_of(self, hold: _Hold) -> Job[Any]:
-        payload = self._payloads.of(hold.record.name)
+    def _job_of(self, context: _Context) -> Job[Any]:
+        payload = self._payloads.of(context.record.name)
         store = cast("Store", _NoStore())
         return Job(
-            store, hold.record, payload, SystemClock(), max_bytes=self._most, run=cast("RunContext", hold)
+            store,
+            context.record,
+            payload,
+            SystemClock(),
+            max_bytes=self._most,
+            run=cast("RunContext", context),
         )
 
     def _ending(self, jobs: list[Job[Any]]) -> dict[str, Any]:
@@ -294,7 +303,7 @@ class _Runner:
         try:
             value = _no_awaitable(handler(jobs if self._batched else jobs[0]))
             return {"value": self._batch(jobs, value) if self._batched else self._one(name, value)}
-        except BaseException as error:  # noqa: BLE001 - whatever a handler raises is for the verdict to judge
+        except BaseException as error:  # noqa: BLE001 - whatever a handler raises is for the worker to decide about
             return {"raised": packed_raise(error)}
 
     def _batch(self, jobs: list[Job[Any]], value: Any) -> Any:

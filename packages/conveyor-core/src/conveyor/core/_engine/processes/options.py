@@ -1,4 +1,4 @@
-"""What `executor="process"` asks of a worker's handlers, and what its processes are told."""
+"""What `executor="process"` asks of a worker's handlers, and what its processes receive when they start."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def checked_processes(
 def plan_of(
     handler: Any, *, payload: Any, result: Any, batched: bool, max_payload_bytes: int, max_result_bytes: int
 ) -> dict[str, Any]:
-    """What a process is told when it starts.
+    """What a process receives when it starts.
 
     Raises InvalidOptionError for a handler that is async, and for a handler or a type that cannot be
     imported.
