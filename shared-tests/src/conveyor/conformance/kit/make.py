@@ -127,21 +127,26 @@ async def take_one(
     store: Store, id: str, *, queue: str = "q", now: datetime = START, **fields: Any
 ) -> JobRecord:
     """Take this job by its id."""
-    (record,) = await take_by_id(store, [id], queue=queue, now=now, **fields)
-    return record
+    taken = await take_by_id(store, [id], queue=queue, now=now, **fields)
+    assert ids(taken) == [id], f"a job that waits is taken by its id, whatever is paused: {id!r} of {queue!r}"
+    return taken[0]
 
 
 async def settle(store: Store, *outcomes: Outcome, now: datetime = START) -> Settled:
     """Settle outcomes, all of which must be applied."""
     settled = await store.settle(outcomes, now=now)
-    assert settled.applied == {outcome.lease for outcome in outcomes}
+    stale = [f"{one.lease.queue}/{one.lease.id}" for one in outcomes if one.lease not in settled.applied]
+    assert not stale, f"outcomes whose leases are held are applied; these were left out: {stale}"
+    assert settled.applied == {one.lease for one in outcomes}, "only what was given is said to be applied"
     return settled
 
 
 async def look(store: Store, id: str, *, queue: str = "q", now: datetime = START) -> JobRecord | None:
     """The job as stored, or None."""
     found = await store.find(Where(queue=queue, ids=frozenset({id})), limit=2, now=now)
-    assert len(found) <= 1
+    assert len(found) <= 1, (
+        f"an id is one job's in its queue; {id!r} of {queue!r} was found {len(found)} times"
+    )
     return found[0] if found else None
 
 

@@ -50,7 +50,10 @@ class FamilyRaces:
                 ]
             )
 
-            assert [key for settled in answers for key in settled.released] == [JobKey("q", parent)]
+            released = [key for settled in answers for key in settled.released]
+            assert released == [JobKey("q", parent)], (
+                "the sibling that ends last says that the parent is released"
+            )
             assert (await get(handles[0], parent)).state is JobState.WAITING
 
     @needs(Feature.FLOWS)
@@ -85,7 +88,8 @@ class FamilyRaces:
                 ]
             )
 
-            assert sum(len(settled.released) for settled in answers) == 1
+            released = [key.id for settled in answers for key in settled.released]
+            assert released == [parent], "a parent is released once, whichever child comes first"
             found = await get(handles[0], parent)
             assert (found.state, found.pending) == (JobState.WAITING, 0)
 
@@ -104,7 +108,10 @@ class FamilyRaces:
 
             await at_once(calls)
 
-            assert (await get(handles[0], parent)).pending == 1
+            left = (await get(handles[0], parent)).pending
+            assert left == 1, (
+                f"a child that is removed and settled at once releases once; {left} of 1 are left"
+            )
 
     @needs(Feature.FLOWS)
     async def test_a_child_that_comes_as_the_last_one_ends_is_waited_for_or_is_late(
