@@ -9,6 +9,7 @@ from __future__ import annotations
 from conveyor.core.store.base import Store
 from conveyor.core.store.contract import StoreCalls
 from conveyor.core.store.insertion import Beginning, Plan, beginning, check_groups, in_line, planned
+from conveyor.core.store.outcomes import Outcome, Release
 from conveyor.core.store.records import TERMINAL, JobKey, JobRecord, JobState, Lease
 from conveyor.core.store.using import View, buffered
 from conveyor.core.store.values import (
@@ -22,10 +23,8 @@ from conveyor.core.store.values import (
     Inserted,
     Limit,
     Order,
-    Outcome,
     Pause,
     Rate,
-    Release,
     Renewed,
     Retention,
     Settled,

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from conveyor.core.store.outcomes import Outcome
 from conveyor.core.store.records import JobKey, JobRecord, JobState
 from conveyor.core.store.values import (
     Advanced,
@@ -37,7 +38,6 @@ from conveyor.core.store.values import (
     Feature,
     Inserted,
     Order,
-    Outcome,
     Pause,
     Renewed,
     Settled,

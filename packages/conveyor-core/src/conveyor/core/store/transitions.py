@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol, TypedDict
 
+from conveyor.core.store.outcomes import Release
 from conveyor.core.store.records import TERMINAL, JobState
-from conveyor.core.store.values import Release
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
-    from conveyor.core.store.values import Change, Outcome, Retention
+    from conveyor.core.store.outcomes import Outcome
+    from conveyor.core.store.values import Change, Retention
 
 __all__ = [
     "Fields",
