@@ -15,6 +15,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from conveyor.core._engine import loop_lag, os_signals
+from conveyor.core._engine.error_backoff import ErrorBackoff
+from conveyor.core.errors import StoreError
 from conveyor.store.sqlite.threads import ConnectionThread
 
 PutIn = Callable[[], None]
@@ -58,6 +60,27 @@ def the_writer_ends_at_the_unexpected() -> None:
         thread._serve(db)
 
     put(ConnectionThread, "_serve_whatever_happens", serve)
+
+
+@caught_by("conveyor-core", "test_core_background.py", "test_a_part_of_a_worker_goes_on")
+def a_part_of_a_worker_ends_at_the_unexpected() -> None:
+    """A background service of a worker goes on after errors of the store, and after no others."""
+    real = ErrorBackoff.failed
+
+    def failed(self: ErrorBackoff, error: Exception) -> float:
+        if not isinstance(error, StoreError):
+            raise error
+        return real(self, error)
+
+    put(ErrorBackoff, "failed", failed)
+
+
+@caught_by(
+    "conveyor-core", "test_core_signals.py", "test_a_handler_may_have_processes_and_its_worker_goes_on"
+)
+def forked_children_keep_their_parents_handlers() -> None:
+    """A forked child does not end by the signals that its parent handles."""
+    put(os_signals._Handlers, "leave_to_parent", lambda _: None)
 
 
 @caught_by(
