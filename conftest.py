@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -15,8 +16,10 @@ WORDS: Final = ("process", "executor", "dies", "die_at", "killed", "random", "ev
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark them, before they are chosen by their marks."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark them, before they are chosen by their marks; not in a run of another project's tests."""
+    if config.rootpath != Path(__file__).parent:
+        return
     for item in items:
         area = getattr(getattr(item, "function", None), "conveyor_area", None)
         store = getattr(getattr(item, "cls", None), "store_scheme", None)

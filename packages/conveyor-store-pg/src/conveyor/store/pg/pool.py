@@ -57,8 +57,7 @@ class Pool:
 
     async def take(self) -> Connection:
         """A connection that is good as far as one can see, to be given back; raises psycopg.Error."""
-        task = asyncio.current_task()
-        cancelled = task.cancelling() if task is not None else 0
+        cancelled = _cancellations()
         while True:
             try:
                 connection: Connection = await self._pool.getconn(timeout=self._look)
@@ -67,9 +66,9 @@ class Pool:
                 continue
             except PoolClosed:
                 raise StoreClosedError(_CLOSED) from None
-            if task is not None and task.cancelling() > cancelled:
+            if _cancellations() > cancelled:
                 self.give_back(connection)
-                raise asyncio.CancelledError  # the pool waits by `wait_for`, which may lose it
+                raise asyncio.CancelledError
             if is_usable(connection):
                 try:
                     await self._set_up(connection)
@@ -137,7 +136,10 @@ class OwnPool(Pool):
         making, self._making = self._making, set()
         for task in making:
             task.cancel()  # the pool would wait for it
+        cancelled = _cancellations()
         await self._pool.close()
+        if _cancellations() > cancelled:
+            raise asyncio.CancelledError
 
     def _raise_failure(self) -> None:
         if self._error is not None:
@@ -193,6 +195,12 @@ class _Factory(AsyncConnection[Any]):
         del conninfo
         connection: Self = await kwargs["make"]()
         return connection
+
+
+def _cancellations() -> int:
+    """How often this task has been cancelled: the pool waits by `wait_for`, which may lose one."""
+    task = asyncio.current_task()
+    return task.cancelling() if task is not None else 0
 
 
 async def _go_on(work: Coroutine[Any, Any, None], waits_for: Any) -> None:
