@@ -241,6 +241,7 @@ def test_all_of_it_works_for_somebody_who_is_not_root() -> None:
 
 # -- what it leaves behind -------------------------------------------------------------------------
 
+SUPERVISOR = "conveyor.testing.pg.supervisor"
 OWNER = """\
 import pathlib, sys, time
 from conveyor.testing.pg import get_server, private_server
@@ -265,6 +266,7 @@ def test_a_run_that_is_killed_leaves_no_process_and_no_folder(number: int, tmp_p
     homes = [Path(home) for home in owner.stdout.readline().split()]
     servers = [int((home / "data" / "postmaster.pid").read_text("utf-8").splitlines()[0]) for home in homes]
     assert all(map(alive, servers))
+    assert _supervisors_of(owner.pid)
 
     owner.send_signal(number)
 
@@ -280,7 +282,7 @@ def test_a_run_that_is_killed_leaves_no_process_and_no_folder(number: int, tmp_p
 
 
 def _supervisors_of(owner: int) -> list[str]:
-    found = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    found = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     return [
-        line for line in found.splitlines() if "_testing.supervisor" in line and f'"owner": {owner},' in line
+        line for line in found.splitlines() if f" -m {SUPERVISOR} " in line and f'"owner": {owner},' in line
     ]
