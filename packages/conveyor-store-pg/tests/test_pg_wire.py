@@ -500,6 +500,8 @@ async def test_a_migration_that_fails_leaves_nothing(server: Server, tmp_path: P
         (tmp_path / "0003_c.sql").write_text("alter table {schema}.b add m int;", "utf-8")
         assert [one.version for one in await pending(connections, folder=tmp_path)] == [3]
         assert await prepare(connections, folder=tmp_path) == 1
+        with psycopg.connect(server.url) as other:
+            other.execute("select m from cut_off.b")
 
 
 async def test_the_printed_script_makes_the_same_tables(server: Server, schema: str) -> None:
@@ -525,7 +527,7 @@ def test_the_command_line_tells_what_is_missing_and_applies_it(
     assert main(["sql", "--schema", schema]) == 0
     assert main(["status", "--url", "postgresql://u:s3cret@h:nope/x"]) == 1
     shown = capsys.readouterr()
-    assert "missing: 0001_jobs" in shown.out
+    assert "missing: 0001_tables" in shown.out
     assert "create table" in shown.out
     assert "s3cret" not in shown.out + shown.err
 

@@ -12,8 +12,7 @@ import pytest
 
 from conveyor.core.errors import SchemaTooNewError, StoreUnavailableError
 from conveyor.store.sqlite import SqliteStore
-from conveyor.store.sqlite.connections import open_writer
-from conveyor.store.sqlite.migrate import migrations, version
+from conveyor.store.sqlite.migrate import Migration, migrations, version
 
 NEWEST = migrations()[-1].version
 PROCESSES = 16
@@ -66,20 +65,29 @@ async def test_opening_again_changes_nothing(tmp_path: Path) -> None:
     assert schema(tmp_path / "jobs.db") == before
 
 
-@pytest.mark.parametrize("begun", range(1, NEWEST))
+#: Made up: nothing has been released that a real one could follow.
+LATER = (
+    Migration(2, "0002_notes", "create table conveyor_notes (job integer) strict;\n"),
+    Migration(3, "0003_texts", "alter table conveyor_notes add column text text;\n"),
+)
+
+
+@pytest.mark.parametrize("begun", [1, 2])
 async def test_every_older_version_is_brought_to_the_newest(
     tmp_path: Path, begun: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = migrations()
-    with monkeypatch.context() as older:
-        older.setattr("conveyor.store.sqlite.migrate.migrations", lambda: known[:begun])
-        store = SqliteStore(tmp_path / "old.db")
-        open_writer(store.path, store._options).close()
+    known = (*migrations(), *LATER)
+    monkeypatch.setattr("conveyor.store.sqlite.migrate.migrations", lambda: known[:begun])
+    await open_and_close(tmp_path / "old.db")
+    monkeypatch.setattr("conveyor.store.sqlite.migrate.migrations", lambda: known)
+    with pytest.raises(StoreUnavailableError, match=f"tables of version {begun}, and this release needs 3"):
+        await open_and_close(tmp_path / "old.db", auto_migrate=False)
     await open_and_close(tmp_path / "new.db")
 
     await open_and_close(tmp_path / "old.db")
 
     assert schema(tmp_path / "old.db") == schema(tmp_path / "new.db")
+    assert "conveyor_notes" in dict(schema(tmp_path / "old.db"))
 
 
 @pytest.mark.parametrize("auto_migrate", [True, False])
