@@ -11,7 +11,7 @@ import pytest
 from conveyor.core import InvalidOptionError, NewJob, Queue, Worker
 from conveyor.core._jobs.dead_letters import dead_letter, dead_letters_of, original
 from conveyor.core._jobs.report import Failure, Report
-from conveyor.core.options import JobOptions
+from conveyor.core.job_options import JobOptions
 from conveyor.core.store import JobRecord
 from conveyor.core.testing import FaultyStore, make_job
 

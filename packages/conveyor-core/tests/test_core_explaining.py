@@ -9,7 +9,7 @@ import pytest
 
 from conveyor.core import InvalidOptionError, JobState, Queue
 from conveyor.core import explanation as told
-from conveyor.core._inspect.workers import find_workers
+from conveyor.core._inspect.worker_registry import find_workers
 from conveyor.core._queue_names import workers_of
 from conveyor.core.store import JobKey
 from conveyor.core.testing import FaultyStore, make_job

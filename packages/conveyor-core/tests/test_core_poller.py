@@ -148,7 +148,7 @@ async def test_a_job_whose_fate_cannot_be_told_stalls_instead_of_being_held_for_
     def broken(*_: Any) -> None:
         raise SystemExit
 
-    monkeypatch.setattr("conveyor.core._engine.decisions.OutcomePolicy.settlement", broken)
+    monkeypatch.setattr("conveyor.core._engine.outcome_policy.OutcomePolicy.settlement", broken)
     async with worker:
         await clock.advance(120)
 

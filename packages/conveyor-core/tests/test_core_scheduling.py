@@ -19,10 +19,10 @@ from conveyor.core import (
     UnsupportedFeatureError,
     Worker,
 )
-from conveyor.core._schedules import decisions, definition
+from conveyor.core._schedules import definition, due_runs
 from conveyor.core._schedules.timing import Cron, Every
 from conveyor.core.durations import duration
-from conveyor.core.options import Deduplication
+from conveyor.core.job_options import Deduplication
 from conveyor.core.store import JobRecord
 from conveyor.core.testing import ClockedStore, FaultyStore, ManualClock, WrappedStore
 from conveyor.store.memory import MemoryStore
@@ -235,12 +235,12 @@ def test_a_schedule_and_its_state_are_the_same_after_storage(data: st.DataObject
 
 
 def test_a_key_of_any_length_makes_ids_that_every_store_takes() -> None:
-    long = decisions.occurrence(a_spec(key="k" * 255, interval="1s"), AWARE)
-    short = decisions.occurrence(a_spec(key="k", interval="1s"), AWARE)
+    long = due_runs.occurrence(a_spec(key="k" * 255, interval="1s"), AWARE)
+    short = due_runs.occurrence(a_spec(key="k", interval="1s"), AWARE)
 
     assert len(long.id) <= 255
     assert short.id == "schedule:k:2026-01-01T00:00:00Z"
-    assert decisions.occurrence(a_spec(key="k", interval="1s"), AWARE) == short
+    assert due_runs.occurrence(a_spec(key="k", interval="1s"), AWARE) == short
 
 
 @given(
@@ -255,12 +255,12 @@ def test_no_run_is_made_twice_or_before_its_time(
 ) -> None:
     times: dict[str, Any] = {"expression": "*/10 * * * *"} if cron else {"interval": duration("7 min", "x")}
     made = a_spec(**times, misfire=misfire, limit=limit)
-    state = decisions.begin(made, AWARE + timedelta(seconds=start))
+    state = due_runs.begin(made, AWARE + timedelta(seconds=start))
     planned: list[str] = []
 
     for look in looks:
         now = AWARE + timedelta(seconds=start + look)
-        fired = decisions.fire(made, state, now, unfinished=(), random=lambda: 0.5)
+        fired = due_runs.fire(made, state, now, unfinished=(), random=lambda: 0.5)
         state = fired.state
         assert all(
             job.id.rpartition("Z")[0].rpartition("k:")[2] <= f"{now:%Y-%m-%dT%H:%M:%S}" for job in fired.jobs

@@ -20,7 +20,7 @@ from conveyor.core._jobs import payload
 from conveyor.core._jobs.ids import new_job_id, new_token
 from conveyor.core._jobs.report import LONGEST_LOG, LONGEST_MESSAGE, LONGEST_TRACEBACK, Failure, Report
 from conveyor.core.durations import LONGEST, duration, instant
-from conveyor.core.options import parse
+from conveyor.core.job_options import parse
 
 # ----------------------------------------------------------------- durations
 

@@ -11,7 +11,7 @@ import pytest
 
 from conveyor.conformance.contract.costs import SHAPES, costs, fill, grown
 from conveyor.store.memory import MemoryStore
-from conveyor.store.memory.states import States
+from conveyor.store.memory.rows_by_state import States
 
 FEW, MANY = 2_000, 20_000
 #: More for a deeper tree, a fuller page: no call of ten jobs may cost that for the size of the table.

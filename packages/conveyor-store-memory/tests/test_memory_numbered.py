@@ -7,8 +7,8 @@ from typing import cast
 
 import pytest
 
-from conveyor.store.memory.numbered import Numbered
 from conveyor.store.memory.rows import Row
+from conveyor.store.memory.rows_by_seq import Numbered
 
 
 class Counted:

@@ -14,27 +14,27 @@ import pytest
 
 from conveyor.core import durations
 from conveyor.core._engine import retention
-from conveyor.core._engine.decisions import OutcomePolicy
 from conveyor.core._engine.executor import Executor
 from conveyor.core._engine.handlers import Payloads, Results
 from conveyor.core._engine.heartbeat import Heartbeat
+from conveyor.core._engine.outcome_policy import OutcomePolicy
 from conveyor.core._engine.poller import Poller
 from conveyor.core._engine.processes.pool import Processes
 from conveyor.core._engine.run import Run
 from conveyor.core._engine.scheduler import Scheduler
-from conveyor.core._engine.state import WorkerState
+from conveyor.core._engine.worker_state import WorkerState
 from conveyor.core._inspect import follow
-from conveyor.core._jobs import cancel, edits, keep, payload, remove, typed_payload
-from conveyor.core._jobs.outcomes import Settlement
-from conveyor.core._jobs.parents import FollowUp
+from conveyor.core._jobs import cancel, edits, keep, payload, remove_and_release, typed_payload
+from conveyor.core._jobs.parent_outcome import FollowUp
 from conveyor.core._jobs.payload import Payload
 from conveyor.core._jobs.report import Failure, Report
 from conveyor.core._jobs.run_context import RunContext
+from conveyor.core._jobs.settlements import Settlement
 from conveyor.core.clock import Clock
 from conveyor.core.errors import ConveyorError
 from conveyor.core.events import Event
 from conveyor.core.job import Job
-from conveyor.core.options import JobOptions
+from conveyor.core.job_options import JobOptions
 from conveyor.core.queue import Queue
 from conveyor.core.store import Change, Claimed, JobKey, JobRecord, JobState, Outcome, Retention, Store, Where
 
@@ -315,7 +315,7 @@ def removals_are_told_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     async def events_of(*_: object) -> list[Event]:
         return []
 
-    monkeypatch.setattr(remove, "events_of", events_of)
+    monkeypatch.setattr(remove_and_release, "events_of", events_of)
 
 
 @caught_by("queue behaviour", "test_children_are_kept_by_default_until_their_parent_has_completed")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from conveyor.core._inspect.groups import GroupInfo
-from conveyor.core._inspect.workers import RunningJob, WorkerInfo
+from conveyor.core._inspect.worker_registry import RunningJob, WorkerInfo
 from conveyor.core._jobs.dead_letters import DeadLetter
 from conveyor.core._jobs.report import Attempt
 from conveyor.core.backoff import Backoff
@@ -42,8 +42,8 @@ from conveyor.core.errors import (
 from conveyor.core.explanation import Explanation, Reason
 from conveyor.core.flow import FlowJob, FlowProducer, FlowResult
 from conveyor.core.job import Job
+from conveyor.core.job_options import AddOptions, Deduplication, Group, JobOptions, Keep
 from conveyor.core.limits import GroupLimit, RateLimit
-from conveyor.core.options import AddOptions, Deduplication, Group, JobOptions, Keep
 from conveyor.core.queue import NewJob, Queue
 from conveyor.core.schedules import RunAll, Schedule
 from conveyor.core.signals import RateLimited, Retry, Snooze, Unrecoverable

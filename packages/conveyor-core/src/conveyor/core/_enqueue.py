@@ -9,7 +9,7 @@ from typing_extensions import TypeVar
 
 from conveyor.core._jobs import deduplication
 from conveyor.core._jobs.builder import as_identified, as_stored
-from conveyor.core._jobs.outcomes import event_for
+from conveyor.core._jobs.settlements import event_for
 from conveyor.core.job import Job
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from conveyor.core._jobs.builder import RecordBuilder
     from conveyor.core._jobs.payload import Payload
     from conveyor.core.clock import Clock
-    from conveyor.core.options import Parsed
+    from conveyor.core.job_options import Parsed
     from conveyor.core.store import JobKey, JobRecord, Store
 
 T = TypeVar("T", default=Any)

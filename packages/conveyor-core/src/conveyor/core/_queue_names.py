@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from conveyor.core.errors import InvalidOptionError
-from conveyor.core.options import checked_name
+from conveyor.core.job_options import checked_name
 
 _PREFIX: Final = "conveyor:"
 

@@ -12,7 +12,7 @@ from conveyor.core._schedules.definition import checked_spec
 from conveyor.core._schedules.manager import Schedules
 from conveyor.core.durations import Duration, duration
 from conveyor.core.errors import InvalidOptionError
-from conveyor.core.options import AddOptions, checked_name
+from conveyor.core.job_options import AddOptions, checked_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

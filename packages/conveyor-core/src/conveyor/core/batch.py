@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from conveyor.core.durations import Duration, duration
 from conveyor.core.errors import InvalidOptionError
-from conveyor.core.options import whole
+from conveyor.core.job_options import whole
 
 if TYPE_CHECKING:
     from datetime import timedelta

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from conveyor.core._argument_checks import checked_clock, checked_store, several
 from conveyor.core._jobs.builder import as_identified, as_stored
 from conveyor.core._jobs.flow_graph import FlowJob, Node, flow_jobs, planned, subtree
-from conveyor.core._jobs.outcomes import event_for
 from conveyor.core._jobs.payload import MAX_BYTES
-from conveyor.core._validation import checked_clock, checked_store, several
+from conveyor.core._jobs.settlements import event_for
 from conveyor.core.errors import (
     InvalidOptionError,
     JobExistsError,
     LeaseLostError,
     UnsupportedFeatureError,
 )
-from conveyor.core.options import Parsed, whole
+from conveyor.core.job_options import Parsed, whole
 from conveyor.core.queue import Queue
 from conveyor.core.store import Feature, JobKey, JobRecord, JobState, Where
 

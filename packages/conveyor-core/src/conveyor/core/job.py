@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from typing_extensions import TypeVar
 
-from conveyor.core._handle.context import HandledJob
+from conveyor.core._handle.handled_job import HandledJob
 from conveyor.core._jobs.dependencies import FAILED
 from conveyor.core._jobs.lookup import read
-from conveyor.core._jobs.parents import failure_of
+from conveyor.core._jobs.parent_outcome import failure_of
 from conveyor.core._jobs.payload import MAX_BYTES, Payload
 from conveyor.core._jobs.run_context import from_threads
 from conveyor.core.store import JobState, Where

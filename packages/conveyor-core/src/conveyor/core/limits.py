@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from conveyor.core.durations import Duration, duration
 from conveyor.core.errors import InvalidOptionError
-from conveyor.core.options import whole
+from conveyor.core.job_options import whole
 from conveyor.core.store import Rate
 
 

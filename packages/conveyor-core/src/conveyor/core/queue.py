@@ -9,28 +9,29 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Self, Unpack
 
 from typing_extensions import TypeVar
 
+from conveyor.core._argument_checks import checked_clock, checked_pause, checked_store, one_of, several
 from conveyor.core._enqueue import Enqueuer
-from conveyor.core._inspect import explain, follow, groups, workers
-from conveyor.core._jobs import cancel, deduplication, redrive, remove, retry
+from conveyor.core._inspect import explain, follow, groups, worker_registry
+from conveyor.core._jobs import cancel, deduplication, redrive, remove_and_release
 from conveyor.core._jobs.builder import RecordBuilder, checked_ageing, checked_defaults
 from conveyor.core._jobs.dead_letters import checked_dead_letter
 from conveyor.core._jobs.lookup import read
 from conveyor.core._jobs.payload import MAX_BYTES, Payload
+from conveyor.core._jobs.retry_by_hand import make_all_wait
 from conveyor.core._queue_names import checked_queue_name
 from conveyor.core._queue_schedules import QueueSchedules
-from conveyor.core._validation import checked_clock, checked_pause, checked_store, one_of, several
 from conveyor.core.durations import Duration, duration, instant
 from conveyor.core.errors import InvalidOptionError
 from conveyor.core.events import QueueDrained, QueuePaused, QueueResumed
 from conveyor.core.job import Job
-from conveyor.core.options import AddOptions, Keeping, checked_keep, checked_name, flag, whole
+from conveyor.core.job_options import AddOptions, Keeping, checked_keep, checked_name, flag, whole
 from conveyor.core.store import TERMINAL, Change, JobKey, JobState, Order, Pause, Where
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
     from types import TracebackType
 
-    from conveyor.core._inspect.workers import WorkerInfo
+    from conveyor.core._inspect.worker_registry import WorkerInfo
     from conveyor.core.clock import Clock
     from conveyor.core.events import Event
     from conveyor.core.explanation import Explanation
@@ -218,7 +219,7 @@ class Queue(QueueSchedules[T, R], Generic[T, R]):
         Each renews its registration three times per `lock_duration`; one that died is listed
         until that is over. One that has just started, or cannot reach the store, may be missing.
         """
-        return await workers.find_workers(self._store, self.name)
+        return await worker_registry.find_workers(self._store, self.name)
 
     async def explain(self, job_id: str) -> Explanation:
         """Say why a job is not running: as a value, and by `str()` as text. Nothing is changed.
@@ -295,7 +296,7 @@ class Queue(QueueSchedules[T, R], Generic[T, R]):
         if group is not None:
             checked_name(group, "group")
         where = Where(queue=self.name, states=frozenset(states), group=group)
-        removed = await remove.remove_all(self._store, where, self._clock)
+        removed = await remove_and_release.remove_all(self._store, where, self._clock)
         await self._store.bus.publish([QueueDrained(queue_name=self.name, at=self._clock.now(), group=group)])
         return removed
 
@@ -308,10 +309,9 @@ class Queue(QueueSchedules[T, R], Generic[T, R]):
         wanted = one_of(state, "state", JobState)
         if wanted not in _CLEANABLE:
             raise InvalidOptionError("state", state, f"one of {', '.join(sorted(_CLEANABLE))}")
-        age = duration(grace, "grace")
-        where = Where(queue=self.name, states=frozenset({wanted}), older_than=age)
+        where = Where(queue=self.name, states=frozenset({wanted}), older_than=duration(grace, "grace"))
         most = whole(limit, "limit", least=1)
-        return await remove.remove_all(self._store, where, self._clock, limit=most)
+        return await remove_and_release.remove_all(self._store, where, self._clock, limit=most)
 
     async def obliterate(self, *, force: bool = False) -> None:
         """Remove every trace of the queue: jobs, schedules, pauses, turns, rate windows.
@@ -324,15 +324,15 @@ class Queue(QueueSchedules[T, R], Generic[T, R]):
             # Paused first: between the look and the removal no worker can start a job.
             await self._store.pause(self.name, whole_queue)
             try:
-                await remove.refuse_active(self._store, self.name)
+                await remove_and_release.refuse_active(self._store, self.name)
             except BaseException:
                 if not was_paused:
                     await self.resume()
                 raise
         # First, so that none of them adds a job to a queue that is gone.
         await self._schedules.forget()
-        await remove.forget(self._store, self.name, self._clock)
-        await workers.sweep(self._store, self.name, spare_young=False)
+        await remove_and_release.forget(self._store, self.name, self._clock)
+        await worker_registry.sweep(self._store, self.name, spare_young=False)
 
     async def retry_jobs(self, state: JobState | str = JobState.FAILED) -> int:
         """Run all failed (completed, cancelled) jobs again, with all their attempts, and return how many.
@@ -342,12 +342,12 @@ class Queue(QueueSchedules[T, R], Generic[T, R]):
         wanted = one_of(state, "state", JobState)
         if wanted not in TERMINAL:
             raise InvalidOptionError("state", state, f"one of {', '.join(sorted(TERMINAL))}")
-        return await retry.make_all_wait(self._store, self.name, wanted, Change(retry=True), self._clock)
+        return await make_all_wait(self._store, self.name, wanted, Change(retry=True), self._clock)
 
     async def promote_jobs(self) -> int:
         """Let all delayed jobs run now, and return how many."""
         sooner = Change(delay=timedelta(0))
-        return await retry.make_all_wait(self._store, self.name, JobState.DELAYED, sooner, self._clock)
+        return await make_all_wait(self._store, self.name, JobState.DELAYED, sooner, self._clock)
 
     async def cancel(self, job_id: str) -> bool:
         """Cancel a job, at once if it is not running; else its handler is cancelled within a second.
@@ -362,7 +362,7 @@ class Queue(QueueSchedules[T, R], Generic[T, R]):
 
         Raises InvalidJobStateError if it is active: cancel it first.
         """
-        return await remove.remove(self._store, self._key(job_id), self._clock)
+        return await remove_and_release.remove(self._store, self._key(job_id), self._clock)
 
     async def remove_deduplication_key(self, key: str) -> bool:
         """Let the next add with this key add a job, and say whether a job held it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from conveyor.core.options import whole
+from conveyor.core.job_options import whole
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta

@@ -17,14 +17,14 @@ from dataclasses import fields
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from conveyor.core._argument_checks import checked_clock, checked_store
 from conveyor.core._jobs.ids import new_job_id, new_token
 from conveyor.core._jobs.payload import encode
 from conveyor.core._jobs.report import Failure, Report
 from conveyor.core._manual_clock import ManualClock
-from conveyor.core._validation import checked_clock, checked_store
 from conveyor.core.durations import instant
 from conveyor.core.errors import InvalidOptionError
-from conveyor.core.options import checked_name, flag, whole
+from conveyor.core.job_options import checked_name, flag, whole
 from conveyor.core.store import Claim, JobKey, JobRecord, JobState, Outcome, Store, Where
 from conveyor.core.worker import Worker
 

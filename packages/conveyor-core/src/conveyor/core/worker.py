@@ -15,35 +15,35 @@ from uuid import uuid4
 from typing_extensions import TypeVar
 
 from conveyor.core import events as happened
+from conveyor.core._argument_checks import checked_clock, checked_store
 from conveyor.core._engine.assembly import Callbacks, Parts, assemble
-from conveyor.core._engine.context import WorkerContext
-from conveyor.core._engine.decisions import OutcomePolicy
+from conveyor.core._engine.event_publisher import EventPublisher
 from conveyor.core._engine.handlers import refuse_generator
 from conveyor.core._engine.lifecycle import Lifecycle
-from conveyor.core._engine.options import Handling, Limits, Timing, rules_of
-from conveyor.core._engine.processes.options import checked_processes
-from conveyor.core._engine.publisher import EventPublisher
+from conveyor.core._engine.option_checks import checked_strategies
+from conveyor.core._engine.outcome_policy import OutcomePolicy
+from conveyor.core._engine.processes.process_options import checked_processes
 from conveyor.core._engine.run import Run
-from conveyor.core._engine.state import WorkerState
-from conveyor.core._engine.validation import checked_strategies
-from conveyor.core._inspect import workers
-from conveyor.core._inspect.workers import RunningJob, WorkerInfo
+from conveyor.core._engine.worker_context import WorkerContext
+from conveyor.core._engine.worker_options import Handling, Limits, Timing, rules_of
+from conveyor.core._engine.worker_state import WorkerState
+from conveyor.core._inspect import worker_registry
+from conveyor.core._inspect.worker_registry import RunningJob, WorkerInfo
 from conveyor.core._jobs.payload import MAX_BYTES
 from conveyor.core._queue_names import checked_queue_name
-from conveyor.core._validation import checked_clock, checked_store
 from conveyor.core.batch import Batch
 from conveyor.core.durations import Duration, duration
 from conveyor.core.errors import InvalidOptionError
 from conveyor.core.flow import add_children
 from conveyor.core.job import Job
+from conveyor.core.job_options import Keeping, checked_keep, checked_name, flag
 from conveyor.core.limits import GroupLimit, RateLimit
-from conveyor.core.options import Keeping, checked_keep, checked_name, flag
 
 if TYPE_CHECKING:
     from datetime import timedelta
     from types import TracebackType
 
-    from conveyor.core._jobs.outcomes import Settlement
+    from conveyor.core._jobs.settlements import Settlement
     from conveyor.core.clock import Clock
     from conveyor.core.events import Event
     from conveyor.core.store import Retention, Store
@@ -310,10 +310,10 @@ class Worker(Generic[T]):
             ready_count=self._parts.poller.ready,
             running=tuple(
                 RunningJob(id=run.record.id, name=run.record.name, started_at=run.started_at)
-                for run in islice(running, workers.MOST_RUNNING)
+                for run in islice(running, worker_registry.MOST_RUNNING)
             ),
         )
-        return workers.registration(info, self._context.lease)
+        return worker_registry.registration(info, self._context.lease)
 
     def _job_of(self, run: Run) -> Job[T]:
         run.child_adder = partial(

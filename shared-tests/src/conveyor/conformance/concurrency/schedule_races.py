@@ -17,7 +17,7 @@ from conveyor.conformance.kit.bench import Bench, nothing, until
 from conveyor.conformance.kit.make import at, everything
 from conveyor.conformance.kit.processes import in_processes
 from conveyor.core import Feature, Queue, RunAll, ScheduleNotFoundError, Store, StoreUnavailableError, Worker
-from conveyor.core._jobs.leases import MOMENT
+from conveyor.core._jobs.short_leases import MOMENT
 from conveyor.core._queue_names import schedules_of
 from conveyor.core.store import Where
 from conveyor.core.testing import ClockedStore, FaultyStore, ManualClock

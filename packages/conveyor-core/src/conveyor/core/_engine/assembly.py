@@ -5,26 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from conveyor.core._engine.decisions import OutcomePolicy
+from conveyor.core._engine.event_subscriber import EventSubscriber
 from conveyor.core._engine.executor import Executor
 from conveyor.core._engine.heartbeat import Heartbeat
 from conveyor.core._engine.maintenance import Maintenance
-from conveyor.core._engine.opening import RunOpener
-from conveyor.core._engine.parents import Parents
+from conveyor.core._engine.outcome_policy import OutcomePolicy
+from conveyor.core._engine.parent_follow_up import Parents
 from conveyor.core._engine.poller import Poller
 from conveyor.core._engine.processes.pool import Processes
 from conveyor.core._engine.registration import Registration
+from conveyor.core._engine.run_opener import RunOpener
 from conveyor.core._engine.scheduler import Scheduler
 from conveyor.core._engine.settler import Settler
-from conveyor.core._engine.subscriber import EventSubscriber
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conveyor.core._engine.context import WorkerContext
-    from conveyor.core._engine.options import Handling, Rules
     from conveyor.core._engine.run import Run
-    from conveyor.core._jobs.outcomes import Settlement
+    from conveyor.core._engine.worker_context import WorkerContext
+    from conveyor.core._engine.worker_options import Handling, Rules
+    from conveyor.core._jobs.settlements import Settlement
     from conveyor.core.job import Job
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from conveyor.core._engine.decisions import Raised, Returned
+from conveyor.core._engine.outcome_policy import Raised, Returned
 from conveyor.core._engine.run import Stop
 from conveyor.core.errors import BatchResultError
 

@@ -11,8 +11,8 @@ from itertools import chain, takewhile
 from typing import TYPE_CHECKING, Any, Final
 
 from conveyor.core._engine import batch_results
-from conveyor.core._engine.decisions import Ending, OutcomePolicy, Raised, Returned
 from conveyor.core._engine.loop_lag import LagWatch
+from conveyor.core._engine.outcome_policy import Ending, OutcomePolicy, Raised, Returned
 from conveyor.core._engine.processes.call import Call
 from conveyor.core._engine.run import Stop
 from conveyor.core._engine.settler import shown
@@ -22,12 +22,12 @@ from conveyor.core.events import JobActive
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from conveyor.core._engine.context import WorkerContext
     from conveyor.core._engine.processes.pool import Processes
     from conveyor.core._engine.processes.process import Process
     from conveyor.core._engine.run import Run
     from conveyor.core._engine.settler import Settler
-    from conveyor.core._jobs.outcomes import Settlement
+    from conveyor.core._engine.worker_context import WorkerContext
+    from conveyor.core._jobs.settlements import Settlement
     from conveyor.core.clock import Timer
     from conveyor.core.job import Job
     from conveyor.core.store import JobRecord

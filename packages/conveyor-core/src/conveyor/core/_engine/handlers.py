@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar, Union
 from conveyor.core._jobs.payload import Payload
 from conveyor.core.errors import InvalidOptionError, UnserialisableResultError
 from conveyor.core.job import Job
-from conveyor.core.options import checked_name
+from conveyor.core.job_options import checked_name
 
 #: What an annotation may name although the handler's module imports it for type checkers only.
 _KNOWN: Final = {"Job": Job, "Any": Any, "Sequence": Sequence}

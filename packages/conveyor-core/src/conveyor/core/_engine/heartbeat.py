@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from conveyor.core._engine.run import Stop
-from conveyor.core._engine.service import Wakeup, run_service
+from conveyor.core._engine.service_loop import Wakeup, run_service
 from conveyor.core._jobs.refusals import write_in_parts
 from conveyor.core.errors import LeaseLostError
 from conveyor.core.store import Beat, Renewed
@@ -16,10 +16,10 @@ from conveyor.core.store import Beat, Renewed
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from conveyor.core._engine.context import WorkerContext
     from conveyor.core._engine.error_backoff import ErrorBackoff
     from conveyor.core._engine.registration import Registration
     from conveyor.core._engine.run import Run
+    from conveyor.core._engine.worker_context import WorkerContext
     from conveyor.core.clock import Timer
     from conveyor.core.store import Lease
 

@@ -15,7 +15,7 @@ from conveyor.core.errors import WorkerClosedError
 
 if TYPE_CHECKING:
     from conveyor.core._engine.assembly import Parts
-    from conveyor.core._engine.context import WorkerContext
+    from conveyor.core._engine.worker_context import WorkerContext
 
 _log: Final = logging.getLogger("conveyor.worker")
 

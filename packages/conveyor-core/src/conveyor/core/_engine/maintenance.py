@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from conveyor.core._engine.retention import sweep
-from conveyor.core._engine.service import Wakeup, run_service
-from conveyor.core._inspect import workers
+from conveyor.core._engine.service_loop import Wakeup, run_service
+from conveyor.core._inspect import worker_registry
 from conveyor.core.store import JobState, Order, Where
 
 if TYPE_CHECKING:
-    from conveyor.core._engine.context import WorkerContext
     from conveyor.core._engine.error_backoff import ErrorBackoff
+    from conveyor.core._engine.worker_context import WorkerContext
 
 _log: Final = logging.getLogger("conveyor.worker")
 _LOOK: Final = 100
@@ -48,7 +48,7 @@ class Maintenance:
         await sweep(self.context.store, self.context.queue, self.context.clock, lambda: self._wakeup.stopping)
         if self.names is not None:
             await self._warn_of_unknown_names(self.names)
-        await workers.sweep(self.context.store, self.context.queue)
+        await worker_registry.sweep(self.context.store, self.context.queue)
         return self.interval
 
     async def _warn_of_unknown_names(self, known: frozenset[str]) -> None:

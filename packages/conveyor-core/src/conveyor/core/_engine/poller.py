@@ -7,24 +7,24 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from conveyor.core._engine import advancing, opening
+from conveyor.core._engine import advance_events, run_opener
 from conveyor.core._engine.batching import Batcher, fill_by_group, fill_by_name, not_runnable
 from conveyor.core._engine.run import Run, Stop
-from conveyor.core._engine.service import MIN_RETRY_DELAY, Wakeup, run_service
+from conveyor.core._engine.service_loop import MIN_RETRY_DELAY, Wakeup, run_service
 from conveyor.core._jobs.ids import new_token
 from conveyor.core.store import Stalled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from conveyor.core._engine.context import WorkerContext
     from conveyor.core._engine.error_backoff import ErrorBackoff
     from conveyor.core._engine.executor import Executor
     from conveyor.core._engine.heartbeat import Heartbeat
-    from conveyor.core._engine.opening import RunOpener
-    from conveyor.core._engine.options import Rules
+    from conveyor.core._engine.run_opener import RunOpener
     from conveyor.core._engine.settler import Settler
-    from conveyor.core._jobs.outcomes import Settlement
+    from conveyor.core._engine.worker_context import WorkerContext
+    from conveyor.core._engine.worker_options import Rules
+    from conveyor.core._jobs.settlements import Settlement
     from conveyor.core.store import Claimed, JobRecord, Pause
 
 #: Seconds of work that is claimed ahead, and the most jobs that are.
@@ -162,7 +162,7 @@ class Poller:
         self._ready = deque(run for run in self._ready if run not in given)
         for run in leaving:
             run.ended = True
-            self.settler.put(opening.give_back(run.record, self.context.clock.now(), quietly=quietly))
+            self.settler.put(run_opener.give_back(run.record, self.context.clock.now(), quietly=quietly))
 
     def pause_received(self, what: Pause) -> None:
         """What is paused and has not started goes back, and so does what a claim on its way brings of it."""
@@ -296,7 +296,7 @@ class Poller:
         """It cannot be known now whether a parent may run: it goes back, and is looked at again."""
         self.backoff.failed(error if isinstance(error, Exception) else RuntimeError(repr(error)))
         self._claim_at = self.context.clock.monotonic() + MIN_RETRY_DELAY
-        return opening.give_back(run.record, self.context.clock.now(), quietly=True)
+        return run_opener.give_back(run.record, self.context.clock.now(), quietly=True)
 
     def _return_hoarded(self) -> None:
         """Give back what was claimed ahead of handlers that turn out to take long: others may be idle."""
@@ -324,7 +324,7 @@ class Poller:
         if self.rules.claim.names is not None and record.name not in self.rules.claim.names:
             # Not one that was asked for: another worker has a handler for it.
             self._claim_at = self.context.clock.monotonic() + MIN_RETRY_DELAY
-            self.settler.put(opening.give_back(record, self.context.clock.now()))
+            self.settler.put(run_opener.give_back(record, self.context.clock.now()))
             return None
         opened = self.opener.open(record)
         if isinstance(opened, Run):
@@ -388,7 +388,7 @@ class Poller:
             wait = min(wait, max(advanced.wait.total_seconds(), 0.0))
         if not self._due_sooner:
             self._advance_at = now + wait
-        if advancing.announce(self.context, advanced):
+        if advance_events.announce(self.context, advanced):
             self._claim_at = 0.0
 
 

@@ -20,7 +20,7 @@ from conveyor.core.store import Beat, JobRecord, Outcome, Retention
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conveyor.core._engine.context import WorkerContext
+    from conveyor.core._engine.worker_context import WorkerContext
     from conveyor.core.store import Lease, Renewed
 
 _log: Final = logging.getLogger("conveyor.worker")

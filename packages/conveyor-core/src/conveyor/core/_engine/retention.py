@@ -17,7 +17,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from conveyor.core._jobs import remove
+from conveyor.core._jobs import remove_and_release
 from conveyor.core._jobs.dependencies import FAILED
 from conveyor.core._jobs.keep import BY_DEFAULT
 from conveyor.core.store import Change, Feature, JobState, Order, Retention, Where
@@ -86,7 +86,7 @@ async def _remove(store: Store, where: Where, over: Sequence[JobRecord], clock: 
     if not over:
         return 0
     ids = frozenset(record.id for record in over)
-    return await remove.remove_all(store, replace(where, ids=ids), clock, limit=len(ids))
+    return await remove_and_release.remove_all(store, replace(where, ids=ids), clock, limit=len(ids))
 
 
 async def _states(store: Store, parents: Iterable[JobKey]) -> dict[JobKey, JobState | None]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from conveyor.core._jobs.flow_graph import FlowJob
     from conveyor.core._jobs.report import Report
     from conveyor.core._jobs.run_context import AnyQueue
-    from conveyor.core.options import JobOptions
+    from conveyor.core.job_options import JobOptions
     from conveyor.core.signals import Signal
     from conveyor.core.store import JobRecord, Lease
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from conveyor.core._engine.service import Wakeup, run_service
+from conveyor.core._engine.service_loop import Wakeup, run_service
 from conveyor.core._jobs.ids import new_token
-from conveyor.core._jobs.leases import MOMENT
-from conveyor.core._jobs.outcomes import event_for
 from conveyor.core._jobs.refusals import concerns_store, write_in_parts
+from conveyor.core._jobs.settlements import event_for
+from conveyor.core._jobs.short_leases import MOMENT
 from conveyor.core._queue_names import schedules_of
-from conveyor.core._schedules import decisions
+from conveyor.core._schedules import due_runs
 from conveyor.core._schedules.rows import (
     UNREADABLE,
     held_at,
@@ -27,8 +27,8 @@ from conveyor.core.store import TERMINAL, Claim, JobState, Outcome, Where
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from conveyor.core._engine.context import WorkerContext
     from conveyor.core._engine.error_backoff import ErrorBackoff
+    from conveyor.core._engine.worker_context import WorkerContext
     from conveyor.core._schedules.definition import ScheduleSpec, ScheduleState
     from conveyor.core.store import Claimed, JobRecord
 
@@ -121,7 +121,7 @@ class Scheduler:
         unfinished = await self._unfinished(frozenset(made)) if made else frozenset[str]()
         for record, spec, state in held:
             try:
-                fired = decisions.fire(
+                fired = due_runs.fire(
                     spec, state, held_at(record), unfinished=unfinished, random=self.context.random
                 )
             except Exception as error:  # noqa: BLE001 - a zone unknown here, say: it stops no other one

@@ -8,19 +8,19 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from conveyor.core._jobs.outcomes import events_of
 from conveyor.core._jobs.refusals import concerns_store, reason, write_in_parts
 from conveyor.core._jobs.run_log import log_runs
+from conveyor.core._jobs.settlements import events_of
 from conveyor.core.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from conveyor.core._engine.context import WorkerContext
-    from conveyor.core._engine.decisions import OutcomePolicy
     from conveyor.core._engine.error_backoff import ErrorBackoff
     from conveyor.core._engine.heartbeat import Heartbeat
-    from conveyor.core._jobs.outcomes import Settlement
+    from conveyor.core._engine.outcome_policy import OutcomePolicy
+    from conveyor.core._engine.worker_context import WorkerContext
+    from conveyor.core._jobs.settlements import Settlement
     from conveyor.core.store import Lease, Settled
 
 _log: Final = logging.getLogger("conveyor.worker")

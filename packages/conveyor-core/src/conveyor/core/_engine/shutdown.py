@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from conveyor.core._engine.assembly import Parts
-    from conveyor.core._engine.context import WorkerContext
+    from conveyor.core._engine.worker_context import WorkerContext
 
 _log: Final = logging.getLogger("conveyor.worker")
 

@@ -10,13 +10,13 @@ from typing_extensions import TypeVar
 
 from conveyor.core._handle.snapshot import JobSnapshot
 from conveyor.core._inspect import follow
-from conveyor.core._jobs import cancel, edits, remove, retry
+from conveyor.core._jobs import cancel, edits, remove_and_release, retry_by_hand
 from conveyor.core._jobs.lookup import read
 from conveyor.core._jobs.run_context import from_threads, statement_from_threads
 from conveyor.core.durations import Duration, duration
 from conveyor.core.errors import JobNotFoundError
 from conveyor.core.events import JobDelayed, JobWaiting
-from conveyor.core.options import INT32, whole
+from conveyor.core.job_options import INT32, whole
 from conveyor.core.store import TERMINAL, Change, JobState
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class JobControl(JobSnapshot[T, R], Generic[T, R]):
         holds its deduplication key now.
         """
         await self._change(Change(retry=True), *sorted(TERMINAL))
-        reopened = await retry.reopened(self._store, [self._record], self._clock)
+        reopened = await retry_by_hand.reopened(self._store, [self._record], self._clock)
         await self._publish(JobWaiting(**self._of_event()), *reopened)
 
     @statement_from_threads
@@ -136,7 +136,7 @@ class JobControl(JobSnapshot[T, R], Generic[T, R]):
 
         Raises InvalidJobStateError if it is active: cancel it first.
         """
-        await remove.remove(self._store, self._key, self._clock)
+        await remove_and_release.remove(self._store, self._key, self._clock)
 
     @from_threads
     async def cancel(self) -> bool:

@@ -9,7 +9,7 @@ from typing_extensions import TypeVar
 from conveyor.core._jobs.dead_letters import DeadLetter, dead_letter
 from conveyor.core._jobs.payload import Payload
 from conveyor.core._jobs.report import Report
-from conveyor.core.options import JobOptions
+from conveyor.core.job_options import JobOptions
 from conveyor.core.store import JobState
 
 if TYPE_CHECKING:

@@ -11,21 +11,21 @@ import contextlib
 from typing import TYPE_CHECKING, Final
 
 from conveyor.core import explanation
-from conveyor.core._inspect.workers import find_workers, store_time
+from conveyor.core._inspect.worker_registry import find_workers, store_time
 from conveyor.core._jobs.dead_letters import dead_letter
 from conveyor.core._jobs.lookup import read
-from conveyor.core._jobs.parents import CHILD_FAILED, failure_of
+from conveyor.core._jobs.parent_outcome import CHILD_FAILED, failure_of
 from conveyor.core._jobs.report import Report
 from conveyor.core.errors import JobNotFoundError
 from conveyor.core.explanation import Explanation, Reason
-from conveyor.core.options import JobOptions
+from conveyor.core.job_options import JobOptions
 from conveyor.core.store import TERMINAL, JobState, Order, Where
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from conveyor.core._inspect.workers import WorkerInfo
+    from conveyor.core._inspect.worker_registry import WorkerInfo
     from conveyor.core.limits import RateLimit
     from conveyor.core.store import JobKey, JobRecord, Store
 

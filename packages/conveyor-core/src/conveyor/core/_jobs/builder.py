@@ -14,7 +14,7 @@ from conveyor.core._jobs.dead_letters import checked_dead_letter
 from conveyor.core._jobs.ids import new_job_id
 from conveyor.core.durations import Duration, duration
 from conveyor.core.errors import InvalidOptionError
-from conveyor.core.options import Parsed, checked_name, parse
+from conveyor.core.job_options import Parsed, checked_name, parse
 from conveyor.core.store import JobRecord, JobState
 
 if TYPE_CHECKING:

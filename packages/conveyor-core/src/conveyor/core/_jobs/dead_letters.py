@@ -15,7 +15,7 @@ from conveyor.core._jobs.payload import fingerprint
 from conveyor.core._jobs.report import Report
 from conveyor.core._queue_names import checked_queue_name
 from conveyor.core.errors import InvalidOptionError
-from conveyor.core.options import JobOptions
+from conveyor.core.job_options import JobOptions
 from conveyor.core.store import JobRecord
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from conveyor.core._jobs.payload import canonical, fingerprint
 from conveyor.core.events import JobDelayed, JobWaiting
-from conveyor.core.options import LONGEST_NAME, checked_key
+from conveyor.core.job_options import LONGEST_NAME, checked_key
 from conveyor.core.store import Change, JobState, Where
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from conveyor.core.clock import Clock
     from conveyor.core.events import Event
-    from conveyor.core.options import Deduplication, Parsed
+    from conveyor.core.job_options import Deduplication, Parsed
     from conveyor.core.store import JobKey, JobRecord, Store
 
 #: What has not started takes other data; what runs or has run is a plain duplicate.

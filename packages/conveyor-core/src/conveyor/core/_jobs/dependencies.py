@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from conveyor.core._jobs.keep import retention_of
 from conveyor.core._jobs.report import Report
-from conveyor.core.options import JobOptions
+from conveyor.core.job_options import JobOptions
 from conveyor.core.store import JobState, Outcome, Release
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from conveyor.core._jobs.dependencies import UNFINISHED, as_cancelled, is_parent
-from conveyor.core._jobs.leases import hold
-from conveyor.core._jobs.outcomes import fail_unreadable
 from conveyor.core._jobs.refusals import settle_in_parts
+from conveyor.core._jobs.settlements import fail_unreadable
+from conveyor.core._jobs.short_leases import hold
 from conveyor.core.events import CancelRequested, JobCancelled
 from conveyor.core.store import Change, JobKey, JobState, Where
 

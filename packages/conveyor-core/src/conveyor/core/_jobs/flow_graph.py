@@ -9,16 +9,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
-from conveyor.core._validation import several
+from conveyor.core._argument_checks import several
 from conveyor.core.errors import InvalidOptionError, PayloadError
-from conveyor.core.options import AddOptions
+from conveyor.core.job_options import AddOptions
 from conveyor.core.store import JobKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from conveyor.core._jobs.builder import RecordBuilder
-    from conveyor.core.options import JobOptions, Parsed
+    from conveyor.core.job_options import JobOptions, Parsed
     from conveyor.core.store import JobRecord
 
 _CHILDREN: Final = "children"

@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from conveyor.core.options import FOREVER, JobOptions
+from conveyor.core.job_options import FOREVER, JobOptions
 from conveyor.core.store import JobState, Retention
 
 if TYPE_CHECKING:

@@ -18,12 +18,12 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from conveyor.core._jobs.dead_letters import original
-from conveyor.core._jobs.leases import hold
 from conveyor.core._jobs.refusals import settle_in_parts
-from conveyor.core._jobs.retry import reopened
+from conveyor.core._jobs.retry_by_hand import reopened
 from conveyor.core._jobs.shielding import to_the_end
+from conveyor.core._jobs.short_leases import hold
 from conveyor.core.events import JobRemoved, JobWaiting
-from conveyor.core.options import FOREVER
+from conveyor.core.job_options import FOREVER
 from conveyor.core.store import Change, JobKey, JobRecord, JobState, Order, Outcome, Retention, Where
 
 if TYPE_CHECKING:

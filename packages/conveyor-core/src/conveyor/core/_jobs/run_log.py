@@ -17,8 +17,8 @@ from conveyor.core.store import JobState
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from conveyor.core._jobs.outcomes import RunLog, Settlement
     from conveyor.core._jobs.report import Failure
+    from conveyor.core._jobs.settlements import RunLog, Settlement
 
 _log: Final = logging.getLogger("conveyor.worker")
 #: The most of an error's text in one line; its traceback has all of it.

@@ -14,7 +14,7 @@ from conveyor.core import _documents
 from conveyor.core._schedules.timing import Cron, Every, checked_zone
 from conveyor.core.durations import Duration, duration, instant
 from conveyor.core.errors import InvalidOptionError
-from conveyor.core.options import checked_name, whole
+from conveyor.core.job_options import checked_name, whole
 from conveyor.core.schedules import Misfire, Overlap, RunAll
 from conveyor.core.store import JobRecord
 

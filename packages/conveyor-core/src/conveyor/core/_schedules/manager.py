@@ -11,12 +11,12 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from conveyor.core._jobs.ids import new_job_id
-from conveyor.core._jobs.leases import hold
 from conveyor.core._jobs.lookup import read
 from conveyor.core._jobs.payload import decode as decode_json
 from conveyor.core._jobs.shielding import to_the_end
+from conveyor.core._jobs.short_leases import hold
 from conveyor.core._queue_names import schedules_of
-from conveyor.core._schedules import decisions
+from conveyor.core._schedules import due_runs
 from conveyor.core._schedules.definition import encode
 from conveyor.core._schedules.rows import UNREADABLE, held_at, opened, release, take_over, unreadable
 from conveyor.core.errors import ScheduleNotFoundError, UnsupportedFeatureError
@@ -56,7 +56,7 @@ class Schedules:
         _check_offered(self._store, spec)
         # What cannot be computed must not be stored: a worker would meet it for ever, and its user never.
         # Pinned by test_core_scheduling.py::test_a_schedule_that_cannot_be_computed_is_not_stored.
-        decisions.begin(spec, self._clock.now())
+        due_runs.begin(spec, self._clock.now())
         return await to_the_end(self._put(spec))
 
     async def get(self, key: str) -> Schedule | None:
@@ -77,14 +77,14 @@ class Schedules:
 
         Raises ScheduleNotFoundError.
         """
-        return await to_the_end(self._change(key, lambda _, state, __: decisions.pause(state)))
+        return await to_the_end(self._change(key, lambda _, state, __: due_runs.pause(state)))
 
     async def resume(self, key: str) -> Schedule:
         """Let it make jobs again, from now on.
 
         Raises ScheduleNotFoundError.
         """
-        return await to_the_end(self._change(key, decisions.resume))
+        return await to_the_end(self._change(key, due_runs.resume))
 
     async def trigger(self, key: str) -> tuple[JobRecord, Inserted]:
         """Make a job of it now, and say what became of that.
@@ -121,7 +121,7 @@ class Schedules:
             await self._make_room(spec.key)
             return None
         await self._publish(JobWaiting, spec.key)
-        return _schedule_of(spec, decisions.begin(spec, inserted.created_at))
+        return _schedule_of(spec, due_runs.begin(spec, inserted.created_at))
 
     async def _replace(self, spec: ScheduleSpec) -> Schedule | None:
         record = await self._hold(spec.key)
@@ -130,9 +130,9 @@ class Schedules:
         try:
             was, state = opened(record)
         except UNREADABLE:
-            state = decisions.begin(spec, held_at(record))
+            state = due_runs.begin(spec, held_at(record))
         else:
-            state = decisions.revise(was, state, spec, held_at(record))
+            state = due_runs.revise(was, state, spec, held_at(record))
         spawned = await self._release(record, spec, state)
         return None if spawned is None else _schedule_of(spec, state)
 
@@ -161,7 +161,7 @@ class Schedules:
     async def _trigger(self, key: str) -> tuple[JobRecord, Inserted]:
         while True:
             record, spec, state = await self._held(key)
-            fired = decisions.trigger(spec, state, held_at(record), new_job_id())
+            fired = due_runs.trigger(spec, state, held_at(record), new_job_id())
             spawned = await self._release(record, spec, fired.state, fired.jobs)
             if spawned is None:
                 continue

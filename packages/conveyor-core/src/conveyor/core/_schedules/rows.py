@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from conveyor.core._jobs.report import Failure, Report
-from conveyor.core._schedules import decisions
+from conveyor.core._schedules import due_runs
 from conveyor.core._schedules.definition import ScheduleSpec, ScheduleState, decode, encode
 from conveyor.core.store import Change, JobState, Outcome, Where
 
@@ -25,7 +25,7 @@ def opened(record: JobRecord) -> tuple[ScheduleSpec, ScheduleState]:
     """
     spec, state = decode(record.report)
     # It has not been held since it was added: it began then.
-    return spec, state or decisions.begin(spec, record.created_at or held_at(record))
+    return spec, state or due_runs.begin(spec, record.created_at or held_at(record))
 
 
 def held_at(record: JobRecord) -> datetime:
@@ -38,7 +38,7 @@ def release(
     record: JobRecord, spec: ScheduleSpec, state: ScheduleState, jobs: tuple[JobRecord, ...] = ()
 ) -> Outcome:
     """The outcome that releases a held row with its state, and adds its jobs in the same step."""
-    return Outcome.snoozed(record, encode(spec, state), run_at=decisions.look_at(state), spawn=jobs)
+    return Outcome.snoozed(record, encode(spec, state), run_at=due_runs.look_at(state), spawn=jobs)
 
 
 def unreadable(row: Undecodable) -> Outcome:

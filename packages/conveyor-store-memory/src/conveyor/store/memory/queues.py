@@ -9,14 +9,14 @@ from heapq import merge
 from typing import Final
 
 from conveyor.core.store import Claim, JobRecord, JobState, Limit, Order, Pause
-from conveyor.store.memory.lanes import Group, Lane
+from conveyor.store.memory.claimable import Shape, View
+from conveyor.store.memory.fair_share import Turns
 from conveyor.store.memory.matching import ORDERS
+from conveyor.store.memory.rate_starts import Starts
 from conveyor.store.memory.rows import ACTIVE, DELAYED, FOREVER, WAITING, Row, place
-from conveyor.store.memory.starts import Starts
-from conveyor.store.memory.states import States
-from conveyor.store.memory.timeline import Timeline
-from conveyor.store.memory.turns import Turns
-from conveyor.store.memory.views import Shape, View
+from conveyor.store.memory.rows_by_instant import Timeline
+from conveyor.store.memory.rows_by_state import States
+from conveyor.store.memory.subqueues import Group, Lane
 
 #: More shapes of claims than the workers of a queue have; the one used longest ago goes.
 MOST_VIEWS: Final = 32

@@ -24,9 +24,9 @@ from conveyor.core.errors import StoreError
 from conveyor.core.events import EVENTS, Event, Gap, JobWaiting, LocalBus
 from conveyor.store.pg.connections import Connections
 from conveyor.store.pg.listener import Listener
+from conveyor.store.pg.notify_payload import Assembler, channel, chunks
 from conveyor.store.pg.options import Options
 from conveyor.store.pg.statements import Session
-from conveyor.store.pg.wire_format import Assembler, channel, chunks
 
 log: Final = logging.getLogger("conveyor.store.pg")
 

@@ -8,7 +8,7 @@ from conveyor.conformance.behaviour.flows.endings import Endings
 from conveyor.conformance.behaviour.flows.growing import Growing
 from conveyor.conformance.behaviour.flows.reading import Reading
 from conveyor.conformance.behaviour.flows.retrying import Retrying
-from conveyor.conformance.behaviour.short_holds import Deciding
+from conveyor.conformance.behaviour.short_leases import Deciding
 from conveyor.conformance.concurrency.flow_model import RandomFlows
 
 

@@ -27,7 +27,7 @@ from conveyor.core import (
     Queue,
 )
 from conveyor.core.events import JobCompleted, JobWaiting, JobWaitingChildren
-from conveyor.core.options import AddOptions
+from conveyor.core.job_options import AddOptions
 from conveyor.core.store import Feature, Store, Where
 
 #: As many jobs as a flow is tested with.

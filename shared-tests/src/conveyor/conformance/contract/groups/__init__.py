@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from conveyor.conformance.contract.groups.fair_share import Turns
 from conveyor.conformance.contract.groups.sizes import GroupNames, Sizes
-from conveyor.conformance.contract.groups.turns import Turns
 
 
 class Groups(Turns, Sizes, GroupNames):

@@ -7,15 +7,15 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from conveyor.core._engine.batch_results import Misfit
-from conveyor.core._engine.decisions import Died, Raised, Returned
 from conveyor.core._engine.handlers import Encoded
+from conveyor.core._engine.outcome_policy import Died, Raised, Returned
 from conveyor.core._engine.processes.messages import packed, packed_error, unpacked, unpacked_raise
 from conveyor.core.job import Job
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from conveyor.core._engine.decisions import Ending
+    from conveyor.core._engine.outcome_policy import Ending
     from conveyor.core._engine.run import Run
     from conveyor.core.clock import Clock, Timer
 

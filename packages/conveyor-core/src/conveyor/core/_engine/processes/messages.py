@@ -14,13 +14,13 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from conveyor.core import errors
-from conveyor.core._engine.decisions import Raised
+from conveyor.core._engine.outcome_policy import Raised
 from conveyor.core._jobs.flow_graph import FlowJob
 from conveyor.core._jobs.payload import decode, encode
 from conveyor.core._jobs.report import Failure
 from conveyor.core.backoff import Backoff
 from conveyor.core.errors import ConveyorError
-from conveyor.core.options import Deduplication, Group, Keep
+from conveyor.core.job_options import Deduplication, Group, Keep
 from conveyor.core.signals import RateLimited, Retry, Signal, Snooze, Unrecoverable
 from conveyor.core.store import JobKey, JobRecord, JobState
 

@@ -30,7 +30,7 @@ from conveyor.core.errors import InvalidOptionError, LeaseLostError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conveyor.core._engine.decisions import Ending
+    from conveyor.core._engine.outcome_policy import Ending
     from conveyor.core._engine.processes.call import Call
 
 _CODE: Final = (

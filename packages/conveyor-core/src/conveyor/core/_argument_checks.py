@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from conveyor.core.clock import Clock, SystemClock
 from conveyor.core.errors import InvalidOptionError
-from conveyor.core.options import checked_name
+from conveyor.core.job_options import checked_name
 from conveyor.core.store import Pause
 
 if TYPE_CHECKING:

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, Final
 from conveyor.core._engine.run import Stop
 from conveyor.core._jobs.dependencies import release
 from conveyor.core._jobs.keep import retention_of
-from conveyor.core._jobs.outcomes import (
+from conveyor.core._jobs.payload import decode, encode
+from conveyor.core._jobs.refusals import reason
+from conveyor.core._jobs.report import Failure, Report
+from conveyor.core._jobs.settlements import (
     RunLog,
     Settlement,
     event_of,
     fail_permanently,
     fail_undecodable,
 )
-from conveyor.core._jobs.payload import decode, encode
-from conveyor.core._jobs.refusals import reason
-from conveyor.core._jobs.report import Failure, Report
 from conveyor.core.backoff import Backoff
 from conveyor.core.errors import JobTimeoutError, UnserialisableResultError
 from conveyor.core.events import (
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from conveyor.core._engine.run import Run
     from conveyor.core.durations import Duration
-    from conveyor.core.options import JobOptions
+    from conveyor.core.job_options import JobOptions
     from conveyor.core.store import JobRecord, Retention
 
 _log: Final = logging.getLogger("conveyor.worker")

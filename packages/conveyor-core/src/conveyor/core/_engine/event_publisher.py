@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from conveyor.core._engine.state import WorkerState
+    from conveyor.core._engine.worker_state import WorkerState
     from conveyor.core.events import Event
     from conveyor.core.store import Store
 

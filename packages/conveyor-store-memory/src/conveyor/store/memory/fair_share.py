@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from sortedcontainers import SortedList
 
-from conveyor.store.memory.lanes import Group, Slots
+from conveyor.store.memory.subqueues import Group, Slots
 
 
 class Turns:

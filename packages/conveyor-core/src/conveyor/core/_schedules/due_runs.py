@@ -10,7 +10,7 @@ from pydantic_core import from_json, to_json
 
 from conveyor.core._jobs.payload import fingerprint
 from conveyor.core._schedules.definition import ScheduleSpec, ScheduleState
-from conveyor.core.options import LONGEST_NAME
+from conveyor.core.job_options import LONGEST_NAME
 from conveyor.core.schedules import RunAll
 
 if TYPE_CHECKING:

@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from conveyor.core._jobs import remove
+from conveyor.core._jobs import remove_and_release
 from conveyor.core._jobs.dependencies import FAILED, UNFINISHED
 from conveyor.core._jobs.descendants import PAGE, by_queue, cancel_descendants
-from conveyor.core._jobs.leases import MOMENT, hold
-from conveyor.core._jobs.outcomes import (
+from conveyor.core._jobs.refusals import concerns_store, settle_in_parts, write_in_parts
+from conveyor.core._jobs.report import Failure, Report
+from conveyor.core._jobs.run_log import log_runs
+from conveyor.core._jobs.settlements import (
     Settlement,
     cancel_unrun,
     event_of,
@@ -26,11 +28,9 @@ from conveyor.core._jobs.outcomes import (
     fail_undecodable,
     fail_unreadable,
 )
-from conveyor.core._jobs.refusals import concerns_store, settle_in_parts, write_in_parts
-from conveyor.core._jobs.report import Failure, Report
-from conveyor.core._jobs.run_log import log_runs
+from conveyor.core._jobs.short_leases import MOMENT, hold
 from conveyor.core.events import JobDelayed, JobWaiting
-from conveyor.core.options import JobOptions
+from conveyor.core.job_options import JobOptions
 from conveyor.core.store import Change, JobKey, JobState, Outcome, Release, Retention, Where
 
 if TYPE_CHECKING:
@@ -272,7 +272,7 @@ async def _sweep(store: Store, parent: JobKey, clock: Clock, publish: Publish) -
     """Remove the children that were kept for a parent."""
     kept = Where(parent=parent, expired=True)
     while (deleted := await store.delete(kept, limit=PAGE)).removed:
-        await publish(await remove.events_of(store, deleted, clock))
+        await publish(await remove_and_release.events_of(store, deleted, clock))
 
 
 async def _decided(store: Store, record: JobRecord, clock: Clock, keep: Retention | None) -> Settlement:

@@ -7,22 +7,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from conveyor.core._engine.run import Run
-from conveyor.core._jobs.outcomes import Settlement, cancel_unrun, fail_undecodable, fail_unreadable
-from conveyor.core._jobs.parents import parent_outcome
+from conveyor.core._jobs.parent_outcome import parent_outcome
 from conveyor.core._jobs.report import Failure, Report
+from conveyor.core._jobs.settlements import Settlement, cancel_unrun, fail_undecodable, fail_unreadable
 from conveyor.core.events import JobWaiting
-from conveyor.core.options import JobOptions
+from conveyor.core.job_options import JobOptions
 from conveyor.core.store import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
-    from conveyor.core._engine.context import WorkerContext
-    from conveyor.core._engine.decisions import OutcomePolicy
     from conveyor.core._engine.handlers import Payloads
-    from conveyor.core._engine.options import Rules
+    from conveyor.core._engine.outcome_policy import OutcomePolicy
     from conveyor.core._engine.run import LeaseKeeper
+    from conveyor.core._engine.worker_context import WorkerContext
+    from conveyor.core._engine.worker_options import Rules
     from conveyor.core.store import JobRecord, Undecodable
 
 

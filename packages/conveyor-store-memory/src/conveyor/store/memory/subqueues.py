@@ -9,7 +9,7 @@ from typing import Any, Final, Generic, TypeVar
 from sortedcontainers import SortedList
 
 from conveyor.store.memory.rows import Row
-from conveyor.store.memory.timeline import Timeline
+from conveyor.store.memory.rows_by_instant import Timeline
 
 Item = TypeVar("Item", bound=Hashable)
 _numbers: Final = count()

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from sortedcontainers import SortedList
 
-from conveyor.store.memory.lanes import Slots
 from conveyor.store.memory.rows import FOREVER, Row, place
+from conveyor.store.memory.subqueues import Slots
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
     from conveyor.core.store import Limit
-    from conveyor.store.memory.lanes import Lane
-    from conveyor.store.memory.turns import Turns
+    from conveyor.store.memory.fair_share import Turns
+    from conveyor.store.memory.subqueues import Lane
 
 
 class Shape(NamedTuple):

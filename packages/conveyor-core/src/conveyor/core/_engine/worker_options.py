@@ -8,17 +8,17 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from conveyor.core._engine.handlers import Payloads, Results, checked_handler, payloads_of, results_of
-from conveyor.core._engine.processes.options import ProcessOptions, plan_of
-from conveyor.core._engine.validation import (
+from conveyor.core._engine.option_checks import (
     checked_batch,
     checked_group_limit,
     checked_limit,
     refuse_missing,
 )
+from conveyor.core._engine.processes.process_options import ProcessOptions, plan_of
 from conveyor.core._jobs.ids import new_token
 from conveyor.core.durations import duration
 from conveyor.core.errors import InvalidOptionError
-from conveyor.core.options import flag, whole
+from conveyor.core.job_options import flag, whole
 from conveyor.core.store import Claim, Stalled
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ from conveyor.core.store import Pause
 if TYPE_CHECKING:
     import asyncio
 
-    from conveyor.core._engine.context import WorkerContext
     from conveyor.core._engine.error_backoff import ErrorBackoff
     from conveyor.core._engine.heartbeat import Heartbeat
     from conveyor.core._engine.poller import Poller
     from conveyor.core._engine.scheduler import Scheduler
+    from conveyor.core._engine.worker_context import WorkerContext
     from conveyor.core.events import Event
 
 _WAKING: Final = frozenset(

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import timedelta
 
-    from conveyor.core._engine.publisher import EventPublisher
-    from conveyor.core._engine.state import WorkerState
+    from conveyor.core._engine.event_publisher import EventPublisher
+    from conveyor.core._engine.worker_state import WorkerState
     from conveyor.core.clock import Clock
     from conveyor.core.store import Store
 

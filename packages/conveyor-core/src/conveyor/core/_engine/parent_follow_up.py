@@ -7,15 +7,15 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from conveyor.core._jobs.parents import FollowUp
+from conveyor.core._jobs.parent_outcome import FollowUp
 from conveyor.core._jobs.refusals import concerns_store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from conveyor.core._engine.context import WorkerContext
     from conveyor.core._engine.error_backoff import ErrorBackoff
-    from conveyor.core._jobs.outcomes import Settlement
+    from conveyor.core._engine.worker_context import WorkerContext
+    from conveyor.core._jobs.settlements import Settlement
     from conveyor.core.events import Event
     from conveyor.core.store import Retention, Settled
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from conveyor.core._engine.handlers import refuse_generator
 from conveyor.core.batch import Batch
 from conveyor.core.errors import InvalidOptionError, UnsupportedFeatureError
+from conveyor.core.job_options import checked_name, whole
 from conveyor.core.limits import GroupLimit, RateLimit
-from conveyor.core.options import checked_name, whole
 from conveyor.core.store import Feature, Limit
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from heapq import merge
 from typing import Final
 
 from conveyor.core.store import TERMINAL, JobRecord, JobState
-from conveyor.store.memory.numbered import Numbered
 from conveyor.store.memory.rows import Row
-from conveyor.store.memory.timeline import Timeline
+from conveyor.store.memory.rows_by_instant import Timeline
+from conveyor.store.memory.rows_by_seq import Numbered
 
 
 class States:

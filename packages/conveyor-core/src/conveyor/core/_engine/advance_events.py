@@ -9,7 +9,7 @@ from conveyor.core._engine.settler import shown
 from conveyor.core.events import JobStalled, JobWaiting
 
 if TYPE_CHECKING:
-    from conveyor.core._engine.context import WorkerContext
+    from conveyor.core._engine.worker_context import WorkerContext
     from conveyor.core.store import Advanced
 
 _log: Final = logging.getLogger("conveyor.worker")

@@ -11,7 +11,7 @@ from conveyor.core._engine.executor import is_async
 from conveyor.core._engine.processes.import_paths import import_path, main_program
 from conveyor.core.durations import Duration, duration
 from conveyor.core.errors import InvalidOptionError
-from conveyor.core.options import whole
+from conveyor.core.job_options import whole
 
 _PROCESS: Final = "process"
 _MOST: Final = 1_000

@@ -21,7 +21,7 @@ from conveyor.core.events import (
     JobWaiting,
     JobWaitingChildren,
 )
-from conveyor.core.options import JobOptions
+from conveyor.core.job_options import JobOptions
 from conveyor.core.store import JobState, Outcome, Retention
 
 if TYPE_CHECKING:
