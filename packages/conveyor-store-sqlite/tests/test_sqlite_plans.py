@@ -51,8 +51,8 @@ _PARAMETERS = (
         "queue",
         "name",
         "group",
-        "rank",
-        "place",
+        "sort_key",
+        "tie_break",
         "before",
         "count",
         "now",
@@ -107,9 +107,9 @@ HOT = {
     ],
     "lane_names": ["conveyor_lanes_fresh", "conveyor_lanes_served"],
     "kinds_fresh": [
-        "conveyor_lanes_fresh (queue=? AND name=? AND parked_for=? AND active>?)",
-        "conveyor_lanes_fresh (queue=? AND name=? AND parked_for>?)",
-        "conveyor_lanes_fresh (queue=? AND name>?)",
+        "lanes_fresh (queue=? AND name=? AND parked_for=? AND active>?)",
+        "lanes_fresh (queue=? AND name=? AND parked_for>?)",
+        "lanes_fresh (queue=? AND name>?)",
     ],
     "kinds_served": [
         "conveyor_lanes_served (queue=? AND name=? AND parked_for=? AND active>?)",
@@ -117,13 +117,13 @@ HOT = {
         "conveyor_lanes_served (queue=? AND name>?)",
     ],
     "lanes_fresh": [
-        "conveyor_lanes_fresh (queue=? AND name=? AND parked_for=? AND active=? AND (rank,place)>(?,?))"
+        "lanes_fresh (queue=? AND name=? AND parked_for=? AND active=? AND (sort_key,tie_break)>(?,?))"
     ],
     "lanes_fresh_newest": [
-        "fresh_newest (queue=? AND name=? AND parked_for=? AND active=? AND (rank,newest)>(?,?))"
+        "fresh_newest (queue=? AND name=? AND parked_for=? AND active=? AND (sort_key,newest)>(?,?))"
     ],
     "lanes_served": [
-        "conveyor_lanes_served (queue=? AND name=? AND parked_for=? AND active=? AND (rank,served)>(?,?))"
+        "conveyor_lanes_served (queue=? AND name=? AND parked_for=? AND active=? AND (sort_key,served)>(?,?))"
     ],
     "unpark": [
         "conveyor_groups_parked (queue=? AND parked_until<?)",
@@ -174,7 +174,7 @@ def test_rows_are_written_by_their_number(db: sqlite3.Connection, name: str) -> 
         ("grouped", "conveyor_jobs_waiting_lane"),
     ],
 )
-@pytest.mark.parametrize("name", ["first", "newest", "next_rank"])
+@pytest.mark.parametrize("name", ["first", "newest", "next_sort_key"])
 def test_a_claim_reads_its_lane_in_order_from_one_index(
     db: sqlite3.Connection, name: str, lane: str, index: str
 ) -> None:
@@ -289,7 +289,7 @@ def _steps(db: sqlite3.Connection, action: Callable[[], object]) -> int:
 def _insert(db: sqlite3.Connection, id: str, group: str) -> None:
     db.execute(
         "insert into conveyor_jobs (queue, id, name, payload, options, report, priority, lifo, grp, state, "
-        "rank, place, holds_key, pending, released, created_at) "
+        "sort_key, tie_break, holds_key, pending, released, created_at) "
         "select 'q', ?, 'work', '', '', '', 0, 0, ?, 'waiting', 0, coalesce(max(seq), 0) + 1, 0, 0, 0, '' "
         "from conveyor_jobs",
         (id, group),

@@ -147,7 +147,7 @@ def _new(job: JobRecord, begins: Beginning, seq: int, now: datetime) -> JobRecor
         state=begins.state,
         run_at=begins.run_at,
         seq=seq,
-        rank=begins.rank,
+        sort_key=begins.sort_key,
         holds_key=job.unique_key is not None,
         unique_for=job.unique_for,
         unique_until=begins.unique_until,
@@ -156,7 +156,7 @@ def _new(job: JobRecord, begins: Beginning, seq: int, now: datetime) -> JobRecor
 
 
 def _by_urgency(jobs: list[JobRecord], *, newest_first: bool = False) -> list[JobRecord]:
-    return sorted(jobs, key=lambda job: (job.rank, -job.seq if newest_first or job.lifo else job.seq))
+    return sorted(jobs, key=lambda job: (job.sort_key, -job.seq if newest_first or job.lifo else job.seq))
 
 
 def _leased(data: Data, job: JobRecord, request: Claim, now: datetime) -> JobRecord:

@@ -122,8 +122,8 @@ def _soon(wait: timedelta | None) -> timedelta:
 
 
 def _urgency(row: Row) -> tuple[float, int]:
-    rank, seq, lifo = row[SEQ + 1], row[SEQ], row[7]
-    return rank, -seq if lifo else seq
+    sort_key, seq, lifo = row[SEQ + 1], row[SEQ], row[7]
+    return sort_key, -seq if lifo else seq
 
 
 # ------------------------------------------------------------------ with care

@@ -83,7 +83,7 @@ class Jobs:
             "alter",
             seq=[row.seq for row in rows],
             priority=[row.priority for row in rows],
-            rank=[row.rank for row in rows],
+            sort_key=[row.sort_key for row in rows],
             payload=[None if row.payload is None else jsonb(row.payload) for row in rows],
             reset=[row.reset for row in rows],
         )
@@ -129,7 +129,7 @@ def row_of(row: Row) -> sql.Row:
     """What a step has to know of a job; of the columns of `entries.sql`."""
     (
         seq, queue, id, name, group, state, token, attempt, stalled, cancel_requested, priority,
-        rank, run_at, delay, pending, released, parent_queue, parent_id, unique_key, unique_for,
+        sort_key, run_at, delay, pending, released, parent_queue, parent_id, unique_key, unique_for,
         unique_until, holds_key, finished_at, expires_at, keep_count, settled_token, settled_state,
         settled_at,
     ) = row  # fmt: skip
@@ -145,7 +145,7 @@ def row_of(row: Row) -> sql.Row:
         stalled,
         cancel_requested,
         priority,
-        rank,
+        sort_key,
         instant(run_at),
         None if delay is None else delay * MICROSECOND,
         pending,

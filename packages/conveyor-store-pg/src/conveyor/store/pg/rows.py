@@ -80,7 +80,7 @@ def record_or_reason(row: Row, now: datetime) -> JobRecord | Exception:
 def _record(row: Row, now: datetime) -> JobRecord:
     (
         queue, id, name, payload, options, report, priority, lifo, ageing, delay, run_at, group,
-        group_max_size, unique_key, unique_for, parent_queue, parent_id, state, seq, rank,
+        group_max_size, unique_key, unique_for, parent_queue, parent_id, state, seq, sort_key,
         holds_key, unique_until, pending, released, token, lease_until, locked_by, attempt, stalled,
         started, cancel_requested, created_at, processed_at, finished_at, expires_at, keep_count,
     ) = row  # fmt: skip
@@ -104,7 +104,7 @@ def _record(row: Row, now: datetime) -> JobRecord:
         None if parent_id is None else JobKey(parent_queue, parent_id),
         _STATES[state],
         seq,
-        rank,
+        sort_key,
         holds_key and (until is None or until > now),
         until,
         pending,

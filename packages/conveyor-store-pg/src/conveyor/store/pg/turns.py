@@ -165,6 +165,6 @@ class _Round:
         """Put a lane in line by its next job; if that was not read, by the least that it can be."""
         if taken >= len(lane.jobs) and lane.ended:
             return
-        rank, second = lane.jobs[min(taken, len(lane.jobs) - 1)]
+        sort_key, second = lane.jobs[min(taken, len(lane.jobs) - 1)]
         self._pushed += 1
-        heappush(self._heap, (rank, self._served[lane.key[0]], second, self._pushed, taken, lane))
+        heappush(self._heap, (sort_key, self._served[lane.key[0]], second, self._pushed, taken, lane))

@@ -65,8 +65,8 @@ def _chosen(
     if after is not None:
         parameters |= {
             "after_seq": after.seq,
-            "after_rank": after.rank,
-            "after_place": -after.seq if after.lifo else after.seq,
+            "after_sort_key": after.sort_key,
+            "after_tie_break": -after.seq if after.lifo else after.seq,
             "after_finished": after.finished_at,
         }
     branches = _ordered_apart(condition.branches, order, where)
@@ -192,9 +192,9 @@ _ORDERS: Final[dict[Order, tuple[tuple[str, ...], bool, str]]] = {
         f"(coalesce(finished_at, 'infinity'), seq) > (coalesce({_AFTER}, 'infinity'), %(after_seq)s)",
     ),
     Order.CLAIM: (
-        ("rank", "place"),
+        ("sort_key", "tie_break"),
         False,
-        "(rank, place) > (%(after_rank)s::float8, %(after_place)s::bigint)",
+        "(sort_key, tie_break) > (%(after_sort_key)s::float8, %(after_tie_break)s::bigint)",
     ),
 }
 
@@ -259,7 +259,7 @@ def _unknown(behind: str) -> str:
 
     Else a plan takes the index of an order for it, and reads what is behind the job of all other groups.
     """
-    return behind.replace("(rank, ", "(rank + 0, ").replace("seq + 0 ", "seq - 0 ")
+    return behind.replace("(sort_key, ", "(sort_key + 0, ").replace("seq + 0 ", "seq - 0 ")
 
 
 def _is_apart(where: Where, branch: Branch, order: Order) -> bool:

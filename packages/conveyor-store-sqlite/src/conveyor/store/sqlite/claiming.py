@@ -51,7 +51,7 @@ def claim(db: Connection, now: datetime, request: Claim) -> Claimed:
 def take(db: Connection, now: datetime, ids: Collection[str], request: Claim) -> Claimed:
     """Lease those of the jobs with these ids that wait for anything."""
     found = sorted(ask(db, "by_id", queue=request.queue, ids=text(list(ids))))
-    return _leased(db, now, request, [abs(place) for _, place in found])
+    return _leased(db, now, request, [abs(tie_break) for _, tie_break in found])
 
 
 def _leased(db: Connection, now: datetime, request: Claim, seqs: Sequence[int]) -> Claimed:

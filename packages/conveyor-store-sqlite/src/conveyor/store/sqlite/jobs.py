@@ -16,10 +16,10 @@ from conveyor.store.sql import Key, Row
 from conveyor.store.sqlite.rows import (
     MICROSECOND,
     UNREADABLE,
+    decoded_sort_key,
+    encoded_sort_key,
     known_state,
     microseconds,
-    rank_key,
-    rank_of,
     read,
     written,
 )
@@ -51,7 +51,9 @@ class Jobs:
 
     async def rewrite(self, rows: Sequence[Row]) -> None:
         """Write what only `Store.update` changes."""
-        values = [(row.seq, row.priority, rank_key(row.rank), row.payload, row.reset) for row in rows]
+        values = [
+            (row.seq, row.priority, encoded_sort_key(row.sort_key), row.payload, row.reset) for row in rows
+        ]
         write(self._db, "alter", values)
 
     async def remove(self, rows: Sequence[Row]) -> None:
@@ -91,7 +93,7 @@ def _row(values: Sequence[Any]) -> Row:
         stalled,
         cancel_requested,
         priority,
-        rank,
+        sort_key,
         run_at,
         delay,
         pending,
@@ -121,7 +123,7 @@ def _row(values: Sequence[Any]) -> Row:
         stalled,
         bool(cancel_requested),
         priority,
-        rank_of(rank) if isinstance(rank, int) else 0.0,
+        decoded_sort_key(sort_key) if isinstance(sort_key, int) else 0.0,
         None if run_at is None else _instant(run_at),
         None if delay is None else _duration(delay),
         pending,

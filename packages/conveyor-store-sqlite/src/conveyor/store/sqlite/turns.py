@@ -25,7 +25,7 @@ from conveyor.core.store import Claim, Rate
 from conveyor.store.sqlite.limits import Room, Scope, started, windows
 from conveyor.store.sqlite.rows import microseconds, written
 from conveyor.store.sqlite.statements import ask, run, text
-from conveyor.store.sqlite.waiting import START, Names, Place, Turns, before_stalled, following, ungrouped
+from conveyor.store.sqlite.waiting import START, Names, Position, Turns, before_stalled, following, ungrouped
 
 
 def take_turns(
@@ -58,8 +58,8 @@ class _Lane:
     group: str | None
     name: str
     #: The jobs to give next, most urgent first, and the last one read.
-    jobs: deque[Place]
-    last: Place
+    jobs: deque[Position]
+    last: Position
     #: Whether there are no jobs behind the last one read.
     ended: bool
 
@@ -71,7 +71,7 @@ class _Stream:
     statement: str
     kinds: list[Sequence[Any]]
     #: All lanes before this have been read; None: all lanes.
-    read_to: Place | None = START
+    read_to: Position | None = START
     seen: set[tuple[str, str]] = field(default_factory=set)
 
     @property
@@ -79,8 +79,8 @@ class _Stream:
         """The most urgent that a lane which has not been read can be; None: there is none."""
         if self.read_to is None or not self.kinds:
             return None
-        rank, second = self.read_to
-        return (rank, second, START[1]) if self.statement == "lanes_served" else (rank, 0, second)
+        sort_key, second = self.read_to
+        return (sort_key, second, START[1]) if self.statement == "lanes_served" else (sort_key, 0, second)
 
 
 class _Round:
@@ -162,9 +162,9 @@ class _Round:
 
     def _push(self, lane: _Lane) -> None:
         """Put a lane in line by its first job; if that is not known, by the least that it can be."""
-        rank, second = lane.jobs[0] if lane.jobs else lane.last
+        sort_key, second = lane.jobs[0] if lane.jobs else lane.last
         self._pushed += 1
-        heappush(self._heap, (rank, self._served[lane.group], second, self._pushed, lane))
+        heappush(self._heap, (sort_key, self._served[lane.group], second, self._pushed, lane))
 
     # ---------------------------------------------------------------- reading
 
@@ -200,7 +200,7 @@ class _Round:
 
     def _read_page(self, stream: _Stream) -> None:
         """Read the next lanes of a stream, their groups' windows with them."""
-        rank, second = stream.read_to or START
+        sort_key, second = stream.read_to or START
         # The lanes of one group share their turn, so a page may end between them: it begins again there,
         # and is larger than they can be.
         count = self._count + len(stream.kinds)
@@ -209,7 +209,7 @@ class _Round:
             stream.statement,
             queue=self._queue,
             kinds=text(stream.kinds),
-            rank=rank,
+            sort_key=sort_key,
             second=second,
             count=count,
         )
@@ -221,10 +221,10 @@ class _Round:
             self._windows.update(
                 windows(self._db, Scope(self._queue, "group"), groups, self._rate, self._now)
             )
-        for rank, _, group, name, active, place, newest, served in new:
+        for sort_key, _, group, name, active, tie_break, newest, served in new:
             self._active.setdefault(group, active)
             self._served.setdefault(group, served)
-            head = (rank, newest if self._request.newest_first else place)
+            head = (sort_key, newest if self._request.newest_first else tie_break)
             self._push(_Lane(group, name, deque([head]), head, ended=False))
 
     def _read_jobs(self, lane: _Lane) -> None:

@@ -20,9 +20,9 @@ create table {schema}.conveyor_jobs (
   parent_queue text collate "C",
   parent_id text collate "C",
   state text collate "C" not null,
-  rank double precision not null,
-  -- -seq for lifo jobs, seq for the others: their order within a rank.
-  place bigint not null,
+  sort_key double precision not null,
+  -- -seq for lifo jobs, seq for the others: their order within a sort key.
+  tie_break bigint not null,
   holds_key boolean not null,
   unique_until timestamptz,
   pending integer not null,
@@ -68,22 +68,22 @@ create unique index conveyor_jobs_key
 
 -- A claim among the jobs without a group: claim.sql, look.sql.
 create index conveyor_jobs_waiting
-  on {schema}.conveyor_jobs (queue, rank, place)
+  on {schema}.conveyor_jobs (queue, sort_key, tie_break)
   where state = 'waiting' and grp is null;
 
 -- The same for one name, when not all may be claimed: look.sql, choice.sql. Its collation is as in conveyor_jobs_added.
 create index conveyor_jobs_waiting_name
-  on {schema}.conveyor_jobs (queue collate "POSIX", name, rank, place)
+  on {schema}.conveyor_jobs (queue collate "POSIX", name, sort_key, tie_break)
   where state = 'waiting' and grp is null;
 
 -- A claim within one lane of a group: look_by_turns.sql, and the heads of lanes: refresh_lanes.sql.
 create index conveyor_jobs_waiting_lane
-  on {schema}.conveyor_jobs (queue, grp, name, rank, place)
+  on {schema}.conveyor_jobs (queue, grp, name, sort_key, tie_break)
   where state = 'waiting' and grp is not null;
 
 -- The waiting jobs of all groups in the order of claims: Order.CLAIM. Its collation is as in conveyor_jobs_added.
 create index conveyor_jobs_waiting_grouped
-  on {schema}.conveyor_jobs (queue collate "POSIX", rank, place)
+  on {schema}.conveyor_jobs (queue collate "POSIX", sort_key, tie_break)
   where state = 'waiting' and grp is not null;
 
 -- Jobs that come due: due.sql, wait.sql, next.sql.
@@ -233,14 +233,14 @@ create index conveyor_groups_idle
   on {schema}.conveyor_groups (queue, served)
   where waiting = 0 and delayed = 0 and active = 0;
 
--- The waiting jobs of one name in one group: the rank and place of the first, and the newest job of that
--- rank (minus its seq). The other columns are copies of the group's.
+-- The waiting jobs of one name in one group: the sort key and tie break of the first, and the newest job of that
+-- sort key (minus its seq). The other columns are copies of the group's.
 create table {schema}.conveyor_lanes (
   queue text collate "C" not null,
   grp text collate "C" not null,
   name text collate "C" not null,
-  rank double precision not null,
-  place bigint not null,
+  sort_key double precision not null,
+  tie_break bigint not null,
   newest bigint not null,
   served bigint not null,
   active integer not null,
@@ -255,17 +255,17 @@ create table {schema}.conveyor_lanes (
 
 -- The next lanes among those whose group has had a turn: look_by_turns.sql, kinds_served.sql.
 create index conveyor_lanes_served
-  on {schema}.conveyor_lanes (queue, name, parked_for, active, rank, served)
+  on {schema}.conveyor_lanes (queue, name, parked_for, active, sort_key, served)
   where not paused and served > 0;
 
 -- The next lanes among those whose group has not, oldest first: look_by_turns.sql, kinds_fresh.sql.
 create index conveyor_lanes_fresh
-  on {schema}.conveyor_lanes (queue, name, parked_for, active, rank, place)
+  on {schema}.conveyor_lanes (queue, name, parked_for, active, sort_key, tie_break)
   where not paused and served = 0;
 
 -- The same, newest first: look_by_turns.sql.
 create index conveyor_lanes_fresh_newest
-  on {schema}.conveyor_lanes (queue, name, parked_for, active, rank, newest)
+  on {schema}.conveyor_lanes (queue, name, parked_for, active, sort_key, newest)
   where not paused and served = 0;
 
 -- Who listens to which events; bus.py keeps it. It is worth nothing after a crash: those who listen say so

@@ -18,10 +18,10 @@ create table conveyor_jobs (
   parent_queue text,
   parent_id text,
   state text not null,
-  -- The bits of the rank, a float, as a number of the same order: JSON would round the float.
-  rank integer not null,
-  -- -seq for lifo jobs, seq for the others: their order within a rank.
-  place integer not null,
+  -- The bits of the sort key, a float, as a number of the same order: JSON would round the float.
+  sort_key integer not null,
+  -- -seq for lifo jobs, seq for the others: their order within a sort key.
+  tie_break integer not null,
   holds_key integer not null,
   unique_until text,
   pending integer not null,
@@ -62,17 +62,17 @@ create unique index conveyor_jobs_key
 
 -- A claim among the jobs without a group: first.sql.
 create index conveyor_jobs_waiting
-  on conveyor_jobs (queue, rank, place, state, grp)
+  on conveyor_jobs (queue, sort_key, tie_break, state, grp)
   where state = 'waiting' and grp is null;
 
 -- The same for one name, when not all may be claimed: first.sql, names.sql.
 create index conveyor_jobs_waiting_name
-  on conveyor_jobs (queue, name, rank, place, state, grp)
+  on conveyor_jobs (queue, name, sort_key, tie_break, state, grp)
   where state = 'waiting' and grp is null;
 
 -- A claim within one lane of a group: first.sql, and the triggers that keep conveyor_lanes.
 create index conveyor_jobs_waiting_lane
-  on conveyor_jobs (queue, grp, name, rank, place, state)
+  on conveyor_jobs (queue, grp, name, sort_key, tie_break, state)
   where state = 'waiting' and grp is not null;
 
 -- Jobs that come due: due.sql, wait.sql.
@@ -140,7 +140,7 @@ create index conveyor_jobs_all_cancelled
 
 -- Waiting jobs with a group, whatever their lanes: Order.CLAIM.
 create index conveyor_jobs_waiting_grouped
-  on conveyor_jobs (queue, rank, place, state, grp)
+  on conveyor_jobs (queue, sort_key, tie_break, state, grp)
   where state = 'waiting' and grp is not null;
 
 -- The jobs of a group: Where.group.
@@ -251,15 +251,15 @@ create index conveyor_groups_idle
   on conveyor_groups (queue, known, served)
   where waiting = 0 and delayed = 0 and active = 0;
 
--- The waiting jobs of one name in one group: the rank and place of the first, and the newest job of that
--- rank (minus its seq). The other columns are copies of the group's.
+-- The waiting jobs of one name in one group: the sort key and tie break of the first, and the newest job of that
+-- sort key (minus its seq). The other columns are copies of the group's.
 create table conveyor_lanes (
   lane integer primary key,
   queue text not null,
   grp text not null,
   name text not null,
-  rank integer not null,
-  place integer not null,
+  sort_key integer not null,
+  tie_break integer not null,
   newest integer not null,
   served integer not null,
   active integer not null,
@@ -270,17 +270,17 @@ create table conveyor_lanes (
 
 -- The next lanes among those whose group has had a turn: lanes_served.sql, kinds_served.sql.
 create index conveyor_lanes_served
-  on conveyor_lanes (queue, name, parked_for, active, rank, served)
+  on conveyor_lanes (queue, name, parked_for, active, sort_key, served)
   where paused = 0 and served > 0;
 
 -- The next lanes among those whose group has not, oldest first: lanes_fresh.sql, kinds_fresh.sql.
 create index conveyor_lanes_fresh
-  on conveyor_lanes (queue, name, parked_for, active, rank, place)
+  on conveyor_lanes (queue, name, parked_for, active, sort_key, tie_break)
   where paused = 0 and served = 0;
 
 -- The same, newest first: lanes_fresh_newest.sql.
 create index conveyor_lanes_fresh_newest
-  on conveyor_lanes (queue, name, parked_for, active, rank, newest)
+  on conveyor_lanes (queue, name, parked_for, active, sort_key, newest)
   where paused = 0 and served = 0;
 
 create trigger conveyor_jobs_inserted
@@ -307,22 +307,22 @@ begin
         delayed = delayed + excluded.delayed,
         active = active + excluded.active;
 
-  insert into conveyor_lanes (queue, grp, name, rank, place, newest, served, active, paused, parked_for)
-  select new.queue, new.grp, new.name, new.rank, new.place, -new.seq, g.served, g.active, g.paused, g.parked_for
+  insert into conveyor_lanes (queue, grp, name, sort_key, tie_break, newest, served, active, paused, parked_for)
+  select new.queue, new.grp, new.name, new.sort_key, new.tie_break, -new.seq, g.served, g.active, g.paused, g.parked_for
     from conveyor_groups g
    where g.queue = new.queue
      and g.grp = new.grp
      and new.state = 'waiting'
   on conflict (queue, grp, name) do update
-    set place = case when excluded.rank < rank then excluded.place else min(excluded.place, place) end,
-        newest = case when excluded.rank < rank then excluded.newest else min(excluded.newest, newest) end,
-        rank = excluded.rank
-  where excluded.rank <= rank;
+    set tie_break = case when excluded.sort_key < sort_key then excluded.tie_break else min(excluded.tie_break, tie_break) end,
+        newest = case when excluded.sort_key < sort_key then excluded.newest else min(excluded.newest, newest) end,
+        sort_key = excluded.sort_key
+  where excluded.sort_key <= sort_key;
 end;
 
 create trigger conveyor_jobs_moved
-  after update of state, rank on conveyor_jobs
-  when new.grp is not null and (new.state <> old.state or new.rank <> old.rank)
+  after update of state, sort_key on conveyor_jobs
+  when new.grp is not null and (new.state <> old.state or new.sort_key <> old.sort_key)
 begin
   insert into conveyor_groups (queue, grp, paused)
   select
@@ -346,24 +346,24 @@ begin
      and name = new.name
      and 'waiting' in (old.state, new.state);
 
-  insert into conveyor_lanes (queue, grp, name, rank, place, newest, served, active, paused, parked_for)
+  insert into conveyor_lanes (queue, grp, name, sort_key, tie_break, newest, served, active, paused, parked_for)
   select
     new.queue,
     new.grp,
     new.name,
-    h.rank,
-    h.place,
+    h.sort_key,
+    h.tie_break,
     -max(
-      abs(h.place),
+      abs(h.tie_break),
       (
-        select abs(l.place)
+        select abs(l.tie_break)
           from conveyor_jobs l
          where l.queue = new.queue
            and l.grp = new.grp
            and l.name = new.name
            and l.state = 'waiting'
-           and l.rank = h.rank
-         order by l.place desc
+           and l.sort_key = h.sort_key
+         order by l.tie_break desc
          limit 1
       )
     ),
@@ -373,13 +373,13 @@ begin
     g.parked_for
     from conveyor_groups g,
          (
-           select j.rank, j.place
+           select j.sort_key, j.tie_break
              from conveyor_jobs j
             where j.queue = new.queue
               and j.grp = new.grp
               and j.name = new.name
               and j.state = 'waiting'
-            order by j.rank, j.place
+            order by j.sort_key, j.tie_break
             limit 1
          ) h
    where g.queue = new.queue
@@ -404,24 +404,24 @@ begin
      and name = old.name
      and old.state = 'waiting';
 
-  insert into conveyor_lanes (queue, grp, name, rank, place, newest, served, active, paused, parked_for)
+  insert into conveyor_lanes (queue, grp, name, sort_key, tie_break, newest, served, active, paused, parked_for)
   select
     old.queue,
     old.grp,
     old.name,
-    h.rank,
-    h.place,
+    h.sort_key,
+    h.tie_break,
     -max(
-      abs(h.place),
+      abs(h.tie_break),
       (
-        select abs(l.place)
+        select abs(l.tie_break)
           from conveyor_jobs l
          where l.queue = old.queue
            and l.grp = old.grp
            and l.name = old.name
            and l.state = 'waiting'
-           and l.rank = h.rank
-         order by l.place desc
+           and l.sort_key = h.sort_key
+         order by l.tie_break desc
          limit 1
       )
     ),
@@ -431,13 +431,13 @@ begin
     g.parked_for
     from conveyor_groups g,
          (
-           select j.rank, j.place
+           select j.sort_key, j.tie_break
              from conveyor_jobs j
             where j.queue = old.queue
               and j.grp = old.grp
               and j.name = old.name
               and j.state = 'waiting'
-            order by j.rank, j.place
+            order by j.sort_key, j.tie_break
             limit 1
          ) h
    where g.queue = old.queue

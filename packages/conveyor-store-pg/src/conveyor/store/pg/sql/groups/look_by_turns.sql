@@ -21,10 +21,10 @@ wanted as materialized (
 -- Those whose group has had no turn yet, and then those whose group has, the one served longest ago first.
 lanes as materialized (
   (
-    select 1 as stream, l.grp, l.name, l.active, l.served, l.rank, l.head, l.head as second
+    select 1 as stream, l.grp, l.name, l.active, l.served, l.sort_key, l.head, l.head as second
       from wanted k
      cross join lateral (
-       select l.grp, l.name, l.active, l.served, l.rank, l.{head} as head
+       select l.grp, l.name, l.active, l.served, l.sort_key, l.{head} as head
          from {schema}.conveyor_lanes l
         where l.queue = %(queue)s
           and l.name = k.name
@@ -32,19 +32,19 @@ lanes as materialized (
           and l.active = k.active
           and not l.paused
           and l.served = 0
-        order by l.rank, l.{head}
+        order by l.sort_key, l.{head}
         limit %(page)s
      ) l
      where k.stream = 1
-     order by l.rank, l.head
+     order by l.sort_key, l.head
      limit %(page)s
   )
   union all
   (
-    select 2, l.grp, l.name, l.active, l.served, l.rank, l.head, l.served
+    select 2, l.grp, l.name, l.active, l.served, l.sort_key, l.head, l.served
       from wanted k
      cross join lateral (
-       select l.grp, l.name, l.active, l.served, l.rank, l.{head} as head
+       select l.grp, l.name, l.active, l.served, l.sort_key, l.{head} as head
          from {schema}.conveyor_lanes l
         where l.queue = %(queue)s
           and l.name = k.name
@@ -52,11 +52,11 @@ lanes as materialized (
           and l.active = k.active
           and not l.paused
           and l.served > 0
-        order by l.rank, l.served
+        order by l.sort_key, l.served
         limit %(page)s
      ) l
      where k.stream = 2
-     order by l.rank, l.served
+     order by l.sort_key, l.served
      limit %(page)s
   )
 ),
@@ -75,26 +75,26 @@ deep as materialized (
      and d.name = l.name
 ),
 found as (
-  select 0 as stream, null as grp, '' as name, 0 as active, 0 as served, 0 as lane_rank, 0 as lane_second,
-    %(count)s::bigint as depth, j.rank, j.second
+  select 0 as stream, null as grp, '' as name, 0 as active, 0 as served, 0 as lane_sort_key, 0 as lane_second,
+    %(count)s::bigint as depth, j.sort_key, j.second
     from ({jobs of ungrouped}) j
   union all
   (
-    select 0, null, '', 0, 0, 0, 0, %(count)s::bigint, j.rank, j.second
+    select 0, null, '', 0, 0, 0, 0, %(count)s::bigint, j.sort_key, j.second
       from names n
      cross join choice c
      cross join lateral ({jobs of named}) j
      where n.allowed
        and c.any_name
        and not c.all_names
-     order by j.rank, j.second
+     order by j.sort_key, j.second
      limit %(count)s
   )
   union all
-  select l.stream, l.grp, l.name, l.active, l.served, l.rank, l.second, l.depth, j.rank, j.second
+  select l.stream, l.grp, l.name, l.active, l.served, l.sort_key, l.second, l.depth, j.sort_key, j.second
     from deep l
    cross join lateral (
-     select l.rank, l.head as second
+     select l.sort_key, l.head as second
       where l.depth <= 1
      union all
      ({jobs of grouped})

@@ -1,4 +1,4 @@
-select json_group_array(json_array(rank, place))
+select json_group_array(json_array(sort_key, tie_break))
   from conveyor_jobs
  where queue = :queue
    and id in (select value from json_each(:ids))

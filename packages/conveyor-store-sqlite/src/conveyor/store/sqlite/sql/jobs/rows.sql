@@ -20,7 +20,7 @@ select json_group_array(
     parent_id,
     state,
     seq,
-    rank,
+    sort_key,
     holds_key,
     unique_until,
     pending,
