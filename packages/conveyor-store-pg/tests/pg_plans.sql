@@ -78,16 +78,16 @@ select queue, grp, true,
   substr(grp, 2)::int % 100 = 1
   from conveyor_jobs where grp is not null and state in ('waiting', 'delayed', 'active') group by queue, grp;
 insert into conveyor_groups (queue, grp, known) select 'grouped', 'idle-' || n, true from generate_series(1, 5) n;
-insert into conveyor_lanes (queue, grp, name, sort_key, tie_break, newest, served, active, paused, parked_for)
+insert into conveyor_lanes (queue, grp, name, sort_key, tie_break, newest, served, active, paused, throttled_for)
 select distinct on (j.queue, j.grp, j.name) j.queue, j.grp, j.name, j.sort_key, j.tie_break, -j.tie_break, g.served, g.active, g.paused, ''
   from conveyor_jobs j join conveyor_groups g using (queue, grp)
  where j.state = 'waiting' and j.grp is not null
  order by j.queue, j.grp, j.name, j.sort_key, j.tie_break;
 -- A small queue beside the large ones, and the pauses, starts and outcomes of many.
-insert into conveyor_pauses (queue, kind, target, until)
+insert into conveyor_pauses (queue, kind, target, resumes_at)
 select 'grouped', 'group', grp, case when substr(grp, 2)::int % 200 = 1 then '2031-01-01 00:00+00'::timestamptz end from conveyor_groups where paused;
 insert into conveyor_pauses (queue, kind, target) values ('grouped', 'name', 'name-0');
-insert into conveyor_pauses (queue, kind, target, until)
+insert into conveyor_pauses (queue, kind, target, resumes_at)
 select 'q' || n, 'queue', '', '2031-01-01 00:00+00'::timestamptz from generate_series(1, 2000) n;
 insert into conveyor_starts (queue, kind, target, at, starts, total)
 select 'grouped', 'group', 'g' || n % 5003, '2030-01-01 00:00+00'::timestamptz - n * interval '1 ms', 1, 100000 - n

@@ -72,7 +72,7 @@ select distinct queue, 1000, 1 from conveyor_jobs where grp is not null;
 insert into conveyor_groups (queue, grp, known, served, waiting)
 select queue, grp, true, substr(grp, 2)::int % 2 * substr(grp, 2)::int, count(*)
   from conveyor_jobs where grp is not null group by queue, grp;
-insert into conveyor_lanes (queue, grp, name, sort_key, tie_break, newest, served, active, paused, parked_for)
+insert into conveyor_lanes (queue, grp, name, sort_key, tie_break, newest, served, active, paused, throttled_for)
 select j.queue, j.grp, j.name, 0, min(j.tie_break), -max(j.tie_break), min(g.served), 0, false, ''
   from conveyor_jobs j join conveyor_groups g using (queue, grp) group by j.queue, j.grp, j.name;
 insert into conveyor_tombstones (queue, id, token, state, at)

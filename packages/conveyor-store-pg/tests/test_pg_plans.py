@@ -298,10 +298,10 @@ INDEXES = {
     "conveyor_jobs_expires_at": "found expired",
     "conveyor_jobs_keep_count": "found expired",
     "conveyor_tombstones_at": "tidy",
-    "conveyor_pauses_until": "tidy",
+    "conveyor_pauses_resumes_at": "tidy",
     "conveyor_starts_at": "tidy",
     "conveyor_groups_known": "claim by turns",
-    "conveyor_groups_parked": "claim by turns, limited",
+    "conveyor_groups_throttled": "claim by turns, limited",
     "conveyor_groups_waiting": "tidy",
     "conveyor_groups_idle": "tidy",
     "conveyor_lanes_served": "claim by turns",
@@ -354,7 +354,7 @@ async def test_counting_reads_indexes_only(session: Explaining) -> None:
 PASSED_OVER = {
     "saturated": "active = 5",
     "paused": "paused = true",
-    "parked": f"parked_for = '{rate_name(RATE)}'",
+    "throttled": f"throttled_for = '{rate_name(RATE)}'",
 }
 
 
@@ -364,8 +364,8 @@ async def test_a_claim_by_turns_does_not_look_at_lanes_that_it_passes_over(
 ) -> None:
     for table in ("conveyor_groups", "conveyor_lanes"):
         change = PASSED_OVER[group]
-        if table == "conveyor_groups" and group == "parked":
-            change += ", parked_until = '2030-01-01 00:30+00'"
+        if table == "conveyor_groups" and group == "throttled":
+            change += ", throttled_until = '2030-01-01 00:30+00'"
         session.connection.execute(
             f"update {table} set {change} where queue = 'grouped' and substr(grp, 2) > '5'".encode()  # noqa: S608
         )

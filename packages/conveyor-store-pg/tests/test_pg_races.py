@@ -77,8 +77,8 @@ TRUTHS = {
         select l.queue, l.grp, l.name
           from conveyor_lanes l
           left join conveyor_groups g using (queue, grp)
-         where (l.active, l.served, l.paused, l.parked_for) is distinct from
-               (g.active, g.served, g.paused, g.parked_for)""",
+         where (l.active, l.served, l.paused, l.throttled_for) is distinct from
+               (g.active, g.served, g.paused, g.throttled_for)""",
     "the limit of groups": f"""
         select queue, grp, count(*) from conveyor_jobs where queue = 'limited'
            and state = 'active' and grp is not null

@@ -68,7 +68,7 @@ async def test_a_group_that_uses_up_its_rate_is_passed_over_at_once(url: str) ->
             await store.claim(request, now=NOON + timedelta(seconds=second))
         with psycopg.connect(url) as connection:
             found = connection.execute(
-                "select grp, parked_until from conveyor_groups order by grp"
+                "select grp, throttled_until from conveyor_groups order by grp"
             ).fetchall()
 
     # When the first of the two starts leaves the window.

@@ -56,7 +56,9 @@ _PARAMETERS = (
         "before",
         "count",
         "now",
-        "until",
+        "expires_at",
+        "lease_until",
+        "resumes_at",
         "worker",
         "token",
         "limit",
@@ -102,34 +104,34 @@ HOT = {
         "COVERING INDEX conveyor_jobs_waiting",
         "COVERING INDEX conveyor_jobs_run_at (queue=?)",
         "conveyor_groups_waiting (queue=?)",
-        "conveyor_groups_parked (queue=?)",
-        "conveyor_pauses_until (queue=? AND kind=? AND until>?)",
+        "conveyor_groups_throttled (queue=?)",
+        "conveyor_pauses_resumes_at (queue=? AND kind=? AND resumes_at>?)",
     ],
     "lane_names": ["conveyor_lanes_fresh", "conveyor_lanes_served"],
     "kinds_fresh": [
-        "lanes_fresh (queue=? AND name=? AND parked_for=? AND active>?)",
-        "lanes_fresh (queue=? AND name=? AND parked_for>?)",
+        "lanes_fresh (queue=? AND name=? AND throttled_for=? AND active>?)",
+        "lanes_fresh (queue=? AND name=? AND throttled_for>?)",
         "lanes_fresh (queue=? AND name>?)",
     ],
     "kinds_served": [
-        "conveyor_lanes_served (queue=? AND name=? AND parked_for=? AND active>?)",
-        "conveyor_lanes_served (queue=? AND name=? AND parked_for>?)",
+        "conveyor_lanes_served (queue=? AND name=? AND throttled_for=? AND active>?)",
+        "conveyor_lanes_served (queue=? AND name=? AND throttled_for>?)",
         "conveyor_lanes_served (queue=? AND name>?)",
     ],
     "lanes_fresh": [
-        "lanes_fresh (queue=? AND name=? AND parked_for=? AND active=? AND (sort_key,tie_break)>(?,?))"
+        "lanes_fresh (queue=? AND name=? AND throttled_for=? AND active=? AND (sort_key,tie_break)>(?,?))"
     ],
     "lanes_fresh_newest": [
-        "fresh_newest (queue=? AND name=? AND parked_for=? AND active=? AND (sort_key,newest)>(?,?))"
+        "fresh_newest (queue=? AND name=? AND throttled_for=? AND active=? AND (sort_key,newest)>(?,?))"
     ],
     "lanes_served": [
-        "conveyor_lanes_served (queue=? AND name=? AND parked_for=? AND active=? AND (sort_key,served)>(?,?))"
+        "lanes_served (queue=? AND name=? AND throttled_for=? AND active=? AND (sort_key,served)>(?,?))"
     ],
-    "unpark": [
-        "conveyor_groups_parked (queue=? AND parked_until<?)",
-        "conveyor_groups_parked (queue=? AND parked_until>?)",
+    "unthrottle_groups": [
+        "conveyor_groups_throttled (queue=? AND throttled_until<?)",
+        "conveyor_groups_throttled (queue=? AND throttled_until>?)",
     ],
-    "end_group_pauses": ["conveyor_pauses_until (queue=? AND kind=? AND until<?)"],
+    "end_group_pauses": ["conveyor_pauses_resumes_at (queue=? AND kind=? AND resumes_at<?)"],
     "forget_pauses": ["(queue=?"],
     "forget_groups": [
         "conveyor_groups_idle (queue=? AND known=?)",

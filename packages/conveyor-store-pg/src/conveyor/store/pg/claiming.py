@@ -241,7 +241,9 @@ async def _note(session: Session, request: Claim, state: Gate, picked: Picked, r
         session,
         _moves(rows),
         served={(queue, group): turn for group, turn in served.items()},
-        parked={(queue, group): parking for group, parking in picked.full.items() if group not in missed},
+        throttled={
+            (queue, group): throttle for group, throttle in picked.full.items() if group not in missed
+        },
     )
     if request.limit is not None and request.limit.rate is not None:
         await queue_started(session, queue, len(rows), now)

@@ -62,7 +62,7 @@ async def room(session: Session, queue: str, limit: Limit | None, count: int, no
 
 async def carry(session: Session, scope: Scope, rate: Rate, now: datetime) -> None:
     """Note that a claim asks for this window, and forget the starts that no window needs."""
-    await session.run("carry", **scope._asdict(), longest=microseconds(rate.per))
+    await session.run("register_window", **scope._asdict(), longest=microseconds(rate.per))
     await session.run("forget_starts", queues=[scope.queue], kinds=[scope.kind], now=now)
 
 

@@ -135,8 +135,8 @@ class SqliteBus:
         )
 
         def listen(db: sqlite3.Connection) -> int:
-            until = written(datetime.now(UTC) + _KNOWN)
-            run(db, "listen", handle=self._handle, wanted=wanted, until=until)
+            expires_at = written(datetime.now(UTC) + _KNOWN)
+            run(db, "listen", handle=self._handle, wanted=wanted, expires_at=expires_at)
             found: int = fetch(db, "last_event")[0]
             return found
 
@@ -189,7 +189,7 @@ class Outbox:
             self._version = version
             self._listeners = _listeners(ask(db, "listeners", handle=self._handle))
         now = written(datetime.now(UTC))
-        listeners = [wanted for until, wanted in self._listeners if until > now]
+        listeners = [wanted for expires_at, wanted in self._listeners if expires_at > now]
         taken: list[Event] = []
         while self._events:
             taken.append(self._events.popleft())
@@ -213,9 +213,9 @@ class Outbox:
 
 def _listeners(rows: Iterable[tuple[str, str]]) -> list[tuple[str, dict[str, list[str] | None]]]:
     found = []
-    for wanted, until in rows:
+    for wanted, expires_at in rows:
         with suppress(ValueError):  # not of this release, or not of ours at all
-            found.append((until, dict(json.loads(wanted))))
+            found.append((expires_at, dict(json.loads(wanted))))
     return found
 
 

@@ -63,7 +63,7 @@ def _leased(db: Connection, now: datetime, request: Claim, seqs: Sequence[int]) 
             "lease",
             seqs=text(seqs),
             token=request.token,
-            until=written(now + request.lease),
+            lease_until=written(now + request.lease),
             worker=request.worker,
             started=request.started,
             now=written(now),

@@ -57,7 +57,7 @@ def room(db: Connection, queue: str, limit: Limit | None, count: int, now: datet
 
 def carry(db: Connection, scope: Scope, rate: Rate, now: datetime) -> None:
     """Note that a claim asks for this window, and forget the starts that no window needs."""
-    run(db, "carry", **scope._asdict(), longest=microseconds(rate.per))
+    run(db, "register_window", **scope._asdict(), longest=microseconds(rate.per))
     _forget(db, scope, now)
 
 

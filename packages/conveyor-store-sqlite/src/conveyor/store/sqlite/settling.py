@@ -44,7 +44,7 @@ def renew(db: Connection, now: datetime, beats: Sequence[Beat], lease: timedelta
             report if beat.report is None else beat.report,
         )
     if seqs:
-        run(db, "renew", seqs=text(list(seqs)), until=written(now + lease))
+        run(db, "renew", seqs=text(list(seqs)), lease_until=written(now + lease))
         if started:
             run(db, "mark_started", seqs=text(sorted(started)))
         write(

@@ -8,7 +8,7 @@ that have not been read yet stay behind the last one that has.
 
 Lanes that must be passed over are not read at all: those of paused groups are in no index, those of
 groups with too many active jobs are of other kinds than the ones asked for, and a group whose window is
-full is parked until it is not.
+full is throttled until it is not.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ class _Round:
             if self._rate.max < 1:
                 return []
             latest = written(self._now + self._rate.per)
-            run(self._db, "unpark", queue=self._queue, now=written(self._now), latest=latest)
+            run(self._db, "unthrottle_groups", queue=self._queue, now=written(self._now), latest=latest)
         fresh = "lanes_fresh_newest" if self._request.newest_first else "lanes_fresh"
         return [
             _Stream(fresh, self._kinds("kinds_fresh")),
@@ -183,12 +183,12 @@ class _Round:
     def _kinds(self, name: str) -> list[Sequence[Any]]:
         """The kinds of lanes that this claim may take from."""
         most = None if self._limit is None else self._limit.active
-        parked = None if self._rate is None else rate_name(self._rate)
+        throttled = None if self._rate is None else rate_name(self._rate)
         return [
-            (lane, parked_for, active)
-            for lane, parked_for, active in ask(self._db, name, queue=self._queue)
+            (lane, throttled_for, active)
+            for lane, throttled_for, active in ask(self._db, name, queue=self._queue)
             if (self._names is None or lane in self._names)
-            and parked_for != parked
+            and throttled_for != throttled
             and (most is None or active < most)
         ]
 
@@ -257,4 +257,4 @@ class _Round:
         started(self._db, Scope(self._queue, "group"), self._starts, self._now)
         if self._full:
             full = [(group, written(until)) for group, until in self._full.items()]
-            run(self._db, "park", queue=self._queue, rate=rate_name(self._rate), groups=text(full))
+            run(self._db, "throttle_groups", queue=self._queue, rate=rate_name(self._rate), groups=text(full))

@@ -144,15 +144,15 @@ create table {schema}.conveyor_pauses (
   -- 'queue', 'name' or 'group'; the target is empty for a queue.
   kind text collate "C" not null,
   target text collate "C" not null,
-  -- Null: until resumed.
-  until timestamptz,
+  -- Null: not before it is resumed.
+  resumes_at timestamptz,
   primary key (queue, kind, target)
 );
 
 -- Pauses that end by themselves: tidy.sql, wait.sql, end_group_pauses.sql.
-create index conveyor_pauses_until
-  on {schema}.conveyor_pauses (queue, kind, until)
-  where until is not null;
+create index conveyor_pauses_resumes_at
+  on {schema}.conveyor_pauses (queue, kind, resumes_at)
+  where resumes_at is not null;
 
 -- Starts of jobs, for rate limits. `total` counts all starts of a scope up to and including that instant,
 -- so that those of a window are a difference of two rows.
@@ -204,8 +204,8 @@ create table {schema}.conveyor_groups (
   active integer not null default 0,
   paused boolean not null default false,
   -- Passed over by claims of this rate until then; an optimisation, and never more than that.
-  parked_for text collate "C" not null default '',
-  parked_until timestamptz,
+  throttled_for text collate "C" not null default '',
+  throttled_until timestamptz,
   primary key (queue, grp)
 ) with (
   fillfactor = 70,
@@ -218,10 +218,10 @@ create index conveyor_groups_known
   on {schema}.conveyor_groups (queue, grp)
   where known;
 
--- Groups that are to be looked at again: unpark.sql, wait.sql.
-create index conveyor_groups_parked
-  on {schema}.conveyor_groups (queue, parked_for, parked_until)
-  where parked_for <> '';
+-- Groups that are to be looked at again: unthrottle_groups.sql, wait.sql.
+create index conveyor_groups_throttled
+  on {schema}.conveyor_groups (queue, throttled_for, throttled_until)
+  where throttled_for <> '';
 
 -- The group that has waited longest: forget_groups.sql.
 create index conveyor_groups_waiting
@@ -245,7 +245,7 @@ create table {schema}.conveyor_lanes (
   served bigint not null,
   active integer not null,
   paused boolean not null,
-  parked_for text collate "C" not null,
+  throttled_for text collate "C" not null,
   primary key (queue, grp, name)
 ) with (
   fillfactor = 70,
@@ -255,17 +255,17 @@ create table {schema}.conveyor_lanes (
 
 -- The next lanes among those whose group has had a turn: look_by_turns.sql, kinds_served.sql.
 create index conveyor_lanes_served
-  on {schema}.conveyor_lanes (queue, name, parked_for, active, sort_key, served)
+  on {schema}.conveyor_lanes (queue, name, throttled_for, active, sort_key, served)
   where not paused and served > 0;
 
 -- The next lanes among those whose group has not, oldest first: look_by_turns.sql, kinds_fresh.sql.
 create index conveyor_lanes_fresh
-  on {schema}.conveyor_lanes (queue, name, parked_for, active, sort_key, tie_break)
+  on {schema}.conveyor_lanes (queue, name, throttled_for, active, sort_key, tie_break)
   where not paused and served = 0;
 
 -- The same, newest first: look_by_turns.sql.
 create index conveyor_lanes_fresh_newest
-  on {schema}.conveyor_lanes (queue, name, parked_for, active, sort_key, newest)
+  on {schema}.conveyor_lanes (queue, name, throttled_for, active, sort_key, newest)
   where not paused and served = 0;
 
 -- Who listens to which events; bus.py keeps it. It is worth nothing after a crash: those who listen say so
@@ -274,5 +274,5 @@ create unlogged table {schema}.conveyor_listeners (
   handle text collate "C" primary key,
   -- The kinds of events wanted, by queue; null: all of them.
   wanted json not null,
-  until timestamptz not null
+  expires_at timestamptz not null
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);

@@ -168,15 +168,15 @@ create table conveyor_pauses (
   -- 'queue', 'name' or 'group'; the target is empty for a queue.
   kind text not null,
   target text not null,
-  -- Null: until resumed.
-  until text,
+  -- Null: not before it is resumed.
+  resumes_at text,
   primary key (queue, kind, target)
 ) strict, without rowid;
 
 -- Pauses that end by themselves: forget_pauses.sql, wait.sql.
-create index conveyor_pauses_until
-  on conveyor_pauses (queue, kind, until)
-  where until is not null;
+create index conveyor_pauses_resumes_at
+  on conveyor_pauses (queue, kind, resumes_at)
+  where resumes_at is not null;
 
 -- Starts of jobs, for rate limits. `total` counts all starts of a scope up to and including that instant,
 -- so that those of a window are a difference of two rows.
@@ -226,8 +226,8 @@ create table conveyor_groups (
   active integer not null default 0,
   paused integer not null default 0,
   -- Passed over by claims of this rate until then; an optimisation, and never more than that.
-  parked_for text not null default '',
-  parked_until text,
+  throttled_for text not null default '',
+  throttled_until text,
   primary key (queue, grp)
 ) strict, without rowid;
 
@@ -236,10 +236,10 @@ create index conveyor_groups_known
   on conveyor_groups (queue)
   where known = 1;
 
--- Groups that are to be looked at again: unpark.sql, wait.sql.
-create index conveyor_groups_parked
-  on conveyor_groups (queue, parked_until)
-  where parked_for <> '';
+-- Groups that are to be looked at again: unthrottle_groups.sql, wait.sql.
+create index conveyor_groups_throttled
+  on conveyor_groups (queue, throttled_until)
+  where throttled_for <> '';
 
 -- The group that has waited longest: forget_groups.sql.
 create index conveyor_groups_waiting
@@ -264,23 +264,23 @@ create table conveyor_lanes (
   served integer not null,
   active integer not null,
   paused integer not null,
-  parked_for text not null,
+  throttled_for text not null,
   unique (queue, grp, name)
 ) strict;
 
 -- The next lanes among those whose group has had a turn: lanes_served.sql, kinds_served.sql.
 create index conveyor_lanes_served
-  on conveyor_lanes (queue, name, parked_for, active, sort_key, served)
+  on conveyor_lanes (queue, name, throttled_for, active, sort_key, served)
   where paused = 0 and served > 0;
 
 -- The next lanes among those whose group has not, oldest first: lanes_fresh.sql, kinds_fresh.sql.
 create index conveyor_lanes_fresh
-  on conveyor_lanes (queue, name, parked_for, active, sort_key, tie_break)
+  on conveyor_lanes (queue, name, throttled_for, active, sort_key, tie_break)
   where paused = 0 and served = 0;
 
 -- The same, newest first: lanes_fresh_newest.sql.
 create index conveyor_lanes_fresh_newest
-  on conveyor_lanes (queue, name, parked_for, active, sort_key, newest)
+  on conveyor_lanes (queue, name, throttled_for, active, sort_key, newest)
   where paused = 0 and served = 0;
 
 create trigger conveyor_jobs_inserted
@@ -307,8 +307,8 @@ begin
         delayed = delayed + excluded.delayed,
         active = active + excluded.active;
 
-  insert into conveyor_lanes (queue, grp, name, sort_key, tie_break, newest, served, active, paused, parked_for)
-  select new.queue, new.grp, new.name, new.sort_key, new.tie_break, -new.seq, g.served, g.active, g.paused, g.parked_for
+  insert into conveyor_lanes (queue, grp, name, sort_key, tie_break, newest, served, active, paused, throttled_for)
+  select new.queue, new.grp, new.name, new.sort_key, new.tie_break, -new.seq, g.served, g.active, g.paused, g.throttled_for
     from conveyor_groups g
    where g.queue = new.queue
      and g.grp = new.grp
@@ -346,7 +346,7 @@ begin
      and name = new.name
      and 'waiting' in (old.state, new.state);
 
-  insert into conveyor_lanes (queue, grp, name, sort_key, tie_break, newest, served, active, paused, parked_for)
+  insert into conveyor_lanes (queue, grp, name, sort_key, tie_break, newest, served, active, paused, throttled_for)
   select
     new.queue,
     new.grp,
@@ -370,7 +370,7 @@ begin
     g.served,
     g.active,
     g.paused,
-    g.parked_for
+    g.throttled_for
     from conveyor_groups g,
          (
            select j.sort_key, j.tie_break
@@ -404,7 +404,7 @@ begin
      and name = old.name
      and old.state = 'waiting';
 
-  insert into conveyor_lanes (queue, grp, name, sort_key, tie_break, newest, served, active, paused, parked_for)
+  insert into conveyor_lanes (queue, grp, name, sort_key, tie_break, newest, served, active, paused, throttled_for)
   select
     old.queue,
     old.grp,
@@ -428,7 +428,7 @@ begin
     g.served,
     g.active,
     g.paused,
-    g.parked_for
+    g.throttled_for
     from conveyor_groups g,
          (
            select j.sort_key, j.tie_break
@@ -446,17 +446,17 @@ begin
 end;
 
 create trigger conveyor_groups_changed
-  after update of served, active, paused, parked_for on conveyor_groups
+  after update of served, active, paused, throttled_for on conveyor_groups
   when new.served <> old.served
     or new.active <> old.active
     or new.paused <> old.paused
-    or new.parked_for <> old.parked_for
+    or new.throttled_for <> old.throttled_for
 begin
   update conveyor_lanes
      set served = new.served,
          active = new.active,
          paused = new.paused,
-         parked_for = new.parked_for
+         throttled_for = new.throttled_for
    where queue = new.queue
      and grp = new.grp;
 end;
@@ -499,6 +499,6 @@ create table conveyor_listeners (
   handle text primary key,
   -- JSON: the kinds of events wanted, by queue.
   wanted text not null,
-  -- A handle that does not renew this is gone.
-  until text not null
+  -- A handle that does not renew this in time is gone.
+  expires_at text not null
 ) strict, without rowid;

@@ -2,7 +2,7 @@
 with old as materialized (
   select handle
     from {schema}.conveyor_listeners
-   where until < clock_timestamp() - interval '5 minutes'
+   where expires_at < clock_timestamp() - interval '5 minutes'
    order by handle
      for update skip locked
 ), forgotten as (
@@ -10,9 +10,9 @@ with old as materialized (
    using old
    where conveyor_listeners.handle = old.handle
 )
-insert into {schema}.conveyor_listeners (handle, wanted, until)
+insert into {schema}.conveyor_listeners (handle, wanted, expires_at)
 values (%(handle)s, %(wanted)s::json, clock_timestamp() + make_interval(secs => %(seconds)s::double precision))
     on conflict (handle)
     do update
    set wanted = excluded.wanted,
-       until = excluded.until
+       expires_at = excluded.expires_at

@@ -2,4 +2,4 @@
 select wanted::text
   from {schema}.conveyor_listeners
  where handle <> %(handle)s
-   and until > clock_timestamp()
+   and expires_at > clock_timestamp()

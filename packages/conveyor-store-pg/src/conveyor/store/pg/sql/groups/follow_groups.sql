@@ -3,10 +3,10 @@ update {schema}.conveyor_lanes l
    set served = g.served,
        active = g.active,
        paused = g.paused,
-       parked_for = g.parked_for
+       throttled_for = g.throttled_for
   from unnest(%(queues)s::text[], %(groups)s::text[]) m (queue, grp)
  cross join lateral (
-   select served, active, paused, parked_for
+   select served, active, paused, throttled_for
      from {schema}.conveyor_groups
     where queue = m.queue
       and grp = m.grp
@@ -14,4 +14,4 @@ update {schema}.conveyor_lanes l
  ) g
  where l.queue = any(array[m.queue])
    and l.grp = any(array[m.grp])
-   and (l.served, l.active, l.paused, l.parked_for) is distinct from (g.served, g.active, g.paused, g.parked_for)
+   and (l.served, l.active, l.paused, l.throttled_for) is distinct from (g.served, g.active, g.paused, g.throttled_for)

@@ -2,10 +2,10 @@
 -- another statement, a lane whose group was moved meanwhile was passed over.
 {include choice},
 kinds as materialized (
-  select 1 as stream, k.name, k.parked_for, k.active
+  select 1 as stream, k.name, k.throttled_for, k.active
     from ({include kinds_fresh}) k
   union all
-  select 2, k.name, k.parked_for, k.active
+  select 2, k.name, k.throttled_for, k.active
     from ({include kinds_served}) k
 ),
 wanted as materialized (
@@ -15,7 +15,7 @@ wanted as materialized (
    where not g.paused
      and k.name <> all(g.paused_names)
      and (%(names)s::text[] is null or k.name = any(%(names)s::text[]))
-     and (%(rate)s::text = '' or k.parked_for <> %(rate)s::text)
+     and (%(rate)s::text = '' or k.throttled_for <> %(rate)s::text)
      and (%(most)s::int is null or k.active < %(most)s::int)
 ),
 -- Those whose group has had no turn yet, and then those whose group has, the one served longest ago first.
@@ -28,7 +28,7 @@ lanes as materialized (
          from {schema}.conveyor_lanes l
         where l.queue = %(queue)s
           and l.name = k.name
-          and l.parked_for = k.parked_for
+          and l.throttled_for = k.throttled_for
           and l.active = k.active
           and not l.paused
           and l.served = 0
@@ -48,7 +48,7 @@ lanes as materialized (
          from {schema}.conveyor_lanes l
         where l.queue = %(queue)s
           and l.name = k.name
-          and l.parked_for = k.parked_for
+          and l.throttled_for = k.throttled_for
           and l.active = k.active
           and not l.paused
           and l.served > 0

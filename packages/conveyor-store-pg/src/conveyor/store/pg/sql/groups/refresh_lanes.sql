@@ -43,11 +43,11 @@ emptied as (
      and l.name = any(array[h.name])
 )
 insert into {schema}.conveyor_lanes as l
-  (queue, grp, name, sort_key, tie_break, newest, served, active, paused, parked_for)
-select h.queue, h.grp, h.name, h.sort_key, h.tie_break, -h.newest, g.served, g.active, g.paused, g.parked_for
+  (queue, grp, name, sort_key, tie_break, newest, served, active, paused, throttled_for)
+select h.queue, h.grp, h.name, h.sort_key, h.tie_break, -h.newest, g.served, g.active, g.paused, g.throttled_for
   from heads h
  cross join lateral (
-   select served, active, paused, parked_for
+   select served, active, paused, throttled_for
      from {schema}.conveyor_groups
     where queue = h.queue
       and grp = h.grp
@@ -61,4 +61,4 @@ on conflict (queue, grp, name) do update
       served = excluded.served,
       active = excluded.active,
       paused = excluded.paused,
-      parked_for = excluded.parked_for
+      throttled_for = excluded.throttled_for

@@ -30,7 +30,7 @@ with gate as materialized (
       select
         from {schema}.conveyor_pauses
        where queue = %(queue)s
-         and (until is null or until > m.now)
+         and (resumes_at is null or resumes_at > m.now)
     ) as guarded,
     case
       when %(active)s::bigint is null then %(count)s::bigint

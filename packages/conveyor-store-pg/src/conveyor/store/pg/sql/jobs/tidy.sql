@@ -4,7 +4,7 @@ with over as (
   delete from {schema}.conveyor_pauses
    where queue = any(%(queues)s::text[])
      and kind <> 'group'
-     and until <= %(now)s
+     and resumes_at <= %(now)s
 )
 delete from {schema}.conveyor_tombstones
  where ctid = any(array(

@@ -9,21 +9,21 @@ select
       from {schema}.conveyor_pauses
      where queue = %(queue)s
        and kind = 'queue'
-       and (until is null or until > m.now)
+       and (resumes_at is null or resumes_at > m.now)
   ) as paused,
   (
-    select until at time zone 'UTC'
+    select resumes_at at time zone 'UTC'
       from {schema}.conveyor_pauses
      where queue = %(queue)s
        and kind = 'queue'
-       and until > m.now
+       and resumes_at > m.now
   ) as paused_until,
   array(
     select target
       from {schema}.conveyor_pauses
      where queue = %(queue)s
        and kind = 'name'
-       and (until is null or until > m.now)
+       and (resumes_at is null or resumes_at > m.now)
   ) as paused_names,
   coalesce(q.turns, 0) as turns,
   coalesce(q.served, 0) as served,
@@ -47,21 +47,21 @@ select
       from {schema}.conveyor_pauses
      where queue = %(queue)s
        and kind = 'group'
-       and until <= m.now
+       and resumes_at <= m.now
   ) or exists (
     select
       from {schema}.conveyor_groups
      where queue = %(queue)s
-       and parked_for = %(rate)s
-       and parked_for <> ''
-       and parked_until <= m.now
+       and throttled_for = %(rate)s
+       and throttled_for <> ''
+       and throttled_until <= m.now
   ) or exists (
     select
       from {schema}.conveyor_groups
      where queue = %(queue)s
-       and parked_for = %(rate)s
-       and parked_for <> ''
-       and parked_until > m.now + %(window)s::bigint * interval '1 microsecond'
+       and throttled_for = %(rate)s
+       and throttled_for <> ''
+       and throttled_until > m.now + %(window)s::bigint * interval '1 microsecond'
   ) as over
   from (select coalesce(%(now)s::timestamptz, clock_timestamp()) as now) m
   left join {schema}.conveyor_queues q

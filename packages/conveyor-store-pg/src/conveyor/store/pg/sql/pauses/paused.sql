@@ -1,4 +1,4 @@
-select kind, target, until at time zone 'UTC'
+select kind, target, resumes_at at time zone 'UTC'
   from {schema}.conveyor_pauses
  where queue = %(queue)s
-   and (until is null or until > coalesce(%(now)s::timestamptz, clock_timestamp()))
+   and (resumes_at is null or resumes_at > coalesce(%(now)s::timestamptz, clock_timestamp()))

@@ -1,5 +1,5 @@
-insert into conveyor_listeners (handle, wanted, until)
-values (:handle, :wanted, :until)
+insert into conveyor_listeners (handle, wanted, expires_at)
+values (:handle, :wanted, :expires_at)
 on conflict (handle) do update
   set wanted = excluded.wanted,
-      until = excluded.until
+      expires_at = excluded.expires_at

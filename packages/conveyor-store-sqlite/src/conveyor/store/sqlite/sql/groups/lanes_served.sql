@@ -9,7 +9,7 @@ select json_group_array(json_array(p.sort_key, p.served, p.grp, p.name, p.active
             from conveyor_lanes l
            where l.queue = :queue
              and l.name = k.value ->> 0
-             and l.parked_for = k.value ->> 1
+             and l.throttled_for = k.value ->> 1
              and l.active = k.value ->> 2
              and l.paused = 0
              and l.served > 0

@@ -22,34 +22,34 @@ select json_array(
        and state = 'delayed'
   ),
   (
-    select min(until)
+    select min(resumes_at)
       from conveyor_pauses
      where queue = :queue
        and kind = 'name'
-       and until > :now
+       and resumes_at > :now
   ),
   (
-    select p.until
+    select p.resumes_at
       from conveyor_pauses p
       join conveyor_groups g
         on g.queue = p.queue
        and g.grp = p.target
      where p.queue = :queue
        and p.kind = 'group'
-       and p.until > :now
+       and p.resumes_at > :now
        and g.waiting > 0
-     order by p.until
+     order by p.resumes_at
      limit 1
   ),
   (
-    select parked_until
+    select throttled_until
       from conveyor_groups
-           indexed by conveyor_groups_parked
+           indexed by conveyor_groups_throttled
      where queue = :queue
-       and parked_for = :rate
-       and parked_for <> ''
+       and throttled_for = :rate
+       and throttled_for <> ''
        and waiting > 0
-     order by parked_until
+     order by throttled_until
      limit 1
   )
 )

@@ -2,18 +2,18 @@
 -- and whether any job of a group is waiting.
 select
   (
-    select coalesce(until, '')
+    select coalesce(resumes_at, '')
       from conveyor_pauses
      where queue = :queue
        and kind = 'queue'
-       and (until is null or until > :now)
+       and (resumes_at is null or resumes_at > :now)
   ),
   (
     select json_group_array(target)
       from conveyor_pauses
      where queue = :queue
        and kind = 'name'
-       and (until is null or until > :now)
+       and (resumes_at is null or resumes_at > :now)
   ),
   (select turns from conveyor_queues where queue = :queue),
   (select served from conveyor_queues where queue = :queue),
