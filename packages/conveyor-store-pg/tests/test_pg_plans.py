@@ -275,11 +275,11 @@ MORE = {
     # some hundreds have expired, and are read to choose ten; a set is chosen and read by one statement
     "set": (800, 1_200),
     # a hundred lanes are written
-    "follow_groups": (600, 2_000),
+    "copy_groups_to_lanes": (600, 2_000),
     # as many as the limit allows to be active
-    "active": (5_000, 1_200),
+    "count_active": (5_000, 1_200),
     # what need not be remembered any more, ten thousand at a time of each queue and kind
-    "tidy": (20_000, 45_000),
+    "forget_ended": (20_000, 45_000),
     "forget_starts": (40_000, 90_000),
 }
 #: Each index, and who needs it.
@@ -372,10 +372,10 @@ async def test_a_claim_by_turns_does_not_look_at_lanes_that_it_passes_over(
 
     await claim_with_care(session, "grouped", group_limit=Limit(active=3, rate=RATE))
 
-    lanes = [seen for seen in session.seen if seen.statement.startswith("look_by_turns")]
+    lanes = [seen for seen in session.seen if seen.statement.startswith("find_candidates_in_groups")]
     assert lanes
     # a page of each name, of the groups that have had a turn and of those that have not
     assert [str(seen) for seen in lanes if seen.rows["conveyor_lanes"] > 500] == []
-    gates = [seen for seen in session.seen if seen.statement == "gate"]
+    gates = [seen for seen in session.seen if seen.statement == "claim_preconditions"]
     assert gates
     assert [str(seen) for seen in gates if seen.rows["conveyor_groups"] > 20] == []

@@ -28,7 +28,10 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.mark.parametrize(
     ("statement", "values"),
-    [("window", {"since": NOON - HOUR, "now": NOON, "max": 1}), ("start", {"now": NOON, "starts": "{1}"})],
+    [
+        ("count_starts", {"since": NOON - HOUR, "now": NOON, "max": 1}),
+        ("add_starts", {"now": NOON, "starts": "{1}"}),
+    ],
 )
 async def test_the_starts_of_a_group_are_found_among_its_own_even_without_statistics(
     url: str, statement: str, values: dict[str, object]

@@ -310,7 +310,7 @@ async def _wait(session: Session, request: Claim, view: View, *, cut_short: bool
         return None
     limit = request.group_limit
     rate = rate_name(limit.rate) if limit is not None and limit.rate is not None else ""
-    [(waiting, soonest)] = await session.ask("wait", queue=request.queue, now=now, rate=rate)
+    [(waiting, soonest)] = await session.ask("claim_wait", queue=request.queue, now=now, rate=rate)
     if waiting and (cut_short or view.gate.paused_until is not None):
         return max(free_at - now, _NO_TIME)
     # What was in the way when this claim looked may be gone by now, and have left no time to wait for.

@@ -78,7 +78,7 @@ async def moved(
         return
     keys = list(counts)
     await session.run(
-        "count_groups",
+        "update_groups",
         queues=[queue for queue, _ in keys],
         groups=[group for _, group in keys],
         known=[counts[key].known or key in served for key in keys],
@@ -121,5 +121,5 @@ async def _follow_those(session: Session, queue: str, groups: Collection[Row]) -
 async def follow(session: Session, keys: Collection[tuple[str, str]]) -> None:
     """Have the lanes of groups say what their groups say."""
     await session.run(
-        "follow_groups", queues=[queue for queue, _ in keys], groups=[group for _, group in keys]
+        "copy_groups_to_lanes", queues=[queue for queue, _ in keys], groups=[group for _, group in keys]
     )

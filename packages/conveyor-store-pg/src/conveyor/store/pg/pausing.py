@@ -35,7 +35,7 @@ async def resume(session: Session, queue: str, what: Pause) -> None:
 async def paused(session: Session, now: datetime | None, queue: str) -> dict[Pause, datetime | None]:
     """The pauses that have not ended."""
     found: dict[Pause, datetime | None] = {}
-    for kind, target, resumes_at in await session.ask("paused", queue=queue, now=now):
+    for kind, target, resumes_at in await session.ask("find_pauses", queue=queue, now=now):
         what = Pause(name=target if kind == "name" else None, group=target if kind == "group" else None)
         found[what] = instant(resumes_at)
     return found

@@ -65,7 +65,7 @@ async def moment(session: Session, now: datetime | None) -> datetime:
     """That moment, or the present one by the server's clock."""
     if now is not None:
         return now
-    [(found,)] = await session.ask("moment")
+    [(found,)] = await session.ask("current_time")
     return known_instant(found)
 
 
@@ -130,7 +130,7 @@ def _record(row: Row, now: datetime) -> JobRecord:
 # A JobRecord that can be written to, and that then becomes one: the constructor of a frozen class takes five
 # times as long, and a claim spends a good part of its time there.
 _Draft: Final = make_dataclass("_Draft", [field.name for field in fields(JobRecord)], slots=True)
-#: Where in a row of `rows.sql` these stand.
+#: Where in a row of `read_records.sql` these stand.
 ID: Final = 1
 NAME: Final = 2
 GROUP: Final = 11

@@ -39,7 +39,7 @@ async def tidy(connections: Connections, queues: Sequence[str], now: datetime) -
     async def grouped(session: Session) -> list[str]:
         return [queue for (queue,) in await session.ask("grouped_queues", queues=list(queues))]
 
-    await run("tidy", queues=list(queues), now=now, horizon=now - REMEMBERED)
+    await run("forget_ended", queues=list(queues), now=now, horizon=now - REMEMBERED)
     await run("forget_starts", queues=list(queues), kinds=["queue", "group"], now=now)
     for queue in await connections.call(grouped, single=True, reads=True):
         await connections.call(partial(end_pauses, queue=queue, now=now))

@@ -108,7 +108,7 @@ class View:
 async def gate(session: Session, queue: str, now: datetime | None, group_rate: Rate | None = None) -> Gate:
     """What a claim of the queue has to know before it looks for jobs."""
     rate, window = _named(group_rate)
-    [row] = await session.ask("gate", queue=queue, now=now, rate=rate, window=window)
+    [row] = await session.ask("claim_preconditions", queue=queue, now=now, rate=rate, window=window)
     return _gate(row)
 
 
@@ -121,7 +121,7 @@ async def look(
     order = "newest" if request.newest_first else "oldest"
     lanes = {} if reach is None else _lanes(request, reach)
     rows = await session.ask(
-        f"look:{order}" if reach is None else f"look_by_turns:{order}",
+        f"find_candidates:{order}" if reach is None else f"find_candidates_in_groups:{order}",
         queue=request.queue,
         now=now,
         rate=rate,
@@ -141,7 +141,7 @@ async def look(
 
 
 _BEFORE: Final = -(1 << 63)
-#: How many columns of what is seen are those of gate.sql.
+#: How many columns of what is seen are those of claim_preconditions.sql.
 _GATE: Final = 10
 _FRESH: Final = 1
 _SERVED: Final = 2

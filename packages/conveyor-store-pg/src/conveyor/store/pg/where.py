@@ -46,12 +46,12 @@ async def rows(
     order: Order,
     after: JobRecord | None,
 ) -> list[Row]:
-    """The rows of `rows.sql` of the jobs of a set, in order, behind a job; by one statement."""
+    """The rows of `read_records.sql` of the jobs of a set, in order, behind a job; by one statement."""
     found = _chosen(where, now, limit=limit, order=order, after=after)
     if found is None:
         return []
     chosen, parameters = found
-    return await _asked(session, text_of("rows").replace("{seqs}", chosen), parameters)
+    return await _asked(session, text_of("read_records").replace("{seqs}", chosen), parameters)
 
 
 def _chosen(
@@ -98,7 +98,7 @@ def _chosen(
 
 
 async def locked(session: Session, where: Where, now: datetime, found: Sequence[int]) -> list[Row]:
-    """The rows of `entries.sql` of these jobs, locked; without those that have left the set since."""
+    """The rows of `read_rows.sql` of these jobs, locked; without those that have left the set since."""
     if not found:
         return []
     condition = condition_of(where, now)
@@ -108,7 +108,7 @@ async def locked(session: Session, where: Where, now: datetime, found: Sequence[
         condition.parameters["states"] = sorted(where.states)
     if where.expired:
         terms.append(STILL_EXPIRED)
-    sql = text_of("entries_of_set").replace("{terms}", _all("true", *terms))
+    sql = text_of("read_rows_of_set").replace("{terms}", _all("true", *terms))
     return await _asked(session, sql, condition.parameters | {"seqs": list(found)})
 
 

@@ -27,7 +27,7 @@ def resume(db: Connection, now: datetime, queue: str, what: Pause) -> None:
 def paused(db: Connection, now: datetime, queue: str) -> dict[Pause, datetime | None]:
     """The pauses that have not ended."""
     found: dict[Pause, datetime | None] = {}
-    for kind, target, resumes_at in ask(db, "paused", queue=queue, now=written(now)):
+    for kind, target, resumes_at in ask(db, "find_pauses", queue=queue, now=written(now)):
         what = Pause(name=target if kind == "name" else None, group=target if kind == "group" else None)
         found[what] = None if resumes_at is None else read(resumes_at)
     return found

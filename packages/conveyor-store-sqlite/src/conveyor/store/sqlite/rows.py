@@ -89,7 +89,7 @@ def records(
     """The rows with these numbers, in that order, each with its record, or why there is none."""
     found: list[tuple[Sequence[Any], JobRecord | Exception]] = []
     for start in range(0, len(seqs), _PAGE):
-        rows = ask(db, "rows", seqs=text(seqs[start : start + _PAGE]))
+        rows = ask(db, "read_records", seqs=text(seqs[start : start + _PAGE]))
         for row in rows:
             try:
                 if db.text_factory is not str:
@@ -154,7 +154,7 @@ def _record(row: Sequence[Any], now: str) -> JobRecord:
 # A JobRecord that can be written to, and that then becomes one: the constructor of a frozen class takes five
 # times as long (6.9 us, 1.2 us), and a claim spends a quarter of its time there.
 _Draft: Final = make_dataclass("_Draft", [field.name for field in fields(JobRecord)], slots=True)
-#: Where in a row of `rows.sql` these stand.
+#: Where in a row of `read_records.sql` these stand.
 ID: Final = 1
 _SEQ: Final = 18
 ATTEMPT: Final = 27

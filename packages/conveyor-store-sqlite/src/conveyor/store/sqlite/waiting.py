@@ -58,7 +58,7 @@ class Gate:
 
 def gate(db: Connection, queue: str, now: datetime) -> Gate:
     """What a claim of the queue has to know before it chooses."""
-    row = fetch(db, "gate", queue=queue, now=written(now))
+    row = fetch(db, "claim_preconditions", queue=queue, now=written(now))
     until, names, latest, ungrouped, grouped = row
     turns: Turns | None = None
     if latest is not None:
@@ -76,7 +76,7 @@ def allowed_names(db: Connection, request: Claim, state: Gate) -> Names:
     """The names that a claim may take; None if that is all there are."""
     if request.names is None and not state.paused_names:
         return None
-    there = set(ask(db, "names", queue=request.queue))
+    there = set(ask(db, "ungrouped_names", queue=request.queue))
     if state.turns is not None:
         there.update(ask(db, "lane_names", queue=request.queue))
     allowed = there - state.paused_names
@@ -119,7 +119,7 @@ def following(
         return _newest(db, lane, of, after, count)
     sort_key, tie_break = after
     row = execute(
-        db, in_lane("first", lane), {**of, "sort_key": sort_key, "tie_break": tie_break, "count": count}
+        db, in_lane("jobs_oldest", lane), {**of, "sort_key": sort_key, "tie_break": tie_break, "count": count}
     ).fetchone()
     return [(sort_key, tie_break) for sort_key, tie_break in json.loads(row[0])]
 
@@ -131,7 +131,7 @@ def _newest(db: Connection, lane: str, of: Mapping[str, Any], after: Position, c
     before = _BEYOND if second == _BEFORE else -second
     while len(found) < count:
         limits = {**of, "sort_key": sort_key, "before": before, "count": count - len(found)}
-        row = execute(db, in_lane("newest", lane), limits).fetchone()
+        row = execute(db, in_lane("jobs_newest", lane), limits).fetchone()
         newest = sorted((-abs(tie_break) for _, tie_break in json.loads(row[0])))
         found += [(sort_key, seq) for seq in newest[: count - len(found)]]
         if len(found) >= count:

@@ -66,17 +66,17 @@ create unique index conveyor_jobs_key
   on {schema}.conveyor_jobs (queue, unique_key)
   where holds_key;
 
--- A claim among the jobs without a group: claim.sql, look.sql.
+-- A claim among the jobs without a group: claim.sql, find_candidates.sql.
 create index conveyor_jobs_waiting
   on {schema}.conveyor_jobs (queue, sort_key, tie_break)
   where state = 'waiting' and grp is null;
 
--- The same for one name, when not all may be claimed: look.sql, choice.sql. Its collation is as in conveyor_jobs_added.
+-- The same for one name, when not all may be claimed: find_candidates.sql, claimable_names.sql. Its collation is as in conveyor_jobs_added.
 create index conveyor_jobs_waiting_name
   on {schema}.conveyor_jobs (queue collate "POSIX", name, sort_key, tie_break)
   where state = 'waiting' and grp is null;
 
--- A claim within one lane of a group: look_by_turns.sql, and the heads of lanes: refresh_lanes.sql.
+-- A claim within one lane of a group: find_candidates_in_groups.sql, and the heads of lanes: refresh_lanes.sql.
 create index conveyor_jobs_waiting_lane
   on {schema}.conveyor_jobs (queue, grp, name, sort_key, tie_break)
   where state = 'waiting' and grp is not null;
@@ -86,17 +86,17 @@ create index conveyor_jobs_waiting_grouped
   on {schema}.conveyor_jobs (queue collate "POSIX", sort_key, tie_break)
   where state = 'waiting' and grp is not null;
 
--- Jobs that come due: due.sql, wait.sql, next.sql.
+-- Jobs that come due: make_waiting.sql, claim_wait.sql, next_deadline.sql.
 create index conveyor_jobs_run_at
   on {schema}.conveyor_jobs (queue, run_at)
   where state = 'delayed';
 
--- Leases that run out: stalled.sql, next.sql; how many jobs are active: active.sql.
+-- Leases that run out: reclaim_expired_leases.sql, next_deadline.sql; how many jobs are active: count_active.sql.
 create index conveyor_jobs_lease_until
   on {schema}.conveyor_jobs (queue, lease_until)
   where state = 'active';
 
--- The children of a parent, in the order they were added: Where.parent, unreleased.sql. Of an expression, because
+-- The children of a parent, in the order they were added: Where.parent, count_unreleased.sql. Of an expression, because
 -- a plan that has the order from the primary key reads all other jobs on its way.
 create index conveyor_jobs_parent
   on {schema}.conveyor_jobs (parent_queue, parent_id, (seq + 0))
@@ -134,7 +134,7 @@ create table {schema}.conveyor_tombstones (
   primary key (queue, id, token)
 );
 
--- Those that need not be remembered any more: tidy.sql.
+-- Those that need not be remembered any more: forget_ended.sql.
 create index conveyor_tombstones_at
   on {schema}.conveyor_tombstones (queue, at);
 
@@ -149,7 +149,7 @@ create table {schema}.conveyor_pauses (
   primary key (queue, kind, target)
 );
 
--- Pauses that end by themselves: tidy.sql, wait.sql, end_group_pauses.sql.
+-- Pauses that end by themselves: forget_ended.sql, claim_wait.sql, end_group_pauses.sql.
 create index conveyor_pauses_resumes_at
   on {schema}.conveyor_pauses (queue, kind, resumes_at)
   where resumes_at is not null;
@@ -213,12 +213,12 @@ create table {schema}.conveyor_groups (
   autovacuum_vacuum_threshold = 500
 );
 
--- Whether a queue knows any group: gate.sql, forget_queue.sql.
+-- Whether a queue knows any group: claim_preconditions.sql, forget_queue.sql.
 create index conveyor_groups_known
   on {schema}.conveyor_groups (queue, grp)
   where known;
 
--- Groups that are to be looked at again: unthrottle_groups.sql, wait.sql.
+-- Groups that are to be looked at again: unthrottle_groups.sql, claim_wait.sql.
 create index conveyor_groups_throttled
   on {schema}.conveyor_groups (queue, throttled_for, throttled_until)
   where throttled_for <> '';
@@ -253,17 +253,17 @@ create table {schema}.conveyor_lanes (
   autovacuum_vacuum_threshold = 500
 );
 
--- The next lanes among those whose group has had a turn: look_by_turns.sql, kinds_served.sql.
+-- The next lanes among those whose group has had a turn: find_candidates_in_groups.sql, kinds_served.sql.
 create index conveyor_lanes_served
   on {schema}.conveyor_lanes (queue, name, throttled_for, active, sort_key, served)
   where not paused and served > 0;
 
--- The next lanes among those whose group has not, oldest first: look_by_turns.sql, kinds_fresh.sql.
+-- The next lanes among those whose group has not, oldest first: find_candidates_in_groups.sql, kinds_fresh.sql.
 create index conveyor_lanes_fresh
   on {schema}.conveyor_lanes (queue, name, throttled_for, active, sort_key, tie_break)
   where not paused and served = 0;
 
--- The same, newest first: look_by_turns.sql.
+-- The same, newest first: find_candidates_in_groups.sql.
 create index conveyor_lanes_fresh_newest
   on {schema}.conveyor_lanes (queue, name, throttled_for, active, sort_key, newest)
   where not paused and served = 0;

@@ -60,32 +60,32 @@ create unique index conveyor_jobs_key
   on conveyor_jobs (queue, unique_key)
   where holds_key = 1;
 
--- A claim among the jobs without a group: first.sql.
+-- A claim among the jobs without a group: jobs_oldest.sql.
 create index conveyor_jobs_waiting
   on conveyor_jobs (queue, sort_key, tie_break, state, grp)
   where state = 'waiting' and grp is null;
 
--- The same for one name, when not all may be claimed: first.sql, names.sql.
+-- The same for one name, when not all may be claimed: jobs_oldest.sql, ungrouped_names.sql.
 create index conveyor_jobs_waiting_name
   on conveyor_jobs (queue, name, sort_key, tie_break, state, grp)
   where state = 'waiting' and grp is null;
 
--- A claim within one lane of a group: first.sql, and the triggers that keep conveyor_lanes.
+-- A claim within one lane of a group: jobs_oldest.sql, and the triggers that keep conveyor_lanes.
 create index conveyor_jobs_waiting_lane
   on conveyor_jobs (queue, grp, name, sort_key, tie_break, state)
   where state = 'waiting' and grp is not null;
 
--- Jobs that come due: due.sql, wait.sql.
+-- Jobs that come due: find_due.sql, claim_wait.sql.
 create index conveyor_jobs_run_at
   on conveyor_jobs (queue, run_at, state)
   where state = 'delayed';
 
--- Leases that run out: stalled.sql; how many jobs are active: active.sql.
+-- Leases that run out: find_expired_leases.sql; how many jobs are active: count_active.sql.
 create index conveyor_jobs_lease_until
   on conveyor_jobs (queue, lease_until, state)
   where state = 'active';
 
--- The children of a parent: Where.parent, unreleased.sql; jobs that wait for children have no other index.
+-- The children of a parent: Where.parent, count_unreleased.sql; jobs that wait for children have no other index.
 create index conveyor_jobs_parent
   on conveyor_jobs (parent_queue, parent_id)
   where parent_id is not null;
@@ -173,7 +173,7 @@ create table conveyor_pauses (
   primary key (queue, kind, target)
 ) strict, without rowid;
 
--- Pauses that end by themselves: forget_pauses.sql, wait.sql.
+-- Pauses that end by themselves: forget_pauses.sql, claim_wait.sql.
 create index conveyor_pauses_resumes_at
   on conveyor_pauses (queue, kind, resumes_at)
   where resumes_at is not null;
@@ -236,7 +236,7 @@ create index conveyor_groups_known
   on conveyor_groups (queue)
   where known = 1;
 
--- Groups that are to be looked at again: unthrottle_groups.sql, wait.sql.
+-- Groups that are to be looked at again: unthrottle_groups.sql, claim_wait.sql.
 create index conveyor_groups_throttled
   on conveyor_groups (queue, throttled_until)
   where throttled_for <> '';
@@ -491,7 +491,7 @@ create table conveyor_events (
   body text not null
 ) strict;
 
--- Events that everybody has had time to read: prune.sql.
+-- Events that everybody has had time to read: delete_old_events.sql.
 create index conveyor_events_at
   on conveyor_events (at);
 

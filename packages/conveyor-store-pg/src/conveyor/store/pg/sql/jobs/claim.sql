@@ -101,7 +101,7 @@ leased as (
          processed_at = (select now from gate)
    where j.seq = any(array(select seq from chosen))
   returning
-    {include columns}
+    {include record_columns}
 )
 select
   g.now at time zone 'UTC' as moment,

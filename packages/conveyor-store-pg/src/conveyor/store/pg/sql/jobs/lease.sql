@@ -40,7 +40,7 @@ leased as (
    where j.seq = any(array(select seq from chosen))
   returning
     'waiting' as was,
-    {include columns}
+    {include record_columns}
 )
 select
   s.ordinal is not null as cut_short,

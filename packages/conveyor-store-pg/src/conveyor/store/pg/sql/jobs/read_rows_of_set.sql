@@ -1,6 +1,6 @@
 -- The same, for the jobs of a set: those that are still in it when they are locked.
 select
-  {include entry_columns}
+  {include row_columns}
   from (
     select seq
       from unnest(%(seqs)s::bigint[]) s (seq)

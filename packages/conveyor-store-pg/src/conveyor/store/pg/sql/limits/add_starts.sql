@@ -1,4 +1,4 @@
--- The latest total of a target is looked for by the whole key, as in window.sql.
+-- The latest total of a target is looked for by the whole key, as in count_starts.sql.
 insert into {schema}.conveyor_starts as s (queue, kind, target, at, starts, total)
 select
   %(queue)s,

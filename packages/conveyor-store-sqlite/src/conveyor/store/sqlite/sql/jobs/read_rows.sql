@@ -1,7 +1,7 @@
 -- What a step has to know of jobs to move them, in the order of jobs._row.
 select json_group_array(
   json_array(
-    {include entry_columns}
+    {include row_columns}
   )
 )
   from json_each(:keys) e

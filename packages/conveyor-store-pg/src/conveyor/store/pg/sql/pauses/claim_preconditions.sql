@@ -1,4 +1,4 @@
--- What a claim has to know first (look.sql begins with it): the moment, whether the queue is paused and until
+-- What a claim has to know first (find_candidates.sql begins with it): the moment, whether the queue is paused and until
 -- when, which names are, the turns of its groups, whether it knows any, whether any job of a group is waiting,
 -- whether its claims stand in line, and whether groups may go on that were paused, or passed over for a while.
 -- The first of a kind is asked for in the order of an index, as in claim.sql.

@@ -12,7 +12,7 @@ with found as materialized (
    order by j.seq
 )
 select
-  {include entry_columns}
+  {include row_columns}
   from found f
  cross join lateral (
    select *

@@ -1,6 +1,6 @@
--- What look.sql and look_by_turns.sql begin with: what stands in a claim's way, and which names it may take.
+-- What find_candidates.sql and find_candidates_in_groups.sql begin with: what stands in a claim's way, and which names it may take.
 with recursive gate as materialized (
-  {include gate}
+  {include claim_preconditions}
 ),
 -- The names of the jobs without a group; looked for, one search for each, only if some may not be claimed.
 there (name) as (

@@ -1,6 +1,6 @@
 -- The same for a queue that knows groups: with the lanes whose turn may be next, each with its first jobs. Read by
 -- another statement, a lane whose group was moved meanwhile was passed over.
-{include choice},
+{include claimable_names},
 kinds as materialized (
   select 1 as stream, k.name, k.throttled_for, k.active
     from ({include kinds_fresh}) k

@@ -1,7 +1,7 @@
 -- Whole rows of a set, in its order; the columns in that of rows.py. The set is chosen in the same statement: by
 -- another one, jobs that had left it since were returned.
 select
-  {include columns}
+  {include record_columns}
   from unnest(array(
 {seqs}
   )) with ordinality s (seq, n)
