@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -16,6 +17,7 @@ from conveyor.core.store import (
     beginning,
     check_groups,
     in_line,
+    new_row,
     planned,
 )
 
@@ -82,13 +84,13 @@ def test_a_job_with_children_keeps_its_times_for_their_end() -> None:
     assert (waits_too.state, waits_too.delay, waits_too.run_at) == ("waiting-children", None, BEFORE)
 
 
-def test_sort_key_is_the_priority_and_with_ageing_the_time_as_well() -> None:
+def test_rank_is_the_priority_and_with_ageing_the_time_as_well() -> None:
     plain = JobRecord(queue="q", id="a", name="work", priority=3)
     ageing = JobRecord(queue="q", id="a", name="work", priority=3, ageing=MINUTE)
 
-    assert beginning(plain, NOW).sort_key == 3.0
-    assert beginning(ageing, NOW).sort_key == 3 + NOW.timestamp() / 60
-    assert beginning(ageing, NOW + MINUTE).sort_key == beginning(ageing, NOW).sort_key + 1
+    assert beginning(plain, NOW).rank == 3.0
+    assert beginning(ageing, NOW).rank == 3 + NOW.timestamp() / 60
+    assert beginning(ageing, NOW + MINUTE).rank == beginning(ageing, NOW).rank + 1
 
 
 def test_a_key_for_a_time_is_held_from_now() -> None:
@@ -218,3 +220,13 @@ def test_a_group_takes_as_many_as_each_job_allows() -> None:
         check_groups(new, {("q", "g"): 2})
 
     assert (refused.value.group, refused.value.max_size) == ("g", 3)
+
+
+def test_a_new_row_is_what_was_given_and_how_it_begins() -> None:
+    given = replace(job("a", key="k", group="g"), ageing=MINUTE, unique_for=MINUTE, lifo=True)
+    begins = beginning(given, NOW)
+
+    row = new_row(given, begins, NOW, released=True)
+
+    begun = replace(given, **begins._asdict(), holds_key=True, released=True, created_at=NOW, seq=7)
+    assert JobRecord(**row, seq=7) == begun

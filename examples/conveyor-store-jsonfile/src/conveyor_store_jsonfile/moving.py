@@ -6,7 +6,6 @@ from datetime import datetime, timedelta
 from conveyor.core.store import (
     Advanced,
     Beat,
-    Beginning,
     Claim,
     Claimed,
     Inserted,
@@ -18,14 +17,13 @@ from conveyor.core.store import (
     Renewed,
     Settled,
     Stalled,
+    new_row,
     planned,
     transitions,
 )
 from conveyor_store_jsonfile.data import REMEMBERED, Applied, Data
 
 IN_LINE = (JobState.WAITING, JobState.DELAYED)
-#: What the caller of `insert` says of a job; all else is the store's to say.
-GIVEN = ("queue", "id", "name", "payload", "options", "report", "priority", "lifo", "ageing", "unique_key")
 
 
 def insert(
@@ -35,7 +33,7 @@ def insert(
     stored = {n: found for n, job in enumerate(jobs) if (found := _standing(data, job, now)) is not None}
     plan = planned(jobs, stored, now, new_only=new_only)
     for job, begins in plan.created:
-        data.put(_new(job, begins, data.next_seq, now))
+        data.put(JobRecord(**new_row(job, begins, now), seq=data.next_seq))
         data.next_seq += 1
     return plan.answers
 
@@ -141,22 +139,8 @@ def _standing(data: Data, job: JobRecord, now: datetime) -> Inserted | None:
     return Inserted(key=found.key, created=False, state=found.state, created_at=found.created_at or now)
 
 
-def _new(job: JobRecord, begins: Beginning, seq: int, now: datetime) -> JobRecord:
-    return JobRecord(
-        **{name: getattr(job, name) for name in GIVEN},
-        state=begins.state,
-        run_at=begins.run_at,
-        seq=seq,
-        sort_key=begins.sort_key,
-        holds_key=job.unique_key is not None,
-        unique_for=job.unique_for,
-        unique_until=begins.unique_until,
-        created_at=now,
-    )
-
-
 def _by_urgency(jobs: list[JobRecord], *, newest_first: bool = False) -> list[JobRecord]:
-    return sorted(jobs, key=lambda job: (job.sort_key, -job.seq if newest_first or job.lifo else job.seq))
+    return sorted(jobs, key=lambda job: (job.rank, -job.seq if newest_first or job.lifo else job.seq))
 
 
 def _leased(data: Data, job: JobRecord, request: Claim, now: datetime) -> JobRecord:

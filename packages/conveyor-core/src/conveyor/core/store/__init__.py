@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from conveyor.core.store.base import Store
 from conveyor.core.store.contract import StoreCalls
-from conveyor.core.store.insertion import Beginning, Plan, beginning, check_groups, in_line, planned
+from conveyor.core.store.insertion import Beginning, Plan, beginning, check_groups, in_line, new_row, planned
 from conveyor.core.store.outcomes import Outcome, Release
 from conveyor.core.store.records import TERMINAL, JobKey, JobRecord, JobState, Lease
 from conveyor.core.store.using import View, buffered
@@ -68,5 +68,6 @@ __all__ = [
     "buffered",
     "check_groups",
     "in_line",
+    "new_row",
     "planned",
 ]

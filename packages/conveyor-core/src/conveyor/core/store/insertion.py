@@ -11,13 +11,13 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from conveyor.core.errors import GroupFullError
 from conveyor.core.store.records import JobKey, JobRecord, JobState
 from conveyor.core.store.values import Inserted
 
-__all__ = ["Beginning", "Plan", "beginning", "check_groups", "in_line", "planned"]
+__all__ = ["Beginning", "Plan", "beginning", "check_groups", "in_line", "new_row", "planned"]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_TIME: Final = timedelta(0)
@@ -29,7 +29,7 @@ class Beginning(NamedTuple):
     state: JobState
     run_at: datetime | None
     delay: timedelta | None
-    sort_key: float
+    rank: float
     unique_until: datetime | None
     pending: int
 
@@ -52,10 +52,44 @@ def beginning(job: JobRecord, now: datetime, *, children: int = 0) -> Beginning:
         state=state,
         run_at=run_at,
         delay=delay,
-        sort_key=float(job.priority) if job.ageing is None else job.priority + (now - _EPOCH) / job.ageing,
+        rank=float(job.priority) if job.ageing is None else job.priority + (now - _EPOCH) / job.ageing,
         unique_until=None if job.unique_for is None else now + job.unique_for,
         pending=children,
     )
+
+
+def new_row(job: JobRecord, begins: Beginning, now: datetime, *, released: bool = False) -> dict[str, Any]:
+    """The fields of a new job, by the names of `JobRecord`: all but its `seq`, and what is at its default.
+
+    `released` is for a child whose parent waits for no children, or is not there: it never will release it.
+    """
+    given = {name: getattr(job, name) for name in _GIVEN}
+    return {
+        **given,
+        **begins._asdict(),
+        "holds_key": job.unique_key is not None,
+        "released": released,
+        "created_at": now,
+    }
+
+
+#: What the caller of `insert` decides of a record, and stays as it is.
+_GIVEN: Final = (
+    "queue",
+    "id",
+    "name",
+    "payload",
+    "options",
+    "report",
+    "priority",
+    "lifo",
+    "ageing",
+    "group",
+    "group_max_size",
+    "unique_key",
+    "unique_for",
+    "parent",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
