@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 
 #: A new connection plans everything anew; a call reads a file, and most write it.
-STORES: Final = {"postgresql", "jsonfile"}
+STORES: Final = {"postgresql", "jsonfile", "plainsql"}
 #: Every moment of every call, and histories by the hundred.
 AREAS: Final = {"cancellations", "interleavings", "model"}
 #: Of a name: tests that start processes, play something once for each call of a worker, or add very much.

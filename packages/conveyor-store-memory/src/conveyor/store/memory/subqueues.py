@@ -40,17 +40,17 @@ class Lane:
         self.name = name
         #: Decides between lanes that are equal otherwise.
         self.number = next(_numbers)
-        #: By sort key and tie break.
+        #: By rank and place.
         self.waiting: SortedList[Any] = SortedList()
         self.delayed = Timeline()
 
     def head(self, *, newest_first: bool) -> Row:
         """The most urgent waiting job."""
-        sort_key, _, first = self.waiting[0]
+        rank, _, first = self.waiting[0]
         if not newest_first:
             return first  # type: ignore[no-any-return]
-        # Within a sort key the newest job is the first one (`lifo`) or the last one.
-        *_, last = self.waiting[self.waiting.bisect_right((sort_key, float("inf"))) - 1]
+        # Within a rank the newest job is the first one (`lifo`) or the last one.
+        *_, last = self.waiting[self.waiting.bisect_right((rank, float("inf"))) - 1]
         return max(first, last, key=lambda row: row.seq)  # type: ignore[no-any-return]
 
 

@@ -19,8 +19,10 @@ REMEMBERED: Final = timedelta(minutes=10)
 class Row:
     """What a step knows of a job: most attributes of `JobRecord`, and what was settled last.
 
-    `name` and `group` are read by stores that count the jobs of groups in their own statements. The documents
-    are not read; what is put there replaces them.
+    Names, types and units are those of `JobRecord`; a `parent` is a pair or a `JobKey`. `name` and `group`
+    are read by stores that count the jobs of groups in their own statements. The documents are not read;
+    what is put there replaces them. Reading a row never fails: an instant that cannot be read is None, a
+    state that is none is `failed`, so that the holder of a damaged job can settle it.
     """
 
     seq: int
@@ -34,7 +36,7 @@ class Row:
     stalled: int
     cancel_requested: bool
     priority: int
-    sort_key: float
+    rank: float
     run_at: datetime | None
     delay: timedelta | None
     pending: int
@@ -61,7 +63,8 @@ class Row:
     #: The state that is stored.
     before: JobState | None = None
 
-    # Not read: a job whose state is active keeps them, and any other has none.
+    # Need not be read: a job whose state is active keeps them, and any other has none. Only
+    # `transitions.lapsed` asks whether a job had `started`.
     started: bool = False
     lease_until: datetime | None = None
     locked_by: str | None = None
@@ -74,23 +77,31 @@ class Row:
 
 
 class JobTable(Protocol):
-    """The jobs as a database keeps them. What was read here, nobody else moves before the step is over."""
+    """The jobs as a database keeps them, in the transaction of one step.
+
+    What was read here, nobody else moves before the step is over: it is locked. Each method raises what the
+    driver raises, or what the store makes of that; the step ends then, and its transaction is undone.
+    """
 
     async def read(self, keys: Collection[Key]) -> Collection[Row]:
-        """Those of these jobs that there are."""
+        """Those of these jobs that there are, locked, in any order; a job that does not exist is left out.
+
+        Lock them in the order of queue and id, and steps that move the same jobs rarely wait in a circle.
+        """
         ...
 
     async def save(self, rows: Sequence[Row]) -> None:
         """Write where these jobs are in their lives, and a `report` that is given.
 
-        That is all that `Row` lists from `state` to `settled_at`, save for `priority`, `sort_key`, and what
-        never changes. A job that is not active loses its lease. None of the rows takes a key that another of
-        them gives up.
+        That is all that `Row` lists from `state` to `settled_at`, save for `priority`, `rank`, and what never
+        changes. A job that is not active loses its lease: `token`, `lease_until`, `locked_by`, `started`.
+        None of the rows takes a key that another of them gives up. A key that another step has taken
+        meanwhile is a unique violation, upon which the whole step is made again.
         """
         ...
 
     async def rewrite(self, rows: Sequence[Row]) -> None:
-        """Write `priority`, `sort_key`, a `payload` if given, and no `processed_at` of those to `reset`."""
+        """Write `priority`, `rank`, a `payload` that is given, and no `processed_at` of those to `reset`."""
         ...
 
     async def remove(self, rows: Sequence[Row]) -> None:
@@ -98,7 +109,10 @@ class JobTable(Protocol):
         ...
 
     async def write_tombstones(self, rows: Sequence[Row], now: datetime) -> None:
-        """Remember what was settled last of these jobs, which are about to go."""
+        """Remember what was settled last of these jobs, which are about to go, for `REMEMBERED` from now.
+
+        That is `queue`, `id`, `settled_token` and `settled_state`. No two are of one job and token.
+        """
         ...
 
     async def find_tombstones(self, leases: Collection[Lease]) -> Collection[tuple[Lease, str]]:
@@ -106,9 +120,12 @@ class JobTable(Protocol):
         ...
 
     async def holder(self, queue: str, unique_key: str) -> str | None:
-        """The id of the job that is stored as the holder of a key, its time being over or not."""
+        """The id of the job that is stored as the holder of a key, its time being over or not.
+
+        It is read (and locked) next. What was written before in this step is seen.
+        """
         ...
 
     async def count_unreleased(self, parent: Key) -> int:
-        """How many children of a parent, in whatever queue, have not released it."""
+        """How many children of a parent, in whatever queue and state, have not released it, as of now."""
         ...

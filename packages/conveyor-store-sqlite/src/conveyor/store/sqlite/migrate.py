@@ -78,13 +78,7 @@ def migrate(db: sqlite3.Connection, path: str) -> None:
         if migration.version > done:
             for sql in _statements(migration.script):
                 db.execute(sql)
-            run(
-                db,
-                "record_migration",
-                version=migration.version,
-                name=migration.name,
-                at=written(datetime.now(UTC)),
-            )
+            run(db, "migrated", version=migration.version, name=migration.name, at=written(datetime.now(UTC)))
 
 
 def _statements(script: str) -> Iterator[str]:

@@ -1,6 +1,6 @@
 -- The jobs of one lane, most urgent first.
-select j.sort_key, j.tie_break as second
+select j.rank, j.place as second
   from {schema}.conveyor_jobs j
  where {lane}
- order by j.sort_key, j.tie_break
+ order by j.rank, j.place
  limit {depth}

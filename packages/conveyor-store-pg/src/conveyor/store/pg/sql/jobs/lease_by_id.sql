@@ -32,6 +32,6 @@ leased as (
    where j.seq = any(array[p.seq])
   returning
     p.was,
-    {include record_columns}
+    {include columns}
 )
 select * from leased

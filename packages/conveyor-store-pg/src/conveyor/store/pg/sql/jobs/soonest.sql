@@ -10,35 +10,35 @@ least(
      limit 1
   ),
   (
-    select min(resumes_at)
+    select min(until)
       from {schema}.conveyor_pauses
      where queue = %(queue)s
        and kind = 'name'
-       and resumes_at > %(now)s
+       and until > %(now)s
   ),
   (
-    select p.resumes_at
+    select p.until
       from {schema}.conveyor_pauses p
      where p.queue = %(queue)s
        and p.kind = 'group'
-       and p.resumes_at is not null
+       and p.until is not null
        and (
          select g.waiting > 0
            from {schema}.conveyor_groups g
           where g.queue = p.queue
             and g.grp = p.target
        )
-     order by p.resumes_at
+     order by p.until
      limit 1
   ),
   (
-    select throttled_until
+    select parked_until
       from {schema}.conveyor_groups
      where queue = %(queue)s
-       and throttled_for = %(rate)s
-       and throttled_for <> ''
+       and parked_for = %(rate)s
+       and parked_for <> ''
        and waiting > 0
-     order by throttled_until
+     order by parked_until
      limit 1
   )
 )

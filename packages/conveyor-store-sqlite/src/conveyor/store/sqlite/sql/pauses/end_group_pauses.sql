@@ -1,4 +1,4 @@
 delete from conveyor_pauses
  where queue = :queue
    and kind = 'group'
-   and resumes_at <= :now
+   and until <= :now

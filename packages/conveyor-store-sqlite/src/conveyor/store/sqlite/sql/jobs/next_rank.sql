@@ -1,0 +1,4 @@
+select min(rank)
+  from conveyor_jobs
+ where {lane}
+   and rank > :rank
