@@ -13,7 +13,7 @@ import pytest
 
 from conveyor.core import FlowJob, FlowProducer, JobState, Queue, Worker
 from conveyor.core._engine.threads import Threads
-from conveyor.core._jobs.parent_outcome import FollowUp
+from conveyor.core._jobs.family_follow_up import FollowUp
 from conveyor.core.errors import StoreError
 from conveyor.core.events import Event, JobCompleted
 from conveyor.core.testing import FaultyStore, ManualClock

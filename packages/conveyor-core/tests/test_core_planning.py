@@ -84,13 +84,13 @@ def test_a_job_with_children_keeps_its_times_for_their_end() -> None:
     assert (waits_too.state, waits_too.delay, waits_too.run_at) == ("waiting-children", None, BEFORE)
 
 
-def test_rank_is_the_priority_and_with_ageing_the_time_as_well() -> None:
+def test_sort_key_is_the_priority_and_with_ageing_the_time_as_well() -> None:
     plain = JobRecord(queue="q", id="a", name="work", priority=3)
     ageing = JobRecord(queue="q", id="a", name="work", priority=3, ageing=MINUTE)
 
-    assert beginning(plain, NOW).rank == 3.0
-    assert beginning(ageing, NOW).rank == 3 + NOW.timestamp() / 60
-    assert beginning(ageing, NOW + MINUTE).rank == beginning(ageing, NOW).rank + 1
+    assert beginning(plain, NOW).sort_key == 3.0
+    assert beginning(ageing, NOW).sort_key == 3 + NOW.timestamp() / 60
+    assert beginning(ageing, NOW + MINUTE).sort_key == beginning(ageing, NOW).sort_key + 1
 
 
 def test_a_key_for_a_time_is_held_from_now() -> None:

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conveyor.core import InvalidOptionError
-from conveyor.core._schedules.timing import ALIASES, Cron, Every
+from conveyor.core._schedules.cron import ALIASES, Cron
+from conveyor.core._schedules.timing import Every
 
 MINUTE = timedelta(minutes=1)
 #: A zone, and the first day of two years around clock changes that have been got wrong before.

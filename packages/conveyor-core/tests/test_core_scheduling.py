@@ -20,7 +20,8 @@ from conveyor.core import (
     Worker,
 )
 from conveyor.core._schedules import definition, due_runs
-from conveyor.core._schedules.timing import Cron, Every
+from conveyor.core._schedules.cron import Cron
+from conveyor.core._schedules.timing import Every
 from conveyor.core.durations import duration
 from conveyor.core.job_options import Deduplication
 from conveyor.core.store import JobRecord

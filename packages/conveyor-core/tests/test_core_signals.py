@@ -495,12 +495,12 @@ def test_workers_of_forked_processes_draw_their_own_waits(worker: MakeWorker) ->
     ours, theirs = os.pipe()
     child = os.fork()
     if not child:
-        os.write(theirs, f"{policy.random()}\n".encode())
+        os.write(theirs, f"{policy.retries.random()}\n".encode())
         os._exit(0)
     os.waitpid(child, 0)
     os.close(theirs)
     with os.fdopen(ours) as answer:
         drawn = float(answer.read())
 
-    assert drawn != policy.random()
+    assert drawn != policy.retries.random()
     assert 0 <= drawn < 1

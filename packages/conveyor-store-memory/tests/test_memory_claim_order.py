@@ -91,7 +91,7 @@ class Oracle:
         while len(given) < request.count and (candidates := self.candidates(left, request, now)):
             picked = min(
                 candidates,
-                key=lambda job: (job.rank, self.served.get(job.group, 0), _place(job, request)),
+                key=lambda job: (job.sort_key, self.served.get(job.group, 0), _place(job, request)),
             )
             if self.known:
                 self.turn += 1

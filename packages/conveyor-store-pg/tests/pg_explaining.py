@@ -66,7 +66,7 @@ class Explaining(Session):
         return self.connection.execute(self.statements[name], values).rowcount
 
     async def query(self, statement: bytes, values: Mapping[str, Any]) -> list[Row]:
-        name = "entries_of_set" if b"for update" in statement else "set"
+        name = "read_rows_of_set" if b"for update" in statement else "set"
         self._explain(name, statement, values)
         return self.connection.execute(statement, values).fetchall()
 

@@ -11,7 +11,7 @@ end $$;
 
 -- n is the seq: plain's are odd, grouped's even; the last 200,000 are live.
 insert into conveyor_jobs (
-  seq, queue, id, name, priority, lifo, run_at, grp, unique_key, parent_queue, parent_id, state, rank, place,
+  seq, queue, id, name, priority, lifo, run_at, grp, unique_key, parent_queue, parent_id, state, sort_key, tie_break,
   holds_key, pending, released, token, lease_until, locked_by, attempt, started, created_at, finished_at, expires_at,
   keep_count, settled_token, settled_state, settled_at, payload, options, report
 )
@@ -78,16 +78,16 @@ select queue, grp, true,
   substr(grp, 2)::int % 100 = 1
   from conveyor_jobs where grp is not null and state in ('waiting', 'delayed', 'active') group by queue, grp;
 insert into conveyor_groups (queue, grp, known) select 'grouped', 'idle-' || n, true from generate_series(1, 5) n;
-insert into conveyor_lanes (queue, grp, name, rank, place, newest, served, active, paused, parked_for)
-select distinct on (j.queue, j.grp, j.name) j.queue, j.grp, j.name, j.rank, j.place, -j.place, g.served, g.active, g.paused, ''
+insert into conveyor_lanes (queue, grp, name, sort_key, tie_break, newest, served, active, paused, throttled_for)
+select distinct on (j.queue, j.grp, j.name) j.queue, j.grp, j.name, j.sort_key, j.tie_break, -j.tie_break, g.served, g.active, g.paused, ''
   from conveyor_jobs j join conveyor_groups g using (queue, grp)
  where j.state = 'waiting' and j.grp is not null
- order by j.queue, j.grp, j.name, j.rank, j.place;
+ order by j.queue, j.grp, j.name, j.sort_key, j.tie_break;
 -- A small queue beside the large ones, and the pauses, starts and outcomes of many.
-insert into conveyor_pauses (queue, kind, target, until)
+insert into conveyor_pauses (queue, kind, target, resumes_at)
 select 'grouped', 'group', grp, case when substr(grp, 2)::int % 200 = 1 then '2031-01-01 00:00+00'::timestamptz end from conveyor_groups where paused;
 insert into conveyor_pauses (queue, kind, target) values ('grouped', 'name', 'name-0');
-insert into conveyor_pauses (queue, kind, target, until)
+insert into conveyor_pauses (queue, kind, target, resumes_at)
 select 'q' || n, 'queue', '', '2031-01-01 00:00+00'::timestamptz from generate_series(1, 2000) n;
 insert into conveyor_starts (queue, kind, target, at, starts, total)
 select 'grouped', 'group', 'g' || n % 5003, '2030-01-01 00:00+00'::timestamptz - n * interval '1 ms', 1, 100000 - n

@@ -4,7 +4,7 @@ set synchronous_commit = off;
 set search_path = {schema};
 
 insert into conveyor_jobs (
-  seq, queue, id, name, priority, lifo, run_at, grp, unique_key, parent_queue, parent_id, state, rank, place,
+  seq, queue, id, name, priority, lifo, run_at, grp, unique_key, parent_queue, parent_id, state, sort_key, tie_break,
   holds_key, pending, released, token, lease_until, locked_by, attempt, started, created_at, finished_at, expires_at,
   settled_token, settled_state, settled_at, payload, options, report
 )
@@ -72,8 +72,8 @@ select distinct queue, 1000, 1 from conveyor_jobs where grp is not null;
 insert into conveyor_groups (queue, grp, known, served, waiting)
 select queue, grp, true, substr(grp, 2)::int % 2 * substr(grp, 2)::int, count(*)
   from conveyor_jobs where grp is not null group by queue, grp;
-insert into conveyor_lanes (queue, grp, name, rank, place, newest, served, active, paused, parked_for)
-select j.queue, j.grp, j.name, 0, min(j.place), -max(j.place), min(g.served), 0, false, ''
+insert into conveyor_lanes (queue, grp, name, sort_key, tie_break, newest, served, active, paused, throttled_for)
+select j.queue, j.grp, j.name, 0, min(j.tie_break), -max(j.tie_break), min(g.served), 0, false, ''
   from conveyor_jobs j join conveyor_groups g using (queue, grp) group by j.queue, j.grp, j.name;
 insert into conveyor_tombstones (queue, id, token, state, at)
 select 'q', 'x' || n, 't' || n, 'completed', '2029-12-31 23:59+00' from generate_series({live}) n;

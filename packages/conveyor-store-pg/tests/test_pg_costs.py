@@ -243,7 +243,9 @@ async def insert(session: Session) -> None:
 
 
 async def release_keys(session: Session) -> None:
-    await session.run("lapse_keys", queues=["q"] * 2, keys=[f"key-{n}" for n in live(6, most=2)], now=NOW)
+    await session.run(
+        "release_expired_keys", queues=["q"] * 2, keys=[f"key-{n}" for n in live(6, most=2)], now=NOW
+    )
 
 
 async def advance(session: Session) -> None:
@@ -392,7 +394,7 @@ MANY: dict[str, Callable[[Session], Awaitable[None]]] = {
 #: How many buffers a statement for ten jobs may look at, and how many rows it may compare.
 MOST: Final = (2_000, 4_000)
 #: Some say themselves how many they want.
-MORE: Final = {"active": (250_000, 1_000_000)}
+MORE: Final = {"count_active": (250_000, 1_000_000)}
 
 
 def costly(seen: Seen, *, tens: int) -> bool:

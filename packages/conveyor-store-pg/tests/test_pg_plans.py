@@ -275,11 +275,11 @@ MORE = {
     # some hundreds have expired, and are read to choose ten; a set is chosen and read by one statement
     "set": (800, 1_200),
     # a hundred lanes are written
-    "follow_groups": (600, 2_000),
+    "copy_groups_to_lanes": (600, 2_000),
     # as many as the limit allows to be active
-    "active": (5_000, 1_200),
+    "count_active": (5_000, 1_200),
     # what need not be remembered any more, ten thousand at a time of each queue and kind
-    "tidy": (20_000, 45_000),
+    "forget_ended": (20_000, 45_000),
     "forget_starts": (40_000, 90_000),
 }
 #: Each index, and who needs it.
@@ -298,10 +298,10 @@ INDEXES = {
     "conveyor_jobs_expires_at": "found expired",
     "conveyor_jobs_keep_count": "found expired",
     "conveyor_tombstones_at": "tidy",
-    "conveyor_pauses_until": "tidy",
+    "conveyor_pauses_resumes_at": "tidy",
     "conveyor_starts_at": "tidy",
     "conveyor_groups_known": "claim by turns",
-    "conveyor_groups_parked": "claim by turns, limited",
+    "conveyor_groups_throttled": "claim by turns, limited",
     "conveyor_groups_waiting": "tidy",
     "conveyor_groups_idle": "tidy",
     "conveyor_lanes_served": "claim by turns",
@@ -354,7 +354,7 @@ async def test_counting_reads_indexes_only(session: Explaining) -> None:
 PASSED_OVER = {
     "saturated": "active = 5",
     "paused": "paused = true",
-    "parked": f"parked_for = '{rate_name(RATE)}'",
+    "throttled": f"throttled_for = '{rate_name(RATE)}'",
 }
 
 
@@ -364,18 +364,18 @@ async def test_a_claim_by_turns_does_not_look_at_lanes_that_it_passes_over(
 ) -> None:
     for table in ("conveyor_groups", "conveyor_lanes"):
         change = PASSED_OVER[group]
-        if table == "conveyor_groups" and group == "parked":
-            change += ", parked_until = '2030-01-01 00:30+00'"
+        if table == "conveyor_groups" and group == "throttled":
+            change += ", throttled_until = '2030-01-01 00:30+00'"
         session.connection.execute(
             f"update {table} set {change} where queue = 'grouped' and substr(grp, 2) > '5'".encode()  # noqa: S608
         )
 
     await claim_with_care(session, "grouped", group_limit=Limit(active=3, rate=RATE))
 
-    lanes = [seen for seen in session.seen if seen.statement.startswith("look_by_turns")]
+    lanes = [seen for seen in session.seen if seen.statement.startswith("find_candidates_in_groups")]
     assert lanes
     # a page of each name, of the groups that have had a turn and of those that have not
     assert [str(seen) for seen in lanes if seen.rows["conveyor_lanes"] > 500] == []
-    gates = [seen for seen in session.seen if seen.statement == "gate"]
+    gates = [seen for seen in session.seen if seen.statement == "claim_preconditions"]
     assert gates
     assert [str(seen) for seen in gates if seen.rows["conveyor_groups"] > 20] == []

@@ -65,20 +65,20 @@ TRUTHS = {
          where (coalesce(g.waiting, 0), coalesce(g.delayed, 0), coalesce(g.active, 0))
            is distinct from (coalesce(j.waiting, 0), coalesce(j.delayed, 0), coalesce(j.active, 0))""",
     "the heads of lanes": """
-        select queue, grp, name, l.rank, l.place, h.rank, h.place
+        select queue, grp, name, l.sort_key, l.tie_break, h.sort_key, h.tie_break
           from conveyor_lanes l
           full join (
-            select distinct on (queue, grp, name) queue, grp, name, rank, place
+            select distinct on (queue, grp, name) queue, grp, name, sort_key, tie_break
               from conveyor_jobs where grp is not null and state = 'waiting'
-             order by queue, grp, name, rank, place
+             order by queue, grp, name, sort_key, tie_break
           ) h using (queue, grp, name)
-         where (l.rank, l.place) is distinct from (h.rank, h.place)""",
+         where (l.sort_key, l.tie_break) is distinct from (h.sort_key, h.tie_break)""",
     "what lanes say of their group": """
         select l.queue, l.grp, l.name
           from conveyor_lanes l
           left join conveyor_groups g using (queue, grp)
-         where (l.active, l.served, l.paused, l.parked_for) is distinct from
-               (g.active, g.served, g.paused, g.parked_for)""",
+         where (l.active, l.served, l.paused, l.throttled_for) is distinct from
+               (g.active, g.served, g.paused, g.throttled_for)""",
     "the limit of groups": f"""
         select queue, grp, count(*) from conveyor_jobs where queue = 'limited'
            and state = 'active' and grp is not null

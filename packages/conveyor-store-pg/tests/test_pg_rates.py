@@ -28,7 +28,10 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.mark.parametrize(
     ("statement", "values"),
-    [("window", {"since": NOON - HOUR, "now": NOON, "max": 1}), ("start", {"now": NOON, "starts": "{1}"})],
+    [
+        ("count_starts", {"since": NOON - HOUR, "now": NOON, "max": 1}),
+        ("add_starts", {"now": NOON, "starts": "{1}"}),
+    ],
 )
 async def test_the_starts_of_a_group_are_found_among_its_own_even_without_statistics(
     url: str, statement: str, values: dict[str, object]
@@ -68,7 +71,7 @@ async def test_a_group_that_uses_up_its_rate_is_passed_over_at_once(url: str) ->
             await store.claim(request, now=NOON + timedelta(seconds=second))
         with psycopg.connect(url) as connection:
             found = connection.execute(
-                "select grp, parked_until from conveyor_groups order by grp"
+                "select grp, throttled_until from conveyor_groups order by grp"
             ).fetchall()
 
     # When the first of the two starts leaves the window.

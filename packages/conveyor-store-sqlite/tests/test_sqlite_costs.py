@@ -46,8 +46,8 @@ def fill_at_once(db: Connection, shape: str, number: int) -> None:
         "name": "'work'",
         "state": "'waiting'",
         **dict.fromkeys(["payload", "options", "report"], "'{}'"),
-        **dict.fromkeys(["priority", "lifo", "rank", "holds_key", "pending", "released"], "0"),
-        "place": "n",
+        **dict.fromkeys(["priority", "lifo", "sort_key", "holds_key", "pending", "released"], "0"),
+        "tie_break": "n",
         "created_at": f"'{written(START)}'",
         **COLUMNS[shape],
     }
@@ -121,7 +121,7 @@ async def look(store: SqliteStore) -> list[object]:
     found = await store.find(Where(queue="q"), limit=9, now=at(1))
     return [
         await store.count(Where(queue="q"), now=at(1)),
-        *((one.id, one.name, one.group, one.state, one.seq, one.rank, one.run_at) for one in found),
+        *((one.id, one.name, one.group, one.state, one.seq, one.sort_key, one.run_at) for one in found),
         *(one.lease_until for one in found if one.state is JobState.ACTIVE),
         *((one.finished_at, one.expires_at) for one in found),
         await store.paused("q", now=at(1)),

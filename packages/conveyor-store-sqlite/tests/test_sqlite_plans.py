@@ -51,12 +51,14 @@ _PARAMETERS = (
         "queue",
         "name",
         "group",
-        "rank",
-        "place",
+        "sort_key",
+        "tie_break",
         "before",
         "count",
         "now",
-        "until",
+        "expires_at",
+        "lease_until",
+        "resumes_at",
         "worker",
         "token",
         "limit",
@@ -72,64 +74,64 @@ UNRETAINED = Where(
 _NUMBER = "INTEGER PRIMARY KEY (rowid=?)"
 #: Each statement that runs for every claim, settle, renewal, insert or advance, and how it finds its rows.
 HOT = {
-    "standing": [_ID, "conveyor_jobs_key (queue=? AND unique_key=?)"],
-    "lapse_keys": ["conveyor_jobs_key (queue=? AND unique_key=?)"],
-    "waiting_parents": [_ID],
-    "adopt": [_ID],
-    "by_id": [_ID],
+    "find_existing_jobs": [_ID, "conveyor_jobs_key (queue=? AND unique_key=?)"],
+    "release_expired_keys": ["conveyor_jobs_key (queue=? AND unique_key=?)"],
+    "find_waiting_parents": [_ID],
+    "add_children": [_ID],
+    "find_by_id": [_ID],
     "lease": [_NUMBER],
     "first_stalled": [_NUMBER],
-    "rows": [_NUMBER],
-    "entries": [_ID],
-    "entries_by_seq": [_NUMBER],
-    "held": [_ID],
+    "read_records": [_NUMBER],
+    "read_rows": [_ID],
+    "read_rows_by_seq": [_NUMBER],
+    "find_held_leases": [_ID],
     "renew": [_NUMBER],
-    "remove": [_NUMBER],
-    "created": ["INTEGER PRIMARY KEY (rowid>?)"],
-    "active": ["COVERING INDEX conveyor_jobs_all_active (queue=? AND state=?)"],
-    "due": ["conveyor_jobs_run_at (queue=? AND run_at<?)"],
-    "stalled": ["conveyor_jobs_lease_until (queue=? AND lease_until<?)"],
-    "make_due": [_NUMBER],
-    "take_back": [_NUMBER],
-    "next": [
+    "delete_jobs": [_NUMBER],
+    "find_created": ["INTEGER PRIMARY KEY (rowid>?)"],
+    "count_active": ["COVERING INDEX conveyor_jobs_all_active (queue=? AND state=?)"],
+    "find_due": ["conveyor_jobs_run_at (queue=? AND run_at<?)"],
+    "find_expired_leases": ["conveyor_jobs_lease_until (queue=? AND lease_until<?)"],
+    "make_waiting": [_NUMBER],
+    "reclaim_expired_leases": [_NUMBER],
+    "next_deadline": [
         "COVERING INDEX conveyor_jobs_run_at (queue=?)",
         "COVERING INDEX conveyor_jobs_lease_until (queue=?)",
     ],
-    "names": ["conveyor_jobs_waiting_name (queue=? AND name>?)"],
-    "holder": ["conveyor_jobs_key (queue=? AND unique_key=?)"],
-    "unreleased": ["conveyor_jobs_parent (parent_queue=? AND parent_id=?)"],
-    "wait": [
+    "ungrouped_names": ["conveyor_jobs_waiting_name (queue=? AND name>?)"],
+    "find_key_holder": ["conveyor_jobs_key (queue=? AND unique_key=?)"],
+    "count_unreleased": ["conveyor_jobs_parent (parent_queue=? AND parent_id=?)"],
+    "claim_wait": [
         "COVERING INDEX conveyor_jobs_waiting",
         "COVERING INDEX conveyor_jobs_run_at (queue=?)",
         "conveyor_groups_waiting (queue=?)",
-        "conveyor_groups_parked (queue=?)",
-        "conveyor_pauses_until (queue=? AND kind=? AND until>?)",
+        "conveyor_groups_throttled (queue=?)",
+        "conveyor_pauses_resumes_at (queue=? AND kind=? AND resumes_at>?)",
     ],
     "lane_names": ["conveyor_lanes_fresh", "conveyor_lanes_served"],
     "kinds_fresh": [
-        "conveyor_lanes_fresh (queue=? AND name=? AND parked_for=? AND active>?)",
-        "conveyor_lanes_fresh (queue=? AND name=? AND parked_for>?)",
-        "conveyor_lanes_fresh (queue=? AND name>?)",
+        "lanes_fresh (queue=? AND name=? AND throttled_for=? AND active>?)",
+        "lanes_fresh (queue=? AND name=? AND throttled_for>?)",
+        "lanes_fresh (queue=? AND name>?)",
     ],
     "kinds_served": [
-        "conveyor_lanes_served (queue=? AND name=? AND parked_for=? AND active>?)",
-        "conveyor_lanes_served (queue=? AND name=? AND parked_for>?)",
+        "conveyor_lanes_served (queue=? AND name=? AND throttled_for=? AND active>?)",
+        "conveyor_lanes_served (queue=? AND name=? AND throttled_for>?)",
         "conveyor_lanes_served (queue=? AND name>?)",
     ],
     "lanes_fresh": [
-        "conveyor_lanes_fresh (queue=? AND name=? AND parked_for=? AND active=? AND (rank,place)>(?,?))"
+        "lanes_fresh (queue=? AND name=? AND throttled_for=? AND active=? AND (sort_key,tie_break)>(?,?))"
     ],
     "lanes_fresh_newest": [
-        "fresh_newest (queue=? AND name=? AND parked_for=? AND active=? AND (rank,newest)>(?,?))"
+        "fresh_newest (queue=? AND name=? AND throttled_for=? AND active=? AND (sort_key,newest)>(?,?))"
     ],
     "lanes_served": [
-        "conveyor_lanes_served (queue=? AND name=? AND parked_for=? AND active=? AND (rank,served)>(?,?))"
+        "lanes_served (queue=? AND name=? AND throttled_for=? AND active=? AND (sort_key,served)>(?,?))"
     ],
-    "unpark": [
-        "conveyor_groups_parked (queue=? AND parked_until<?)",
-        "conveyor_groups_parked (queue=? AND parked_until>?)",
+    "unthrottle_groups": [
+        "conveyor_groups_throttled (queue=? AND throttled_until<?)",
+        "conveyor_groups_throttled (queue=? AND throttled_until>?)",
     ],
-    "end_group_pauses": ["conveyor_pauses_until (queue=? AND kind=? AND until<?)"],
+    "end_group_pauses": ["conveyor_pauses_resumes_at (queue=? AND kind=? AND resumes_at<?)"],
     "forget_pauses": ["(queue=?"],
     "forget_groups": [
         "conveyor_groups_idle (queue=? AND known=?)",
@@ -139,15 +141,18 @@ HOT = {
     ],
     "forget_starts": ["conveyor_starts_at (queue=? AND kind=? AND at<?)"],
     "forget_tombstones": ["conveyor_tombstones_at (queue=? AND at<?)"],
-    "window": ["PRIMARY KEY (queue=? AND kind=? AND target=? AND at>? AND at<?)"],
-    "start": ["PRIMARY KEY (queue=? AND kind=? AND target=? AND at<?)"],
-    "start_before": ["(queue=? AND kind=? AND at>?)"],
-    "buried": ["PRIMARY KEY (queue=? AND id=? AND token=?)"],
-    "gate": ["PRIMARY KEY (queue=? AND kind=?)", "conveyor_queues USING PRIMARY KEY (queue=?)"],
+    "count_starts": ["PRIMARY KEY (queue=? AND kind=? AND target=? AND at>? AND at<?)"],
+    "add_starts": ["PRIMARY KEY (queue=? AND kind=? AND target=? AND at<?)"],
+    "shift_later_starts": ["(queue=? AND kind=? AND at>?)"],
+    "find_tombstones": ["PRIMARY KEY (queue=? AND id=? AND token=?)"],
+    "claim_preconditions": [
+        "PRIMARY KEY (queue=? AND kind=?)",
+        "conveyor_queues USING PRIMARY KEY (queue=?)",
+    ],
     "group_sizes": ["PRIMARY KEY (queue=? AND grp=?)"],
-    "hear": ["INTEGER PRIMARY KEY (rowid>?)"],
+    "read_events": ["INTEGER PRIMARY KEY (rowid>?)"],
     "forget_turns": ["conveyor_groups_known (queue=?)"],
-    "prune": ["conveyor_events_at (at<?)"],
+    "delete_old_events": ["conveyor_events_at (at<?)"],
 }
 
 
@@ -161,7 +166,7 @@ def test_a_hot_statement_goes_by_its_indexes(db: sqlite3.Connection, name: str) 
         assert f"SCAN {table}\n" not in found.replace("_", "\n") + "\n", found
 
 
-@pytest.mark.parametrize("name", ["save", "write", "alter"])
+@pytest.mark.parametrize("name", ["save_jobs", "write_documents", "rewrite_jobs"])
 def test_rows_are_written_by_their_number(db: sqlite3.Connection, name: str) -> None:
     assert "SEARCH conveyor_jobs USING INTEGER PRIMARY KEY" in plan(db, of_rows(name, 4))
 
@@ -174,7 +179,7 @@ def test_rows_are_written_by_their_number(db: sqlite3.Connection, name: str) -> 
         ("grouped", "conveyor_jobs_waiting_lane"),
     ],
 )
-@pytest.mark.parametrize("name", ["first", "newest", "next_rank"])
+@pytest.mark.parametrize("name", ["jobs_oldest", "jobs_newest", "next_sort_key"])
 def test_a_claim_reads_its_lane_in_order_from_one_index(
     db: sqlite3.Connection, name: str, lane: str, index: str
 ) -> None:
@@ -289,7 +294,7 @@ def _steps(db: sqlite3.Connection, action: Callable[[], object]) -> int:
 def _insert(db: sqlite3.Connection, id: str, group: str) -> None:
     db.execute(
         "insert into conveyor_jobs (queue, id, name, payload, options, report, priority, lifo, grp, state, "
-        "rank, place, holds_key, pending, released, created_at) "
+        "sort_key, tie_break, holds_key, pending, released, created_at) "
         "select 'q', ?, 'work', '', '', '', 0, 0, ?, 'waiting', 0, coalesce(max(seq), 0) + 1, 0, 0, 0, '' "
         "from conveyor_jobs",
         (id, group),

@@ -31,7 +31,7 @@ async def test_a_group_that_uses_up_its_rate_is_passed_over_at_once(tmp_path: Pa
             )
             await store.claim(request, now=NOON + timedelta(seconds=second))
         connection = sqlite3.connect(path)
-        found = connection.execute("select grp, parked_until from conveyor_groups order by grp").fetchall()
+        found = connection.execute("select grp, throttled_until from conveyor_groups order by grp").fetchall()
         connection.close()
 
     # When the first of the two starts leaves the window.

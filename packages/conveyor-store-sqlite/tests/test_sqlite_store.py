@@ -29,7 +29,7 @@ from conveyor.core.errors import (
 )
 from conveyor.core.store import Beat, Change, Claim, JobRecord, JobState, Order, Outcome, Pause, Where
 from conveyor.store.sqlite import SqliteStore
-from conveyor.store.sqlite.rows import place_of, rank_key, rank_of, read, written
+from conveyor.store.sqlite.rows import decoded_sort_key, encoded_sort_key, read, tie_break_of, written
 from conveyor.store.sqlite.threads import Priority
 
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
@@ -593,14 +593,25 @@ async def test_a_key_whose_time_is_over_can_be_taken_again_by_a_retry(store: Sql
 # ------------------------------------------------------------------ values
 
 
-def test_ranks_are_kept_exactly_and_sort_as_numbers() -> None:
-    ranks = [-(2.0**31), -1.5, -1e-9, 0.0, 1e-9, 1.0, 1.0000000000000002, 2940000.2057612345, 2.0**31, 1.7e15]
+def test_sort_keys_are_kept_exactly_and_sort_as_numbers() -> None:
+    sort_keys = [
+        -(2.0**31),
+        -1.5,
+        -1e-9,
+        0.0,
+        1e-9,
+        1.0,
+        1.0000000000000002,
+        2940000.2057612345,
+        2.0**31,
+        1.7e15,
+    ]
 
-    keys = [rank_key(rank) for rank in ranks]
+    keys = [encoded_sort_key(sort_key) for sort_key in sort_keys]
 
     assert keys == sorted(keys)
-    assert [rank_of(key) for key in keys] == ranks
-    assert rank_key(-0.0) == rank_key(0.0)
+    assert [decoded_sort_key(key) for key in keys] == sort_keys
+    assert encoded_sort_key(-0.0) == encoded_sort_key(0.0)
 
 
 def test_instants_are_of_one_width() -> None:
@@ -611,17 +622,17 @@ def test_instants_are_of_one_width() -> None:
 
 
 def test_lifo_comes_before_fifo() -> None:
-    assert sorted([place_of(n, lifo=lifo) for n in (1, 2) for lifo in (False, True)]) == [-2, -1, 1, 2]
+    assert sorted([tie_break_of(n, lifo=lifo) for n in (1, 2) for lifo in (False, True)]) == [-2, -1, 1, 2]
 
 
-async def test_a_rank_with_ageing_survives_a_change_of_priority(store: SqliteStore) -> None:
+async def test_a_sort_key_with_ageing_survives_a_change_of_priority(store: SqliteStore) -> None:
     await store.insert([job("a", priority=2, ageing=timedelta(seconds=7))], now=START)
     (before,) = await store.find(Where(), limit=1)
 
     await store.update(Where(), Change(priority=5), now=START)
 
     (after,) = await store.find(Where(), limit=1)
-    assert after.rank == before.rank + 3
+    assert after.sort_key == before.sort_key + 3
 
 
 async def test_more_rows_than_one_statement_reads_keep_their_order(store: SqliteStore) -> None:

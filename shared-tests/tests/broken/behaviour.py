@@ -89,7 +89,7 @@ class SpawnsFromRowsThatStay(Broken):
 
 @caught_by("explain", "test_a_long_line_is_counted_up_to_a_thousand")
 class PagesByRank(Broken):
-    """A page in the order of claims begins behind the rank of the last job, and misses its equals."""
+    """A page in the order of claims begins behind the sort key of the last job, and misses its equals."""
 
     async def find(
         self,
@@ -103,7 +103,7 @@ class PagesByRank(Broken):
         if order is not Order.CLAIM or after is None:
             return await super().find(where, limit=limit, after=after, order=order, now=now)
         rest = await super().find(where, limit=MANY, after=after, order=order, now=now)
-        return [one for one in rest if one.rank != after.rank][:limit]
+        return [one for one in rest if one.sort_key != after.sort_key][:limit]
 
 
 @caught_by("deduplication", "test_a_time_counts_for_a_job_that_still_waits_when_it_is_over")
@@ -192,12 +192,12 @@ class CountsItsOwnNames(Broken):
 
 
 def begin_to_age(store: Broken, key: JobKey, now: datetime) -> None:
-    """Give a job the rank that it would have if it were added now."""
+    """Give a job the sort key that it would have if it were added now."""
     row = store.row(key)
     if row is not None and row.ageing is not None:
         queue = store._data().queues[row.queue]
         queue.leave(row)
-        row.rank = row.priority + (now - EPOCH) / row.ageing
+        row.sort_key = row.priority + (now - EPOCH) / row.ageing
         queue.enter(row)
 
 
@@ -216,7 +216,7 @@ class AgesFromTheLastRun(Broken):
 
 @caught_by("ageing", "test_a_changed_priority_keeps_the_age")
 class ForgetsTheAge(Broken):
-    """A changed priority is the new rank."""
+    """A changed priority is the new sort key."""
 
     async def update(self, where: Where, change: Change, *, now: Now = None) -> frozenset[JobKey]:
         changed = await super().update(where, change, now=now)
@@ -224,6 +224,6 @@ class ForgetsTheAge(Broken):
             row = self.row(key)
             queue = self._data().queues[row.queue]
             queue.leave(row)
-            row.rank = float(row.priority)
+            row.sort_key = float(row.priority)
             queue.enter(row)
         return changed

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from broken.engine import caught_by
-from conveyor.core._jobs import parent_outcome, short_leases
+from conveyor.core._jobs import family_follow_up, short_leases
 from conveyor.core._jobs.ids import new_token
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def charges_for_decisions(monkeypatch: pytest.MonkeyPatch) -> None:
             queue, ids, token=new_token(), lease=min(lease, short_leases.MOMENT), started=True
         )
 
-    monkeypatch.setattr(parent_outcome, "hold", run)
+    monkeypatch.setattr(family_follow_up, "hold", run)
 
 
 @caught_by("queue behaviour", "test_a_call_that_dies_at_any_moment_holds_no_job_for_long")
@@ -39,13 +39,13 @@ def holds_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
 @caught_by("flow behaviour", "test_a_decision_that_came_too_late_is_made_again")
 def forgets_what_it_was_too_late_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """What became of a parent counts as decided, applied or not."""
-    run = parent_outcome.FollowUp.run
+    run = family_follow_up.FollowUp.run
 
-    async def decide_once(self: parent_outcome.FollowUp, *args: Any, **lease: Any) -> Any:
+    async def decide_once(self: family_follow_up.FollowUp, *args: Any, **lease: Any) -> Any:
         decided = list(self.undecided)
         refused = await run(self, *args, **lease)
         for key in decided:
             self.undecided.pop(key, None)
         return refused
 
-    monkeypatch.setattr(parent_outcome.FollowUp, "run", decide_once)
+    monkeypatch.setattr(family_follow_up.FollowUp, "run", decide_once)

@@ -25,7 +25,7 @@ from conveyor.core._engine.scheduler import Scheduler
 from conveyor.core._engine.worker_state import WorkerState
 from conveyor.core._inspect import follow
 from conveyor.core._jobs import cancel, edits, keep, payload, remove_and_release, typed_payload
-from conveyor.core._jobs.parent_outcome import FollowUp
+from conveyor.core._jobs.family_follow_up import FollowUp
 from conveyor.core._jobs.payload import Payload
 from conveyor.core._jobs.report import Failure, Report
 from conveyor.core._jobs.run_context import RunContext

@@ -7,7 +7,7 @@ import pytest
 from broken.engine import caught_by
 from conveyor.core._engine import parent_follow_up as parents_service
 from conveyor.core._engine import settler
-from conveyor.core._jobs import parent_outcome, refusals
+from conveyor.core._jobs import family_follow_up, refusals
 from conveyor.core.errors import StoreError
 
 
@@ -17,7 +17,7 @@ from conveyor.core.errors import StoreError
 @caught_by("queue behaviour", "test_a_parent_whose_end_the_store_refuses_holds_up_no_other")
 def repeats_what_is_refused_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every error of a store is its own trouble, and passes."""
-    for part in (refusals, settler, parent_outcome, parents_service):
+    for part in (refusals, settler, family_follow_up, parents_service):
         monkeypatch.setattr(part, "concerns_store", lambda error: isinstance(error, StoreError))
 
 

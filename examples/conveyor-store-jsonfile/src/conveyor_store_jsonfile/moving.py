@@ -140,7 +140,7 @@ def _standing(data: Data, job: JobRecord, now: datetime) -> Inserted | None:
 
 
 def _by_urgency(jobs: list[JobRecord], *, newest_first: bool = False) -> list[JobRecord]:
-    return sorted(jobs, key=lambda job: (job.rank, -job.seq if newest_first or job.lifo else job.seq))
+    return sorted(jobs, key=lambda job: (job.sort_key, -job.seq if newest_first or job.lifo else job.seq))
 
 
 def _leased(data: Data, job: JobRecord, request: Claim, now: datetime) -> JobRecord:

@@ -16,7 +16,7 @@ ORDERS: dict[Order, Callable[[JobRecord], tuple[Any, ...]]] = {
     Order.NEWEST: lambda job: (-job.seq,),
     Order.FINISHED: lambda job: (EPOCH - (job.finished_at or EPOCH), -job.seq),
     Order.EARLIEST: lambda job: (job.finished_at is None, job.finished_at or EPOCH, job.seq),
-    Order.CLAIM: lambda job: (job.rank, -job.seq if job.lifo else job.seq),
+    Order.CLAIM: lambda job: (job.sort_key, -job.seq if job.lifo else job.seq),
 }
 
 

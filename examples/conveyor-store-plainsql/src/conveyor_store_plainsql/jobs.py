@@ -39,7 +39,7 @@ update conveyor_jobs
 REWRITE = """
 update conveyor_jobs
    set priority = :priority,
-       rank = :rank,
+       sort_key = :sort_key,
        payload = coalesce(:payload, payload),
        processed_at = case when :reset then null else processed_at end
  where seq = :seq

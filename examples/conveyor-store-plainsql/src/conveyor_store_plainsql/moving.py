@@ -46,7 +46,7 @@ select j.seq, j.name, j.state, j.stalled,
    and (q.queue is null or q.until is not null)
    and (n.queue is null or n.until is not null)
 """
-OLDEST_FIRST = "rank, case when lifo then -seq else seq end"
+OLDEST_FIRST = "sort_key, case when lifo then -seq else seq end"
 WAITING = ("waiting", "delayed", "waiting-children")
 LEASE = """
 update conveyor_jobs
@@ -134,7 +134,7 @@ def lapse_keys(db: Connection, now: datetime) -> None:
 def claim(db: Connection, now: datetime, request: Claim) -> Claimed:
     """Lease jobs, most urgent first."""
     capacity = _capacity(db, request)
-    order = "rank, -seq" if request.newest_first else OLDEST_FIRST
+    order = "sort_key, -seq" if request.newest_first else OLDEST_FIRST
     line = db.execute(f"{IN_LINE} order by {order}", {"queue": request.queue, "now": stored(now)}).fetchall()
     line = [job for job in line if request.names is None or job["name"] in request.names]
     chosen = [job for job in line if job["free_at"] <= stored(now) and job["state"] == "waiting"][:capacity]
@@ -163,7 +163,7 @@ def _capacity(db: Connection, request: Claim) -> int:
 def take(db: Connection, now: datetime, ids: Collection[str], request: Claim) -> Claimed:
     """Lease those of these jobs that wait for anything."""
     there = by_key(db, [JobKey(request.queue, id) for id in set(ids)])
-    found = sorted(there, key=lambda job: (job["rank"], -job["seq"] if job["lifo"] else job["seq"]))
+    found = sorted(there, key=lambda job: (job["sort_key"], -job["seq"] if job["lifo"] else job["seq"]))
     return _leased(db, now, request, [job["seq"] for job in found if job["state"] in WAITING])
 
 

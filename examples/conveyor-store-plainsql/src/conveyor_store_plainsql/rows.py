@@ -32,7 +32,7 @@ create table conveyor_jobs (
   parent_queue text,
   parent_id text,
   state text not null,
-  rank real not null,
+  sort_key real not null,
   holds_key integer not null,
   unique_until integer,
   pending integer not null,
@@ -55,7 +55,7 @@ create table conveyor_jobs (
   unique (queue, id)
 );
 create unique index conveyor_jobs_key on conveyor_jobs (queue, unique_key) where holds_key = 1;
-create index conveyor_jobs_waiting on conveyor_jobs (queue, rank) where state = 'waiting';
+create index conveyor_jobs_waiting on conveyor_jobs (queue, sort_key) where state = 'waiting';
 create index conveyor_jobs_run_at on conveyor_jobs (queue, run_at) where state = 'delayed';
 create index conveyor_jobs_lease on conveyor_jobs (queue, lease_until) where state = 'active';
 create index conveyor_jobs_parent on conveyor_jobs (parent_queue, parent_id) where parent_id is not null;

@@ -42,7 +42,7 @@ EXPIRED = """(expires_at <= :now or seq in (
    where later >= keep_count and held is not true
 ))"""
 #: For each order: what to sort by, and what is behind a job. Who has not finished comes last.
-PLACE = "case when lifo then -seq else seq end"
+TIE_BREAK = "case when lifo then -seq else seq end"
 NEVER = 1 << 62
 ORDERS = {
     Order.ADDED: ("seq", "seq > :seq"),
@@ -55,7 +55,7 @@ ORDERS = {
         f"coalesce(finished_at, {NEVER}), seq",
         f"(coalesce(finished_at, {NEVER}), seq) > (coalesce(:finished_at, {NEVER}), :seq)",
     ),
-    Order.CLAIM: (f"rank, {PLACE}", f"(rank, {PLACE}) > (:rank, :place)"),
+    Order.CLAIM: (f"sort_key, {TIE_BREAK}", f"(sort_key, {TIE_BREAK}) > (:sort_key, :tie_break)"),
 }
 
 
@@ -67,8 +67,8 @@ def find(
     by, behind = ORDERS[order]
     if after is not None:
         terms.append(behind)
-        values |= {"seq": after.seq, "rank": after.rank, "finished_at": stored(after.finished_at)}
-        values["place"] = -after.seq if after.lifo else after.seq
+        values |= {"seq": after.seq, "sort_key": after.sort_key, "finished_at": stored(after.finished_at)}
+        values["tie_break"] = -after.seq if after.lifo else after.seq
     found: list[JobRecord] = []
     for columns in db.execute(f"select * from conveyor_jobs where {_all(terms)} order by {by}", values):
         if len(found) == limit:

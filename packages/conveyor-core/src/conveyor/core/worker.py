@@ -23,6 +23,7 @@ from conveyor.core._engine.lifecycle import Lifecycle
 from conveyor.core._engine.option_checks import checked_strategies
 from conveyor.core._engine.outcome_policy import OutcomePolicy
 from conveyor.core._engine.processes.process_options import checked_processes
+from conveyor.core._engine.retry_policy import RetryPolicy
 from conveyor.core._engine.run import Run
 from conveyor.core._engine.worker_context import WorkerContext
 from conveyor.core._engine.worker_options import Handling, Limits, Timing, rules_of
@@ -171,8 +172,7 @@ class Worker(Generic[T]):
         handling, context = self._handling, self._context
         policy = OutcomePolicy(
             worker=self.name,
-            strategies=strategies,
-            random=context.random,
+            retries=RetryPolicy(strategies=strategies, random=context.random),
             encoded=handling.results.encode,
             keep=keep,
         )

@@ -60,7 +60,7 @@ class Inserting:
             lifo=True,
             state=JobState.WAITING,
             seq=found.seq,
-            rank=7.0,
+            sort_key=7.0,
             created_at=at(3),
         )
 
@@ -89,7 +89,7 @@ class Inserting:
             "a",
             state=JobState.COMPLETED,
             seq=99,
-            rank=-5.0,
+            sort_key=-5.0,
             holds_key=True,
             unique_until=at(99),
             pending=3,
@@ -203,18 +203,18 @@ class Inserting:
 
         assert (await get(store, "a")).state is JobState.WAITING
 
-    async def test_rank_is_the_priority(self, store: Store) -> None:
+    async def test_sort_key_is_the_priority(self, store: Store) -> None:
         await add(store, job("a", priority=-3), job("b", priority=12), now=at(99))
 
-        assert [(await get(store, one)).rank for one in "ab"] == [-3.0, 12.0]
+        assert [(await get(store, one)).sort_key for one in "ab"] == [-3.0, 12.0]
 
-    async def test_with_ageing_rank_is_the_priority_and_the_insertion_time_in_its_units(
+    async def test_with_ageing_sort_key_is_the_priority_and_the_insertion_time_in_its_units(
         self, store: Store
     ) -> None:
         await add(store, job("a", priority=2, ageing=span(600)), now=at(60))
 
         found = await get(store, "a")
-        assert found.rank == 2 + (at(60) - EPOCH) / span(600)
+        assert found.sort_key == 2 + (at(60) - EPOCH) / span(600)
         assert found.ageing == span(600)
 
     async def test_new_only_creates_all_when_no_id_exists(self, store: Store) -> None:

@@ -1,9 +1,8 @@
-"""From how a run ended to what becomes of its job: decisions only, nothing is done here."""
+"""The outcome of a job from how its run ended: decisions only, nothing is done here."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
@@ -22,7 +21,6 @@ from conveyor.core._jobs.settlements import (
     fail_permanently,
     fail_undecodable,
 )
-from conveyor.core.backoff import Backoff
 from conveyor.core.errors import JobTimeoutError, UnserialisableResultError
 from conveyor.core.events import (
     JobCancelled,
@@ -39,15 +37,14 @@ from conveyor.core.signals import RateLimited, Retry, Signal, Snooze, Unrecovera
 from conveyor.core.store import JobState, Outcome, Pause
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from datetime import datetime
 
+    from conveyor.core._engine.retry_policy import RetryPolicy
     from conveyor.core._engine.run import Run
-    from conveyor.core.durations import Duration
     from conveyor.core.job_options import JobOptions
     from conveyor.core.store import JobRecord, Retention
 
-_log: Final = logging.getLogger("conveyor.worker")
 _AT_ONCE: Final = timedelta(0)
 
 
@@ -90,11 +87,11 @@ Ending = Returned | Raised | Died
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutcomePolicy:
-    """Decides for one worker; `random` gives numbers from 0 up to 1."""
+    """Decides for one worker."""
 
     worker: str
-    strategies: Mapping[str, Callable[[int], Duration]]
-    random: Callable[[], float]
+    #: When jobs that failed run again.
+    retries: RetryPolicy
     #: The JSON text of a result, by the name of the job; raises if there is none.
     encoded: Callable[[str, object], str] = lambda _, value: encode(value, root="result")
     #: How long jobs are kept that do not say so themselves.
@@ -286,15 +283,14 @@ class OutcomePolicy:
         report.failures += 1
         report.error = failure
         self._note(run, outcome, now, failure)
-        if final or report.discarded or report.failures >= run.settings.attempts:
+        wait = None if final else self.retries.delay(run.record, report, run.settings, asked=delay)
+        if wait is None:
             run_log = _run_log(run, now, failure, error)
             return self._fail_permanently(run, failure, now, run_log)
-        if delay is None:
-            delay = self._backoff(run, report.failures)
         event = event_of(JobRetrying, record, now, reason=failure.message, attempts_made=report.failures)
         return Settlement(
-            outcome=Outcome.retry(record, report.encode(), delay=delay),
-            events=(event, event_of(JobDelayed if delay else JobWaiting, record, now)),
+            outcome=Outcome.retry(record, report.encode(), delay=wait),
+            events=(event, event_of(JobDelayed if wait else JobWaiting, record, now)),
             run_log=_run_log(run, now, failure, error),
         )
 
@@ -302,17 +298,6 @@ class OutcomePolicy:
         return fail_permanently(
             run.record, run.report, run.settings, failure, now, keep=self.keep, run_log=run_log
         )
-
-    def _backoff(self, run: Run, failures: int) -> timedelta:
-        backoff = run.settings.backoff
-        if backoff is None:
-            return _AT_ONCE
-        try:
-            return backoff.wait(failures, self.random(), self.strategies)
-        except Exception as error:  # noqa: BLE001 - a strategy is the user's code: it may raise anything
-            _log.warning("job %s waits its plain delay: %s", run.record.id, error)
-            plain = Backoff("fixed", backoff.delay, backoff.max_delay, backoff.jitter)
-            return plain.wait(failures, self.random(), {})
 
     def _note(self, run: Run, outcome: str, now: datetime, failure: Failure | None = None) -> None:
         run.report.ended(outcome, worker=self.worker, started_at=run.started_at, ended_at=now, error=failure)

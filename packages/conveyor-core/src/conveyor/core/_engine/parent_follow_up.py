@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from conveyor.core._jobs.parent_outcome import FollowUp
+from conveyor.core._jobs.family_follow_up import FollowUp
 from conveyor.core._jobs.refusals import concerns_store
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from conveyor.core._jobs.dependencies import as_cancelled, is_parent, release
 from conveyor.core._jobs.descendants import cancel_descendants
+from conveyor.core._jobs.family_follow_up import follow_up
 from conveyor.core._jobs.lookup import read
-from conveyor.core._jobs.parent_outcome import follow_up
 from conveyor.core._jobs.settlements import Settlement, event_of, events_of
 from conveyor.core._jobs.shielding import to_the_end
 from conveyor.core._jobs.short_leases import hold

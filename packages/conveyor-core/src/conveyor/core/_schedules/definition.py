@@ -11,7 +11,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from conveyor.core import _documents
-from conveyor.core._schedules.timing import Cron, Every, checked_zone
+from conveyor.core._schedules.cron import Cron, checked_zone
+from conveyor.core._schedules.timing import Every
 from conveyor.core.durations import Duration, duration, instant
 from conveyor.core.errors import InvalidOptionError
 from conveyor.core.job_options import checked_name, whole

@@ -108,14 +108,14 @@ class StoreCalls(Protocol):
         higher than before, `processed_at` now, and `started` as the request says. Fewer than asked, or none,
         is not an error.
 
-        Urgency is lowest `rank`; within a rank, turns among groups (below); then `lifo` jobs, newest first,
+        Urgency is lowest `sort_key`; within that, turns among groups (below); then `lifo` jobs, newest first,
         and then the others in insertion order; `newest_first` makes that newest first for all. A job keeps
         its place for life. No job is ever returned to two callers whose leases overlap. Jobs whose name or
         group is paused are passed over, all of them while the queue is. Cost does not grow with what is
         passed over, nor with the number of jobs.
 
-        Turns: among the groups that have a job of the lowest rank to give, the one served longest ago goes
-        next, one never served before any other, and between those the one with the more urgent such job.
+        Turns: among the groups that have a job of the lowest sort key to give, the one served longest ago
+        goes next, one never served before any other, and between those the one with the more urgent such job.
         The jobs without a group take turns as one more group. A queue's turns are remembered from when it
         first has a job with a group until `advance` finds that it knows no group any more. A group is
         forgotten by `advance` when it has no waiting, delayed or active job, and every group that has

@@ -29,7 +29,7 @@ class Beginning(NamedTuple):
     state: JobState
     run_at: datetime | None
     delay: timedelta | None
-    rank: float
+    sort_key: float
     unique_until: datetime | None
     pending: int
 
@@ -52,7 +52,7 @@ def beginning(job: JobRecord, now: datetime, *, children: int = 0) -> Beginning:
         state=state,
         run_at=run_at,
         delay=delay,
-        rank=float(job.priority) if job.ageing is None else job.priority + (now - _EPOCH) / job.ageing,
+        sort_key=float(job.priority) if job.ageing is None else job.priority + (now - _EPOCH) / job.ageing,
         unique_until=None if job.unique_for is None else now + job.unique_for,
         pending=children,
     )

@@ -51,7 +51,7 @@ class JobRecord:
     report: str = "{}"
     #: Lower runs first; an int32.
     priority: int = 0
-    #: Ahead of the FIFO jobs of the same rank, newest first.
+    #: Ahead of the FIFO jobs of the same sort key, newest first.
     lifo: bool = False
     #: One step of priority is worth this much waiting; None: no ageing.
     ageing: timedelta | None = None
@@ -72,7 +72,7 @@ class JobRecord:
     #: Grows with every insert; the later of two jobs of a queue has the greater number.
     seq: int = 0
     #: `priority`, plus the insertion time in units of `ageing` where that is given.
-    rank: float = 0.0
+    sort_key: float = 0.0
     #: Whether the job is the holder of its `unique_key`; with `unique_for`, until `unique_until`.
     holds_key: bool = False
     unique_until: datetime | None = None

@@ -61,7 +61,7 @@ class JobRow(Protocol):
     @property
     def priority(self) -> int: ...  # noqa: D102
     @property
-    def rank(self) -> float: ...  # noqa: D102
+    def sort_key(self) -> float: ...  # noqa: D102
     @property
     def unique_key(self) -> str | None: ...  # noqa: D102
     @property
@@ -91,7 +91,7 @@ class Fields(TypedDict, total=False):
     run_at: datetime | None
     delay: timedelta | None
     priority: int
-    rank: float
+    sort_key: float
     payload: str
     report: str
     holds_key: bool
@@ -301,7 +301,7 @@ def changed(row: JobRow, change: Change, now: datetime) -> Fields:
     if not ended and change.payload is not None:
         fields["payload"] = change.payload
     if not ended and change.priority is not None:
-        fields["rank"] = row.rank + (change.priority - row.priority)
+        fields["sort_key"] = row.sort_key + (change.priority - row.priority)
         fields["priority"] = change.priority
     if row.state in _IN_LINE and (change.delay is not None or change.run_at is not None):
         fields |= waiting(now, change.run_at if change.delay is None else now + change.delay)

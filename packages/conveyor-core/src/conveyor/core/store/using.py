@@ -344,5 +344,5 @@ _ORDERS: Final[Mapping[Order, Callable[[JobRecord], tuple[Any, ...]]]] = {
     Order.EARLIEST: lambda job: (
         (1, job.seq) if job.finished_at is None else (0, job.finished_at.timestamp(), job.seq)
     ),
-    Order.CLAIM: lambda job: (job.rank, -job.seq if job.lifo else job.seq),
+    Order.CLAIM: lambda job: (job.sort_key, -job.seq if job.lifo else job.seq),
 }

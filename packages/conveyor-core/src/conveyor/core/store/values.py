@@ -251,7 +251,7 @@ class Order(StrEnum):
     FINISHED = "finished"
     #: As they finished, earliest first; jobs that have not finished come last, oldest first.
     EARLIEST = "earliest"
-    #: As an ordinary claim would take them (rank, then `lifo` jobs newest first, then the others
+    #: As an ordinary claim would take them (sort key, then `lifo` jobs newest first, then the others
     #: oldest first), without regard to turns among groups, limits and pauses. Of jobs that are not waiting
     #: it may cost by the size of the whole set.
     CLAIM = "claim"
@@ -261,7 +261,7 @@ class Order(StrEnum):
 class Change:
     """What to do to each job of a set. A job to which nothing of it applies is left alone.
 
-    `payload` and `priority` apply to jobs that are not terminal; a changed priority shifts `rank` by
+    `payload` and `priority` apply to jobs that are not terminal; a changed priority shifts `sort_key` by
     the difference. `delay` (zero: now) and `run_at` apply to waiting and delayed jobs. `cancel` asks the
     holder of an active job to stop. `retention` applies to terminal jobs, and counts from their end.
     `release_key` gives up the job's unique key. `report` applies to jobs that nobody holds: the report of an

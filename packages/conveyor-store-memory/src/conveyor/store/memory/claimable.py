@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from sortedcontainers import SortedList
 
-from conveyor.store.memory.rows import FOREVER, Row, place
+from conveyor.store.memory.rows import FOREVER, Row, tie_break
 from conveyor.store.memory.subqueues import Slots
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class View:
         self._shape = shape
         self._now = now
         self._slots: Slots[Lane] = Slots()
-        #: Lanes with a job to give, by rank, turn and place, and that job.
+        #: Lanes with a job to give, by sort key, turn and tie break, and that job.
         self._open: SortedList[tuple[float, int, int, int, Row]] = SortedList()
         #: Lanes with a job to give from an instant on: a rate or a timed pause is in its way.
         self._barred: SortedList[tuple[datetime, int, Lane]] = SortedList()
@@ -104,9 +104,9 @@ class View:
             self._slots.put(lane, self._barred, (free_at, lane.number, lane))
         elif lane.waiting:
             head = lane.head(newest_first=shape.newest_first)
-            order = -head.seq if shape.newest_first else place(head)
+            order = -head.seq if shape.newest_first else tie_break(head)
             served = self._queue.turns.served(lane.group.name)
-            self._slots.put(lane, self._open, (head.rank, served, order, lane.number, head))
+            self._slots.put(lane, self._open, (head.sort_key, served, order, lane.number, head))
         elif later is not None:
             self._slots.put(lane, self._later, (max(free_at, later), lane.number, lane))
         else:

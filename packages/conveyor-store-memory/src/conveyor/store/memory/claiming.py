@@ -7,7 +7,7 @@ from datetime import datetime
 
 from conveyor.core.store import Claim, Claimed, Stalled, transitions
 from conveyor.store.memory.queues import Queue
-from conveyor.store.memory.rows import DELAYED, FOREVER, WAITING, WAITING_CHILDREN, Row, place, record
+from conveyor.store.memory.rows import DELAYED, FOREVER, WAITING, WAITING_CHILDREN, Row, record, tie_break
 
 
 def take(queue: Queue, ids: Collection[str], request: Claim, now: datetime) -> Claimed:
@@ -15,7 +15,7 @@ def take(queue: Queue, ids: Collection[str], request: Claim, now: datetime) -> C
     found = (queue.rows.get(key) for key in set(ids))
     rows = sorted(
         (row for row in found if row is not None and row.state in _CLAIMABLE),
-        key=lambda row: (row.rank, place(row)),
+        key=lambda row: (row.sort_key, tie_break(row)),
     )
     for row in rows:
         queue.steps += 1

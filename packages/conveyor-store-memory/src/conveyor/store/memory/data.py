@@ -222,5 +222,5 @@ def _over(
 
 #: What decides where a queue keeps a row.
 _PLACING: Final = frozenset(
-    {"state", "run_at", "rank", "lease_until", "finished_at", "expires_at", "keep_count"}
+    {"state", "run_at", "sort_key", "lease_until", "finished_at", "expires_at", "keep_count"}
 )

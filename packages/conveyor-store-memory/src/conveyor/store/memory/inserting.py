@@ -64,7 +64,7 @@ def _add(data: Data, job: JobRecord, begins: Beginning, now: datetime, *, with_p
             parent=job.parent,
             state=begins.state,
             seq=next(data.next_seq),
-            rank=begins.rank,
+            sort_key=begins.sort_key,
             holds_key=job.unique_key is not None,
             unique_until=begins.unique_until,
             pending=begins.pending,

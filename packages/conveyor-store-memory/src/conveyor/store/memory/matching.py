@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from conveyor.core.store import JobRecord, Order, Where
-from conveyor.store.memory.rows import EPOCH, Row, place
+from conveyor.store.memory.rows import EPOCH, Row, tie_break
 
 
 def matching(  # noqa: C901 - one for each field
@@ -48,5 +48,5 @@ ORDERS: Final[dict[Order, Callable[[Row | JobRecord], tuple[Any, ...]]]] = {
     Order.EARLIEST: lambda job: (
         (0, job.finished_at - EPOCH, job.seq) if job.finished_at else (1, None, job.seq)
     ),
-    Order.CLAIM: lambda job: (job.rank, place(job)),
+    Order.CLAIM: lambda job: (job.sort_key, tie_break(job)),
 }

@@ -13,7 +13,7 @@ from conveyor.store.memory.claimable import Shape, View
 from conveyor.store.memory.fair_share import Turns
 from conveyor.store.memory.matching import ORDERS
 from conveyor.store.memory.rate_starts import Starts
-from conveyor.store.memory.rows import ACTIVE, DELAYED, FOREVER, WAITING, Row, place
+from conveyor.store.memory.rows import ACTIVE, DELAYED, FOREVER, WAITING, Row, tie_break
 from conveyor.store.memory.rows_by_instant import Timeline
 from conveyor.store.memory.rows_by_state import States
 from conveyor.store.memory.subqueues import Group, Lane
@@ -27,7 +27,7 @@ REMEMBERED: Final = timedelta(minutes=10)
 class Queue:
     """The rows of one queue, in the order they were added.
 
-    What an index knows of a row (its state, rank, instants and retention) is changed between `leave` and
+    What an index knows of a row (its state, sort key, instants and retention) is changed between `leave` and
     `enter`.
     """
 
@@ -74,7 +74,7 @@ class Queue:
         self.states.add(row)
         if row.state is WAITING:
             lane = self._lane(row)
-            lane.waiting.add((row.rank, place(row), row))
+            lane.waiting.add((row.sort_key, tie_break(row), row))
             lane.group.waiting += 1
             lane.group.size += 1
             self._changed(lane)
@@ -95,7 +95,7 @@ class Queue:
         self.states.remove(row)
         if row.state is WAITING:
             lane = self._lane(row)
-            lane.waiting.remove((row.rank, place(row), row))
+            lane.waiting.remove((row.sort_key, tie_break(row), row))
             lane.group.waiting -= 1
             lane.group.size -= 1
             self._changed(lane)
@@ -155,7 +155,7 @@ class Queue:
     def _by_urgency(self, after: JobRecord | None, group: str | None) -> Iterator[Row]:
         """The waiting rows, most urgent first, behind a job."""
         groups = self.groups.values() if group is None else filter(None, [self.groups.get(group)])
-        first = None if after is None else (after.rank, place(after) + 1)
+        first = None if after is None else (after.sort_key, tie_break(after) + 1)
         lanes = [lane.waiting.irange(first) for one in groups for lane in one.lanes.values()]
         return (row for _, _, row in merge(*lanes))
 

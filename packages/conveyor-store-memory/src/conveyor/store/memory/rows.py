@@ -42,7 +42,7 @@ class Row:
     parent: JobKey | None
     state: JobState
     seq: int
-    rank: float
+    sort_key: float
     holds_key: bool
     unique_until: datetime | None
     pending: int
@@ -88,8 +88,8 @@ def record(row: Row, now: datetime) -> JobRecord:
     return made
 
 
-def place(job: Row | JobRecord) -> int:
-    """Where the job stands among those of its rank: `lifo` ones first, newest first."""
+def tie_break(job: Row | JobRecord) -> int:
+    """Where the job stands among those of its sort key: `lifo` ones first, newest first."""
     return -job.seq if job.lifo else job.seq
 
 

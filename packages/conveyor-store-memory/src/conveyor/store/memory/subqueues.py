@@ -40,17 +40,17 @@ class Lane:
         self.name = name
         #: Decides between lanes that are equal otherwise.
         self.number = next(_numbers)
-        #: By rank and place.
+        #: By sort key and tie break.
         self.waiting: SortedList[Any] = SortedList()
         self.delayed = Timeline()
 
     def head(self, *, newest_first: bool) -> Row:
         """The most urgent waiting job."""
-        rank, _, first = self.waiting[0]
+        sort_key, _, first = self.waiting[0]
         if not newest_first:
             return first  # type: ignore[no-any-return]
-        # Within a rank the newest job is the first one (`lifo`) or the last one.
-        *_, last = self.waiting[self.waiting.bisect_right((rank, float("inf"))) - 1]
+        # Within a sort key the newest job is the first one (`lifo`) or the last one.
+        *_, last = self.waiting[self.waiting.bisect_right((sort_key, float("inf"))) - 1]
         return max(first, last, key=lambda row: row.seq)  # type: ignore[no-any-return]
 
 

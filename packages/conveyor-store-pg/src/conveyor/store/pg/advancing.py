@@ -17,8 +17,8 @@ async def advance(session: Session, now: datetime | None, queues: Collection[str
     if not queues:
         return Advanced(now=now, due=(), stalled=())
     names = sorted(queues)
-    due = await session.ask("due", queues=names, now=now, limit=limit)
-    lapsed = await session.ask("stalled", queues=names, now=now, limit=limit)
+    due = await session.ask("make_waiting", queues=names, now=now, limit=limit)
+    lapsed = await session.ask("reclaim_expired_leases", queues=names, now=now, limit=limit)
     moves = [
         Move(queue, group, name, JobState.DELAYED.value, JobState.WAITING.value)
         for queue, _, name, group in due
@@ -31,7 +31,7 @@ async def advance(session: Session, now: datetime | None, queues: Collection[str
     await moved(session, moves)
     wait: timedelta | None = timedelta(0)
     if limit not in {len(due), len(lapsed)}:
-        [(following,)] = await session.ask("next", queues=names)
+        [(following,)] = await session.ask("next_deadline", queues=names)
         wait = None if following is None else max(known_instant(following) - now, timedelta(0))
     return Advanced(
         now=now,

@@ -206,12 +206,12 @@ class PgBus:
         )
 
         async def listen(session: Session) -> None:
-            await session.run("listen", handle=self._handle, wanted=text, seconds=_KNOWN)
+            await session.run("register_listener", handle=self._handle, wanted=text, seconds=_KNOWN)
 
         return listen
 
     async def _stop_listening(self, session: Session) -> None:
-        await session.run("stop_listening", handle=self._handle)
+        await session.run("remove_listener", handle=self._handle)
 
     def _run_later(self, task: Callable[[], Awaitable[None]]) -> None:
         # A moment later: an event loop that ends now, with its subscribers, would leave the task pending.
@@ -273,7 +273,7 @@ async def notify_on_commit(session: Session, events: Sequence[Event]) -> None:
 
 async def _listeners(session: Session, handle: str) -> list[Wanted]:
     found: list[Wanted] = []
-    for (text,) in await session.ask("listeners", handle=handle):
+    for (text,) in await session.ask("find_listeners", handle=handle):
         with suppress(ValueError):  # not of this release, or not of ours at all
             found.append(dict(json.loads(text)))
     return found

@@ -122,8 +122,8 @@ def _soon(wait: timedelta | None) -> timedelta:
 
 
 def _urgency(row: Row) -> tuple[float, int]:
-    rank, seq, lifo = row[SEQ + 1], row[SEQ], row[7]
-    return rank, -seq if lifo else seq
+    sort_key, seq, lifo = row[SEQ + 1], row[SEQ], row[7]
+    return sort_key, -seq if lifo else seq
 
 
 # ------------------------------------------------------------------ with care
@@ -241,7 +241,9 @@ async def _note(session: Session, request: Claim, state: Gate, picked: Picked, r
         session,
         _moves(rows),
         served={(queue, group): turn for group, turn in served.items()},
-        parked={(queue, group): parking for group, parking in picked.full.items() if group not in missed},
+        throttled={
+            (queue, group): throttle for group, throttle in picked.full.items() if group not in missed
+        },
     )
     if request.limit is not None and request.limit.rate is not None:
         await queue_started(session, queue, len(rows), now)
@@ -308,7 +310,7 @@ async def _wait(session: Session, request: Claim, view: View, *, cut_short: bool
         return None
     limit = request.group_limit
     rate = rate_name(limit.rate) if limit is not None and limit.rate is not None else ""
-    [(waiting, soonest)] = await session.ask("wait", queue=request.queue, now=now, rate=rate)
+    [(waiting, soonest)] = await session.ask("claim_wait", queue=request.queue, now=now, rate=rate)
     if waiting and (cut_short or view.gate.paused_until is not None):
         return max(free_at - now, _NO_TIME)
     # What was in the way when this claim looked may be gone by now, and have left no time to wait for.

@@ -62,8 +62,8 @@ _IDLE_TIMEOUT: Final = "set local idle_in_transaction_session_timeout = '5s'"
 #: read a whole table would be compiled, because they are taken for very dear.
 _PLAN_FOR_MORE: Final = "set enable_seqscan = off; set jit = off"
 _BEGIN: Final = f"begin isolation level read committed; {_IDLE_TIMEOUT}"
-#: For look_by_turns.sql, which takes longer to plan than to run, and still longer to compile: a limit whose
-#: value is not known is taken for a tenth of the table, and so it seems to be worth it.
+#: For find_candidates_in_groups.sql, which takes longer to plan than to run, and still longer to compile: a
+#: limit whose value is not known is taken for a tenth of the table, and so it seems to be worth it.
 _ONE_PLAN: Final = "set local plan_cache_mode = force_generic_plan; set local jit = off"
 _BEGIN_TO_READ: Final = "begin isolation level read committed, read only"
 

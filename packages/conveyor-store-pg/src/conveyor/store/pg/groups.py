@@ -30,7 +30,7 @@ class Move(NamedTuple):
     after: str | None
 
 
-class Parking(NamedTuple):
+class Throttle(NamedTuple):
     """A group to be passed over by claims of that rate until then."""
 
     rate: str
@@ -61,11 +61,11 @@ async def moved(
     moves: Iterable[Move],
     *,
     served: Mapping[tuple[str, str], int] | None = None,
-    parked: Mapping[tuple[str, str], Parking] | None = None,
+    throttled: Mapping[tuple[str, str], Throttle] | None = None,
 ) -> None:
     """Note what has moved, whose turns it was, and which groups to pass over for a while."""
-    served, parked = served or {}, parked or {}
-    counts: dict[tuple[str, str], _Count] = {key: _Count() for key in (*served, *parked)}
+    served, throttled = served or {}, throttled or {}
+    counts: dict[tuple[str, str], _Count] = {key: _Count() for key in (*served, *throttled)}
     lanes: dict[tuple[str, str, str], None] = {}
     for move in moves:
         count = counts.setdefault((move.queue, move.group), _Count())
@@ -78,7 +78,7 @@ async def moved(
         return
     keys = list(counts)
     await session.run(
-        "count_groups",
+        "update_groups",
         queues=[queue for queue, _ in keys],
         groups=[group for _, group in keys],
         known=[counts[key].known or key in served for key in keys],
@@ -86,8 +86,8 @@ async def moved(
         delayed=[counts[key].delayed for key in keys],
         active=[counts[key].active for key in keys],
         served=[served.get(key, 0) for key in keys],
-        parked_for=[parked[key].rate if key in parked else None for key in keys],
-        parked_until=[parked[key].until if key in parked else None for key in keys],
+        throttled_for=[throttled[key].rate if key in throttled else None for key in keys],
+        throttled_until=[throttled[key].until if key in throttled else None for key in keys],
     )
     await follow(session, keys)
     if lanes:
@@ -105,11 +105,11 @@ async def end_pauses(session: Session, queue: str, now: datetime | None) -> None
     await _follow_those(session, queue, await session.ask("end_group_pauses", queue=queue, now=now))
 
 
-async def unpark(session: Session, queue: str, now: datetime | None, rate: Rate) -> None:
+async def unthrottle(session: Session, queue: str, now: datetime | None, rate: Rate) -> None:
     """Let claims of this rate look again at groups that they were to pass over until now."""
     now = await moment(session, now)
     latest = now + rate.per
-    found = await session.ask("unpark", queue=queue, rate=rate_name(rate), now=now, latest=latest)
+    found = await session.ask("unthrottle_groups", queue=queue, rate=rate_name(rate), now=now, latest=latest)
     await _follow_those(session, queue, found)
 
 
@@ -121,5 +121,5 @@ async def _follow_those(session: Session, queue: str, groups: Collection[Row]) -
 async def follow(session: Session, keys: Collection[tuple[str, str]]) -> None:
     """Have the lanes of groups say what their groups say."""
     await session.run(
-        "follow_groups", queues=[queue for queue, _ in keys], groups=[group for _, group in keys]
+        "copy_groups_to_lanes", queues=[queue for queue, _ in keys], groups=[group for _, group in keys]
     )

@@ -66,11 +66,14 @@ async def write(
     keyed = [job for job in jobs if job.unique_key is not None]
     if keyed:
         await session.run(
-            "lapse_keys", queues=[job.queue for job in keyed], keys=[job.unique_key for job in keyed], now=now
+            "release_expired_keys",
+            queues=[job.queue for job in keyed],
+            keys=[job.unique_key for job in keyed],
+            now=now,
         )
     if new_only or any(job.parent is not None for job in jobs):
         now = await moment(session, now)
-        stored = await _standing(session, jobs, repeat(_LATER, len(jobs)), [])
+        stored = await _existing_jobs(session, jobs, repeat(_LATER, len(jobs)), [])
         plan = planned(jobs, stored, now, new_only=new_only)
         await _write_planned(session, now, plan)
         return [(job, begins.state) for job, begins in plan.created], list(plan.answers)
@@ -114,9 +117,9 @@ async def _insert_apart(
                 met.append((n, seq))
         if not met:
             break
-        standing = await _standing(session, [jobs[n] for n, _ in met], [seq for _, seq in met], own)
-        answers |= {met[place][0]: found for place, found in standing.items()}
-        freed = [(n, seq) for place, (n, seq) in enumerate(met) if place not in standing]
+        existing = await _existing_jobs(session, [jobs[n] for n, _ in met], [seq for _, seq in met], own)
+        answers |= {met[place][0]: found for place, found in existing.items()}
+        freed = [(n, seq) for place, (n, seq) in enumerate(met) if place not in existing]
         await _mend_sequence(session, [seq for _, seq in freed])
         left = [n for n, _ in freed]  # whoever was in the way is gone by now
     return created, [answers[n] for n in range(len(jobs))]
@@ -160,11 +163,11 @@ async def _write(
         parents=[None if job.parent is None else job.parent.id for job in jobs],
         pending=[children for children, _ in zip(pending, jobs, strict=False)],
         released=[bool(over) for over, _ in zip(released, jobs, strict=False)],
-        turns=_turns(jobs),
+        write_order=_write_order(jobs),
     )
 
 
-def _turns(jobs: Sequence[JobRecord]) -> list[int]:
+def _write_order(jobs: Sequence[JobRecord]) -> list[int]:
     """In which order to write jobs, so that two calls that add the same ones do not deadlock.
 
     Where two in one call are the same job, the first goes first.
@@ -173,10 +176,10 @@ def _turns(jobs: Sequence[JobRecord]) -> list[int]:
     if len(set(keys)) < len(keys) or len({(job.queue, job.id) for job in jobs}) < len(jobs):
         return list(range(len(jobs)))
     order = sorted(range(len(jobs)), key=lambda n: (jobs[n].queue, jobs[n].unique_key or "", jobs[n].id))
-    turns = [0] * len(jobs)
-    for turn, n in enumerate(order):
-        turns[n] = turn
-    return turns
+    places = [0] * len(jobs)
+    for place, n in enumerate(order):
+        places[n] = place
+    return places
 
 
 # ------------------------------------------------------------------ jobs that depend on each other
@@ -188,7 +191,7 @@ async def _write_planned(session: Session, now: datetime, plan: Plan) -> None:
     waiting: set[JobKey | None] = set()
     if plan.parents:
         found = await session.ask(
-            "waiting_parents",
+            "find_waiting_parents",
             queues=[key.queue for key in plan.parents],
             ids=[key.id for key in plan.parents],
         )
@@ -201,20 +204,20 @@ async def _write_planned(session: Session, now: datetime, plan: Plan) -> None:
     if missing:
         await _mend_sequence(session, missing)
         raise Again
-    adopted = Counter(job.parent for job in jobs if job.parent is not None and job.parent in waiting)
-    if adopted:
+    added = Counter(job.parent for job in jobs if job.parent is not None and job.parent in waiting)
+    if added:
         await session.run(
-            "adopt",
-            queues=[key.queue for key in adopted],
-            ids=[key.id for key in adopted],
-            children=list(adopted.values()),
+            "add_children",
+            queues=[key.queue for key in added],
+            ids=[key.id for key in added],
+            children=list(added.values()),
         )
 
 
 # ------------------------------------------------------------------ both
 
 
-async def _standing(
+async def _existing_jobs(
     session: Session, jobs: Sequence[JobRecord], before: Iterable[int], own: Sequence[int]
 ) -> dict[int, Inserted]:
     """The jobs in the store that stand for some of these.
@@ -222,7 +225,7 @@ async def _standing(
     Of the jobs that this call itself has written (`own`), those do that were there before those numbers.
     """
     found = await session.ask(
-        "standing",
+        "find_existing_jobs",
         numbers=list(range(len(jobs))),
         queues=[job.queue for job in jobs],
         ids=[job.id for job in jobs],

@@ -52,12 +52,12 @@ class Jobs:
     async def read(self, keys: Collection[Key]) -> list[sql.Row]:
         """Those of these jobs that there are."""
         queues, ids = [queue for queue, _ in keys], [id for _, id in keys]
-        return [row_of(row) for row in await self._session.ask("entries", queues=queues, ids=ids)]
+        return [row_of(row) for row in await self._session.ask("read_rows", queues=queues, ids=ids)]
 
     async def save(self, rows: Sequence[sql.Row]) -> None:
         """Write where these jobs are in their lives."""
         await self._session.run(
-            "save",
+            "save_jobs",
             seq=[row.seq for row in rows],
             state=[row.state.value for row in rows],
             attempt=[row.attempt for row in rows],
@@ -80,22 +80,22 @@ class Jobs:
     async def rewrite(self, rows: Sequence[sql.Row]) -> None:
         """Write what only `Store.update` changes."""
         await self._session.run(
-            "alter",
+            "rewrite_jobs",
             seq=[row.seq for row in rows],
             priority=[row.priority for row in rows],
-            rank=[row.rank for row in rows],
+            sort_key=[row.sort_key for row in rows],
             payload=[None if row.payload is None else jsonb(row.payload) for row in rows],
             reset=[row.reset for row in rows],
         )
 
     async def remove(self, rows: Sequence[sql.Row]) -> None:
         """Remove these jobs."""
-        await self._session.run("remove", seqs=[row.seq for row in rows])
+        await self._session.run("delete_jobs", seqs=[row.seq for row in rows])
 
     async def write_tombstones(self, rows: Sequence[sql.Row], now: datetime) -> None:
         """Remember what was settled last of these jobs."""
         await self._session.run(
-            "bury",
+            "write_tombstones",
             queues=[row.queue for row in rows],
             ids=[row.id for row in rows],
             tokens=[row.settled_token for row in rows],
@@ -106,7 +106,7 @@ class Jobs:
     async def find_tombstones(self, leases: Collection[Lease]) -> set[tuple[Lease, str]]:
         """What was settled last of jobs that are gone."""
         found = await self._session.ask(
-            "buried",
+            "find_tombstones",
             queues=[lease.queue for lease in leases],
             ids=[lease.id for lease in leases],
             tokens=[lease.token for lease in leases],
@@ -115,21 +115,21 @@ class Jobs:
 
     async def holder(self, queue: str, unique_key: str) -> str | None:
         """The id of the job that is stored as the holder of a key."""
-        found = await self._session.ask("holder", queue=queue, key=unique_key)
+        found = await self._session.ask("find_key_holder", queue=queue, key=unique_key)
         return found[0][0] if found else None
 
     async def count_unreleased(self, parent: Key) -> int:
         """How many children of a parent have not released it."""
-        [(count,)] = await self._session.ask("unreleased", queue=parent[0], id=parent[1])
+        [(count,)] = await self._session.ask("count_unreleased", queue=parent[0], id=parent[1])
         found: int = count
         return found
 
 
 def row_of(row: Row) -> sql.Row:
-    """What a step has to know of a job; of the columns of `entries.sql`."""
+    """What a step has to know of a job; of the columns of `read_rows.sql`."""
     (
         seq, queue, id, name, group, state, token, attempt, stalled, cancel_requested, priority,
-        rank, run_at, delay, pending, released, parent_queue, parent_id, unique_key, unique_for,
+        sort_key, run_at, delay, pending, released, parent_queue, parent_id, unique_key, unique_for,
         unique_until, holds_key, finished_at, expires_at, keep_count, settled_token, settled_state,
         settled_at,
     ) = row  # fmt: skip
@@ -145,7 +145,7 @@ def row_of(row: Row) -> sql.Row:
         stalled,
         cancel_requested,
         priority,
-        rank,
+        sort_key,
         instant(run_at),
         None if delay is None else delay * MICROSECOND,
         pending,

@@ -50,7 +50,7 @@ async def room(session: Session, queue: str, limit: Limit | None, count: int, no
     if limit.rate is not None:
         await carry(session, scope, limit.rate, now)
     if limit.active is not None:
-        active = (await session.ask("active", queue=queue, limit=limit.active))[0][0]
+        active = (await session.ask("count_active", queue=queue, limit=limit.active))[0][0]
         count = min(count, limit.active - active)
         if count <= 0:
             return Room(0)
@@ -62,7 +62,7 @@ async def room(session: Session, queue: str, limit: Limit | None, count: int, no
 
 async def carry(session: Session, scope: Scope, rate: Rate, now: datetime) -> None:
     """Note that a claim asks for this window, and forget the starts that no window needs."""
-    await session.run("carry", **scope._asdict(), longest=microseconds(rate.per))
+    await session.run("register_window", **scope._asdict(), longest=microseconds(rate.per))
     await session.run("forget_starts", queues=[scope.queue], kinds=[scope.kind], now=now)
 
 
@@ -74,7 +74,7 @@ async def windows(
         return dict.fromkeys(targets, Room(0))
     found = dict.fromkeys(targets, Room(rate.max))
     counted = await session.ask(
-        "window",
+        "count_starts",
         **scope._asdict(),
         targets=list(targets),
         since=now - rate.per,
@@ -92,8 +92,8 @@ async def started(session: Session, scope: Scope, starts: Mapping[str, int], now
     """Note that so many jobs of each target have started."""
     if starts:
         counted = {"targets": list(starts), "starts": list(starts.values())}
-        await session.run("start_before", **scope._asdict(), **counted, now=now)
-        await session.run("start", **scope._asdict(), **counted, now=now)
+        await session.run("shift_later_starts", **scope._asdict(), **counted, now=now)
+        await session.run("add_starts", **scope._asdict(), **counted, now=now)
 
 
 async def queue_started(session: Session, queue: str, starts: int, now: datetime) -> None:

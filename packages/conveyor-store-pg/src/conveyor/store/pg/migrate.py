@@ -92,7 +92,7 @@ async def migrate(connections: Connections, *, folder: Traversable = FOLDER) -> 
             await session.run("create_migrations")
         for migration in todo:
             await session.script(session.statements.composed(migration.script))
-            await session.run("migrated", version=migration.version, title=migration.name)
+            await session.run("record_migration", version=migration.version, title=migration.name)
         return len(todo)
 
     return await connections.call(step, unhurried=True)
@@ -116,7 +116,7 @@ def script(statements: Statements, *, after: int = 0, folder: Traversable = FOLD
             parts += [
                 f"-- {migration.name}",
                 statements.composed(migration.script).decode().strip(),
-                statements["migrated"]
+                statements["record_migration"]
                 .decode()
                 .strip()
                 .replace("%(version)s", str(migration.version))

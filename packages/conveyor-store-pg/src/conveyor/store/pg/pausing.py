@@ -16,8 +16,8 @@ async def pause(
     """Begin a pause, or prolong it."""
     now = await moment(session, now)
     kind, target = _stored(what)
-    until = None if for_ is None else now + for_
-    await session.run("pause", queue=queue, kind=kind, target=target, until=until, now=now)
+    resumes_at = None if for_ is None else now + for_
+    await session.run("pause", queue=queue, kind=kind, target=target, resumes_at=resumes_at, now=now)
     if what.group is not None:
         await session.run("pause_group", queue=queue, group=target)
         await follow(session, [(queue, target)])
@@ -35,9 +35,9 @@ async def resume(session: Session, queue: str, what: Pause) -> None:
 async def paused(session: Session, now: datetime | None, queue: str) -> dict[Pause, datetime | None]:
     """The pauses that have not ended."""
     found: dict[Pause, datetime | None] = {}
-    for kind, target, until in await session.ask("paused", queue=queue, now=now):
+    for kind, target, resumes_at in await session.ask("find_pauses", queue=queue, now=now):
         what = Pause(name=target if kind == "name" else None, group=target if kind == "group" else None)
-        found[what] = instant(until)
+        found[what] = instant(resumes_at)
     return found
 
 

@@ -65,7 +65,7 @@ async def moment(session: Session, now: datetime | None) -> datetime:
     """That moment, or the present one by the server's clock."""
     if now is not None:
         return now
-    [(found,)] = await session.ask("moment")
+    [(found,)] = await session.ask("current_time")
     return known_instant(found)
 
 
@@ -80,7 +80,7 @@ def record_or_reason(row: Row, now: datetime) -> JobRecord | Exception:
 def _record(row: Row, now: datetime) -> JobRecord:
     (
         queue, id, name, payload, options, report, priority, lifo, ageing, delay, run_at, group,
-        group_max_size, unique_key, unique_for, parent_queue, parent_id, state, seq, rank,
+        group_max_size, unique_key, unique_for, parent_queue, parent_id, state, seq, sort_key,
         holds_key, unique_until, pending, released, token, lease_until, locked_by, attempt, stalled,
         started, cancel_requested, created_at, processed_at, finished_at, expires_at, keep_count,
     ) = row  # fmt: skip
@@ -104,7 +104,7 @@ def _record(row: Row, now: datetime) -> JobRecord:
         None if parent_id is None else JobKey(parent_queue, parent_id),
         _STATES[state],
         seq,
-        rank,
+        sort_key,
         holds_key and (until is None or until > now),
         until,
         pending,
@@ -130,7 +130,7 @@ def _record(row: Row, now: datetime) -> JobRecord:
 # A JobRecord that can be written to, and that then becomes one: the constructor of a frozen class takes five
 # times as long, and a claim spends a good part of its time there.
 _Draft: Final = make_dataclass("_Draft", [field.name for field in fields(JobRecord)], slots=True)
-#: Where in a row of `rows.sql` these stand.
+#: Where in a row of `read_records.sql` these stand.
 ID: Final = 1
 NAME: Final = 2
 GROUP: Final = 11

@@ -69,8 +69,8 @@ async def forget(session: Session, now: datetime | None, queue: str) -> Sequence
     """Remove every trace of a queue, and return the parents elsewhere that wait for no child any more."""
     await session.ask("lock_queue_if_any", queue=queue)
     deleted = await delete(session, now, Where(queue=queue), EVERY)
-    await session.run("clear", queue=queue)
-    left = await session.ask("clear_groups", queue=queue)
+    await session.run("delete_traces", queue=queue)
+    left = await session.ask("reset_groups", queue=queue)
     if left:
         await follow(session, [(queue, group) for (group,) in left])
     return deleted.released

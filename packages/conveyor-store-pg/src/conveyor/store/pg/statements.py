@@ -45,8 +45,8 @@ _LANES: Final = {
         "l.depth",
     ),
 }
-#: Which column of a lane has its first job, by the order within a rank.
-_HEADS: Final = {"oldest": "place", "newest": "newest"}
+#: Which column of a lane has its first job, by the order within a sort key.
+_HEADS: Final = {"oldest": "tie_break", "newest": "newest"}
 _INCLUDED: Final = re.compile(r"\{include (\w+)\}")
 
 
@@ -76,7 +76,7 @@ class Statements:
         return Identifier(self.schema)
 
     def __getitem__(self, name: str) -> bytes:
-        """The statement in `<name>.sql`; of `<name>:<order>`, that for the order within a rank."""
+        """The statement in `<name>.sql`; of `<name>:<order>`, that for the order within a sort key."""
         found = self._composed.get(name)
         if found is None:
             file, _, order = name.partition(":")

@@ -44,7 +44,7 @@ class Statistics:
             log.exception("the tables could not be analysed")
 
     async def _behind(self, session: Session) -> bool:
-        rows = await session.ask("known_jobs", schema=self._connections.options.schema)
+        rows = await session.ask("estimate_jobs", schema=self._connections.options.schema)
         return any(known < self._added / 2 for (known,) in rows)
 
 

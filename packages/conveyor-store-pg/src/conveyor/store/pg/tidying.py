@@ -1,4 +1,4 @@
-"""Noting what time has brought to an end: pauses and parkings of groups, and what need not be remembered.
+"""Noting what time has brought to an end: pauses and throttling of groups, and what need not be remembered.
 
 Each step here is a transaction of its own. It takes groups, pauses or a queue's row before others that it may
 have to wait for, and whoever moves jobs takes them in another order: in one transaction, each would wait for
@@ -14,7 +14,7 @@ from typing import Any
 
 from conveyor.core.store import Claim
 from conveyor.store.pg.connections import Connections
-from conveyor.store.pg.groups import end_pauses, unpark
+from conveyor.store.pg.groups import end_pauses, unthrottle
 from conveyor.store.pg.statements import Session
 from conveyor.store.sql import REMEMBERED
 
@@ -24,7 +24,7 @@ async def let_groups_go_on(connections: Connections, request: Claim, now: dateti
     await connections.call(partial(end_pauses, queue=request.queue, now=now))
     if request.group_limit is not None and request.group_limit.rate is not None:
         rate = request.group_limit.rate
-        await connections.call(partial(unpark, queue=request.queue, now=now, rate=rate))
+        await connections.call(partial(unthrottle, queue=request.queue, now=now, rate=rate))
 
 
 async def tidy(connections: Connections, queues: Sequence[str], now: datetime) -> None:
@@ -39,7 +39,7 @@ async def tidy(connections: Connections, queues: Sequence[str], now: datetime) -
     async def grouped(session: Session) -> list[str]:
         return [queue for (queue,) in await session.ask("grouped_queues", queues=list(queues))]
 
-    await run("tidy", queues=list(queues), now=now, horizon=now - REMEMBERED)
+    await run("forget_ended", queues=list(queues), now=now, horizon=now - REMEMBERED)
     await run("forget_starts", queues=list(queues), kinds=["queue", "group"], now=now)
     for queue in await connections.call(grouped, single=True, reads=True):
         await connections.call(partial(end_pauses, queue=queue, now=now))

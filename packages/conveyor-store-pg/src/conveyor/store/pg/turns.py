@@ -10,7 +10,7 @@ added would be of a later moment.
 
 Lanes that must be passed over are not read at all: those of paused groups are in no index, those of
 groups with too many active jobs are of other kinds than the ones asked for, and a group whose window is
-full is parked until it is not.
+full is throttled until it is not.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from datetime import datetime
 from heapq import heappop, heappush
 
 from conveyor.core.store import Claim
-from conveyor.store.pg.groups import Parking
+from conveyor.store.pg.groups import Throttle
 from conveyor.store.pg.limits import Room, Scope, rate_name, windows
 from conveyor.store.pg.statements import Session
 from conveyor.store.pg.waiting import Lane, LaneKey, Reach, Turns, View, look
@@ -34,7 +34,7 @@ class Picked:
 
     jobs: list[tuple[int, str | None]] = field(default_factory=list)
     #: Groups that have had as many starts as their rate allows.
-    full: dict[str, Parking] = field(default_factory=dict)
+    full: dict[str, Throttle] = field(default_factory=dict)
 
 
 async def take_turns(session: Session, now: datetime, request: Claim, count: int) -> tuple[Picked, View]:
@@ -158,13 +158,13 @@ class _Round:
         if self._starts[group] < room.starts:
             return False
         until = room.free_at if room.free_at is not None else self._now + self._rate.per
-        self.picked.full[group] = Parking(rate_name(self._rate), until)
+        self.picked.full[group] = Throttle(rate_name(self._rate), until)
         return True
 
     def _push(self, lane: Lane, taken: int) -> None:
         """Put a lane in line by its next job; if that was not read, by the least that it can be."""
         if taken >= len(lane.jobs) and lane.ended:
             return
-        rank, second = lane.jobs[min(taken, len(lane.jobs) - 1)]
+        sort_key, second = lane.jobs[min(taken, len(lane.jobs) - 1)]
         self._pushed += 1
-        heappush(self._heap, (rank, self._served[lane.key[0]], second, self._pushed, taken, lane))
+        heappush(self._heap, (sort_key, self._served[lane.key[0]], second, self._pushed, taken, lane))

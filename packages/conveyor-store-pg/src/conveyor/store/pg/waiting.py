@@ -1,7 +1,8 @@
 """What waits in a queue: what stands in a claim's way, and the most urgent jobs of each lane.
 
-A job is known here by its rank and a number that decides within the rank: `(rank, place)` oldest first,
-`(rank, -seq)` newest first. The lesser goes first, and the number without its sign is the job's `seq`.
+A job is known here by its sort key and a number that decides between equal ones: `(sort_key, tie_break)`
+oldest first, `(sort_key, -seq)` newest first. The lesser goes first, and the number without its sign is the
+job's `seq`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from conveyor.store.pg.rows import FOREVER, instant, known_instant, microseconds
 from conveyor.store.pg.statements import Row, Session
 
 #: Rank, and what decides within it.
-Place = tuple[float, int]
+Position = tuple[float, int]
 #: A group, and a name within it.
 LaneKey = tuple[str | None, str]
 
@@ -63,7 +64,7 @@ class Lane:
     key: LaneKey
     active: int
     turn: int
-    jobs: Sequence[Place]
+    jobs: Sequence[Position]
     ended: bool
 
 
@@ -95,7 +96,7 @@ class View:
     """What a claim sees, all as of one moment.
 
     `soonest` is when time alone may bring more. `beyond` is the most urgent that a lane which was not read
-    can be, by rank, turn and what decides within them; None: there is none.
+    can be, by sort key, turn and what decides within them; None: there is none.
     """
 
     gate: Gate
@@ -107,7 +108,7 @@ class View:
 async def gate(session: Session, queue: str, now: datetime | None, group_rate: Rate | None = None) -> Gate:
     """What a claim of the queue has to know before it looks for jobs."""
     rate, window = _named(group_rate)
-    [row] = await session.ask("gate", queue=queue, now=now, rate=rate, window=window)
+    [row] = await session.ask("claim_preconditions", queue=queue, now=now, rate=rate, window=window)
     return _gate(row)
 
 
@@ -120,7 +121,7 @@ async def look(
     order = "newest" if request.newest_first else "oldest"
     lanes = {} if reach is None else _lanes(request, reach)
     rows = await session.ask(
-        f"look:{order}" if reach is None else f"look_by_turns:{order}",
+        f"find_candidates:{order}" if reach is None else f"find_candidates_in_groups:{order}",
         queue=request.queue,
         now=now,
         rate=rate,
@@ -140,7 +141,7 @@ async def look(
 
 
 _BEFORE: Final = -(1 << 63)
-#: How many columns of what is seen are those of gate.sql.
+#: How many columns of what is seen are those of claim_preconditions.sql.
 _GATE: Final = 10
 _FRESH: Final = 1
 _SERVED: Final = 2
@@ -193,6 +194,6 @@ def _beyond(found: Sequence[Row], most: int) -> tuple[float, int, int] | None:
     for stream in (_FRESH, _SERVED):
         places = {row[1:3]: row[5:7] for row in found if row[0] == stream}
         if len(places) >= most:
-            rank, second = max(places.values())
-            ends.append((rank, 0, second) if stream == _FRESH else (rank, second, _BEFORE))
+            sort_key, second = max(places.values())
+            ends.append((sort_key, 0, second) if stream == _FRESH else (sort_key, second, _BEFORE))
     return min(ends, default=None)

@@ -46,12 +46,12 @@ async def rows(
     order: Order,
     after: JobRecord | None,
 ) -> list[Row]:
-    """The rows of `rows.sql` of the jobs of a set, in order, behind a job; by one statement."""
+    """The rows of `read_records.sql` of the jobs of a set, in order, behind a job; by one statement."""
     found = _chosen(where, now, limit=limit, order=order, after=after)
     if found is None:
         return []
     chosen, parameters = found
-    return await _asked(session, text_of("rows").replace("{seqs}", chosen), parameters)
+    return await _asked(session, text_of("read_records").replace("{seqs}", chosen), parameters)
 
 
 def _chosen(
@@ -65,8 +65,8 @@ def _chosen(
     if after is not None:
         parameters |= {
             "after_seq": after.seq,
-            "after_rank": after.rank,
-            "after_place": -after.seq if after.lifo else after.seq,
+            "after_sort_key": after.sort_key,
+            "after_tie_break": -after.seq if after.lifo else after.seq,
             "after_finished": after.finished_at,
         }
     branches = _ordered_apart(condition.branches, order, where)
@@ -98,7 +98,7 @@ def _chosen(
 
 
 async def locked(session: Session, where: Where, now: datetime, found: Sequence[int]) -> list[Row]:
-    """The rows of `entries.sql` of these jobs, locked; without those that have left the set since."""
+    """The rows of `read_rows.sql` of these jobs, locked; without those that have left the set since."""
     if not found:
         return []
     condition = condition_of(where, now)
@@ -108,7 +108,7 @@ async def locked(session: Session, where: Where, now: datetime, found: Sequence[
         condition.parameters["states"] = sorted(where.states)
     if where.expired:
         terms.append(STILL_EXPIRED)
-    sql = text_of("entries_of_set").replace("{terms}", _all("true", *terms))
+    sql = text_of("read_rows_of_set").replace("{terms}", _all("true", *terms))
     return await _asked(session, sql, condition.parameters | {"seqs": list(found)})
 
 
@@ -192,9 +192,9 @@ _ORDERS: Final[dict[Order, tuple[tuple[str, ...], bool, str]]] = {
         f"(coalesce(finished_at, 'infinity'), seq) > (coalesce({_AFTER}, 'infinity'), %(after_seq)s)",
     ),
     Order.CLAIM: (
-        ("rank", "place"),
+        ("sort_key", "tie_break"),
         False,
-        "(rank, place) > (%(after_rank)s::float8, %(after_place)s::bigint)",
+        "(sort_key, tie_break) > (%(after_sort_key)s::float8, %(after_tie_break)s::bigint)",
     ),
 }
 
@@ -259,7 +259,7 @@ def _unknown(behind: str) -> str:
 
     Else a plan takes the index of an order for it, and reads what is behind the job of all other groups.
     """
-    return behind.replace("(rank, ", "(rank + 0, ").replace("seq + 0 ", "seq - 0 ")
+    return behind.replace("(sort_key, ", "(sort_key + 0, ").replace("seq + 0 ", "seq - 0 ")
 
 
 def _is_apart(where: Where, branch: Branch, order: Order) -> bool:

@@ -36,7 +36,7 @@ class Row:
     stalled: int
     cancel_requested: bool
     priority: int
-    rank: float
+    sort_key: float
     run_at: datetime | None
     delay: timedelta | None
     pending: int
@@ -93,15 +93,15 @@ class JobTable(Protocol):
     async def save(self, rows: Sequence[Row]) -> None:
         """Write where these jobs are in their lives, and a `report` that is given.
 
-        That is all that `Row` lists from `state` to `settled_at`, save for `priority`, `rank`, and what never
-        changes. A job that is not active loses its lease: `token`, `lease_until`, `locked_by`, `started`.
+        That is all that `Row` lists from `state` to `settled_at`, save for `priority`, `sort_key`, and what
+        never changes. A job that is not active loses `token`, `lease_until`, `locked_by` and `started`.
         None of the rows takes a key that another of them gives up. A key that another step has taken
         meanwhile is a unique violation, upon which the whole step is made again.
         """
         ...
 
     async def rewrite(self, rows: Sequence[Row]) -> None:
-        """Write `priority`, `rank`, a `payload` that is given, and no `processed_at` of those to `reset`."""
+        """Write `priority`, `sort_key`, a `payload` if given, and no `processed_at` of those to `reset`."""
         ...
 
     async def remove(self, rows: Sequence[Row]) -> None:

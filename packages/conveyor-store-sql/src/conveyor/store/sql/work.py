@@ -9,7 +9,7 @@ from typing import Final
 from conveyor.core.store import TERMINAL, JobKey, JobState, Outcome, Release, transitions
 from conveyor.store.sql.jobs import REMEMBERED, JobTable, Key, Row
 
-_REWRITTEN: Final = frozenset({"priority", "rank", "payload", "processed_at"})
+_REWRITTEN: Final = frozenset({"priority", "sort_key", "payload", "processed_at"})
 
 
 class UnitOfWork:

@@ -21,12 +21,12 @@ _NEVER: Final = "~"
 
 def advance(db: Connection, now: datetime, queues: Collection[str], limit: int) -> Advanced:
     """Move what is due and what has stalled, and tidy up."""
-    due = _first(db, "due", queues, now, limit)
-    lapsed = _first(db, "stalled", queues, now, limit)
+    due = _first(db, "find_due", queues, now, limit)
+    lapsed = _first(db, "find_expired_leases", queues, now, limit)
     if due:
-        run(db, "make_due", seqs=text([seq for _, seq, *_ in due]))
+        run(db, "make_waiting", seqs=text([seq for _, seq, *_ in due]))
     if lapsed:
-        run(db, "take_back", seqs=text([seq for _, seq, *_ in lapsed]), now=written(now))
+        run(db, "reclaim_expired_leases", seqs=text([seq for _, seq, *_ in lapsed]), now=written(now))
     for queue in queues:
         _tidy(db, queue, now)
     return Advanced(
@@ -53,7 +53,7 @@ def _first(
 
 
 def _wait(db: Connection, queues: Collection[str], now: datetime) -> timedelta | None:
-    following = min((fetch(db, "next", queue=queue)[0] for queue in queues), default=_NEVER)
+    following = min((fetch(db, "next_deadline", queue=queue)[0] for queue in queues), default=_NEVER)
     at = read_or(following, FOREVER)
     return None if at == FOREVER else max(at - now, timedelta(0))
 

@@ -42,7 +42,7 @@ _PRUNE: Final = 30.0
 _GATHER: Final = 0.002
 #: Events that are not written yet; when there are more, the oldest are lost.
 _ROOM: Final = 10_000
-#: The batches of events that `hear.sql` reads at once.
+#: The batches of events that `read_events.sql` reads at once.
 _MOST: Final = 1_000
 
 
@@ -135,15 +135,15 @@ class SqliteBus:
         )
 
         def listen(db: sqlite3.Connection) -> int:
-            until = written(datetime.now(UTC) + _KNOWN)
-            run(db, "listen", handle=self._handle, wanted=wanted, until=until)
-            found: int = fetch(db, "last_event")[0]
+            expires_at = written(datetime.now(UTC) + _KNOWN)
+            run(db, "register_listener", handle=self._handle, wanted=wanted, expires_at=expires_at)
+            found: int = fetch(db, "last_event_id")[0]
             return found
 
         return listen
 
     def _stop_listening(self, db: sqlite3.Connection) -> None:
-        run(db, "stop_listening", handle=self._handle, now=written(datetime.now(UTC)))
+        run(db, "remove_listener", handle=self._handle, now=written(datetime.now(UTC)))
 
     def _post(self) -> None:
         if self._writer is not None:
@@ -187,9 +187,9 @@ class Outbox:
         (version,) = db.execute("pragma data_version").fetchone()
         if version != self._version:
             self._version = version
-            self._listeners = _listeners(ask(db, "listeners", handle=self._handle))
+            self._listeners = _listeners(ask(db, "find_listeners", handle=self._handle))
         now = written(datetime.now(UTC))
-        listeners = [wanted for until, wanted in self._listeners if until > now]
+        listeners = [wanted for expires_at, wanted in self._listeners if expires_at > now]
         taken: list[Event] = []
         while self._events:
             taken.append(self._events.popleft())
@@ -200,10 +200,10 @@ class Outbox:
         """Write it."""
         events, self._wanted = self._wanted, []
         now = datetime.now(UTC)
-        run(db, "tell", handle=self._handle, now=written(now), body=encode(events))
+        run(db, "write_events", handle=self._handle, now=written(now), body=encode(events))
         if time.monotonic() - self._pruned > _PRUNE:
             self._pruned = time.monotonic()
-            run(db, "prune", horizon=written(now - _KEPT))
+            run(db, "delete_old_events", horizon=written(now - _KEPT))
 
     def drop(self) -> None:
         """Let it go."""
@@ -213,9 +213,9 @@ class Outbox:
 
 def _listeners(rows: Iterable[tuple[str, str]]) -> list[tuple[str, dict[str, list[str] | None]]]:
     found = []
-    for wanted, until in rows:
+    for wanted, expires_at in rows:
         with suppress(ValueError):  # not of this release, or not of ours at all
-            found.append((until, dict(json.loads(wanted))))
+            found.append((expires_at, dict(json.loads(wanted))))
     return found
 
 
@@ -262,8 +262,8 @@ class Watch:
             if version == self._version:
                 return
             if self._last is None:
-                self._last = fetch(db, "last_event")[0]
-            rows = ask(db, "hear", handle=self._handle, after=self._last)
+                self._last = fetch(db, "last_event_id")[0]
+            rows = ask(db, "read_events", handle=self._handle, after=self._last)
         except sqlite3.Error as error:
             if not self._failing:
                 log.warning("events of other processes cannot be read for now", exc_info=True)

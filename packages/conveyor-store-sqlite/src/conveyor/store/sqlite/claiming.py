@@ -50,8 +50,8 @@ def claim(db: Connection, now: datetime, request: Claim) -> Claimed:
 
 def take(db: Connection, now: datetime, ids: Collection[str], request: Claim) -> Claimed:
     """Lease those of the jobs with these ids that wait for anything."""
-    found = sorted(ask(db, "by_id", queue=request.queue, ids=text(list(ids))))
-    return _leased(db, now, request, [abs(place) for _, place in found])
+    found = sorted(ask(db, "find_by_id", queue=request.queue, ids=text(list(ids))))
+    return _leased(db, now, request, [abs(tie_break) for _, tie_break in found])
 
 
 def _leased(db: Connection, now: datetime, request: Claim, seqs: Sequence[int]) -> Claimed:
@@ -63,7 +63,7 @@ def _leased(db: Connection, now: datetime, request: Claim, seqs: Sequence[int]) 
             "lease",
             seqs=text(seqs),
             token=request.token,
-            until=written(now + request.lease),
+            lease_until=written(now + request.lease),
             worker=request.worker,
             started=request.started,
             now=written(now),
@@ -88,7 +88,7 @@ def _wait(db: Connection, request: Claim, state: Gate, now: datetime, *, cut_sho
         return None
     limit = request.group_limit
     rate = rate_name(limit.rate) if limit is not None and limit.rate is not None else ""
-    waiting, *instants = ask(db, "wait", queue=request.queue, now=written(now), rate=rate)
+    waiting, *instants = ask(db, "claim_wait", queue=request.queue, now=written(now), rate=rate)
     if waiting and (cut_short or state.paused_until is not None):
         return max(free_at - now, _NO_TIME)
     first = min(read_or(instant, FOREVER) for instant in instants)

@@ -39,9 +39,9 @@ def insert(
 ) -> list[Inserted]:
     """Add jobs by the rules of `Store.insert`, within the caller's savepoint."""
     if any(job.unique_key is not None for job in jobs):
-        run(db, "lapse_keys", jobs=_identities(jobs, range(len(jobs))), now=written(now))
+        run(db, "release_expired_keys", jobs=_identities(jobs, range(len(jobs))), now=written(now))
     if new_only or any(job.parent is not None for job in jobs):
-        plan = planned(jobs, _standing(db, now, jobs, repeat(_LATER, len(jobs))), now, new_only=new_only)
+        plan = planned(jobs, _existing_jobs(db, now, jobs, repeat(_LATER, len(jobs))), now, new_only=new_only)
         _write_planned(db, now, plan)
         created, answers = [(job, begins.state) for job, begins in plan.created], plan.answers
     else:
@@ -72,12 +72,12 @@ def _insert_apart(
     ]
     if write(db, "insert", rows) == len(jobs):
         return created, answers
-    there = {seq - last - 1 for seq in ask(db, "created", after=last)}
+    there = {seq - last - 1 for seq in ask(db, "find_created", after=last)}
     left = [n for n in range(len(jobs)) if n not in there]
     # Each is judged by what was there when its turn came, though the whole call is written by now.
     before = [last + n + 1 for n in left]
-    for n, standing in _standing(db, now, [jobs[n] for n in left], before).items():
-        answers[left[n]] = standing
+    for n, existing in _existing_jobs(db, now, [jobs[n] for n in left], before).items():
+        answers[left[n]] = existing
     return [created[n] for n in sorted(there)], answers
 
 
@@ -87,7 +87,7 @@ def _insert_apart(
 def _write_planned(db: Connection, now: datetime, plan: Plan) -> None:
     waiting: set[JobKey | None] = set()
     if plan.parents:
-        waiting = {JobKey(*key) for key in ask(db, "waiting_parents", jobs=text(list(plan.parents)))}
+        waiting = {JobKey(*key) for key in ask(db, "find_waiting_parents", jobs=text(list(plan.parents)))}
     moment = written(now)
     over = plan.parents - waiting
     rows = [
@@ -95,9 +95,13 @@ def _write_planned(db: Connection, now: datetime, plan: Plan) -> None:
         for seq, (job, begins) in enumerate(plan.created, _last_seq(db) + 1)
     ]
     write(db, "insert", rows)
-    adopted = Counter(job.parent for job, _ in plan.created if job.parent in waiting)
-    if adopted:
-        run(db, "adopt", parents=text([(*key, count) for key, count in adopted.items() if key is not None]))
+    added = Counter(job.parent for job, _ in plan.created if job.parent in waiting)
+    if added:
+        run(
+            db,
+            "add_children",
+            parents=text([(*key, count) for key, count in added.items() if key is not None]),
+        )
 
 
 # ------------------------------------------------------------------ both
@@ -112,7 +116,7 @@ def _identities(jobs: Sequence[JobRecord], before: Iterable[int]) -> str:
     return text([(job.queue, job.id, job.unique_key, seq) for job, seq in zip(jobs, before, strict=True)])
 
 
-def _standing(
+def _existing_jobs(
     db: Connection, now: datetime, jobs: Sequence[JobRecord], before: Iterable[int]
 ) -> dict[int, Inserted]:
     """The jobs in the store that stand for some of these, as far as they were there before those numbers."""
@@ -123,7 +127,7 @@ def _standing(
             state=known_state(state),
             created_at=read_or(created_at, now),
         )
-        for n, queue, id, state, created_at in ask(db, "standing", jobs=_identities(jobs, before))
+        for n, queue, id, state, created_at in ask(db, "find_existing_jobs", jobs=_identities(jobs, before))
     }
 
 

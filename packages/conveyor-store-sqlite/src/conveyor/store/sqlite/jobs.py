@@ -16,10 +16,10 @@ from conveyor.store.sql import Key, Row
 from conveyor.store.sqlite.rows import (
     MICROSECOND,
     UNREADABLE,
+    decoded_sort_key,
+    encoded_sort_key,
     known_state,
     microseconds,
-    rank_key,
-    rank_of,
     read,
     written,
 )
@@ -38,44 +38,46 @@ class Jobs:
 
     async def read(self, keys: Collection[Key]) -> list[Row]:
         """Those of these jobs that there are."""
-        return [_row(values) for values in ask(self._db, "entries", keys=text(keys))]
+        return [_row(values) for values in ask(self._db, "read_rows", keys=text(keys))]
 
     def read_by_seq(self, seqs: Sequence[int]) -> list[Row]:
         """The jobs with these numbers, in that order."""
-        rows = {row[0]: row for row in ask(self._db, "entries_by_seq", seqs=text(seqs))}
+        rows = {row[0]: row for row in ask(self._db, "read_rows_by_seq", seqs=text(seqs))}
         return [_row(rows[seq]) for seq in seqs if seq in rows]
 
     async def save(self, rows: Sequence[Row]) -> None:
         """Write where these jobs are in their lives."""
-        write(self._db, "save", [_saved(row) for row in rows])
+        write(self._db, "save_jobs", [_saved(row) for row in rows])
 
     async def rewrite(self, rows: Sequence[Row]) -> None:
         """Write what only `Store.update` changes."""
-        values = [(row.seq, row.priority, rank_key(row.rank), row.payload, row.reset) for row in rows]
-        write(self._db, "alter", values)
+        values = [
+            (row.seq, row.priority, encoded_sort_key(row.sort_key), row.payload, row.reset) for row in rows
+        ]
+        write(self._db, "rewrite_jobs", values)
 
     async def remove(self, rows: Sequence[Row]) -> None:
         """Remove these jobs."""
-        run(self._db, "remove", seqs=text([row.seq for row in rows]))
+        run(self._db, "delete_jobs", seqs=text([row.seq for row in rows]))
 
     async def write_tombstones(self, rows: Sequence[Row], now: datetime) -> None:
         """Remember what was settled last of these jobs."""
-        graves = [(row.queue, row.id, row.settled_token, row.settled_state) for row in rows]
-        run(self._db, "bury", graves=text(graves), now=_written(now))
+        tombstones = [(row.queue, row.id, row.settled_token, row.settled_state) for row in rows]
+        run(self._db, "write_tombstones", tombstones=text(tombstones), now=_written(now))
 
     async def find_tombstones(self, leases: Collection[Lease]) -> set[tuple[Lease, str]]:
         """What was settled last of jobs that are gone."""
-        found = ask(self._db, "buried", leases=text(leases))
+        found = ask(self._db, "find_tombstones", leases=text(leases))
         return {(Lease(queue, id, token), state) for queue, id, token, state in found}
 
     async def holder(self, queue: str, unique_key: str) -> str | None:
         """The id of the job that is stored as the holder of a key."""
-        found = fetch(self._db, "holder", queue=queue, key=unique_key)
+        found = fetch(self._db, "find_key_holder", queue=queue, key=unique_key)
         return None if found is None else found[0]
 
     async def count_unreleased(self, parent: Key) -> int:
         """How many children of a parent have not released it."""
-        count: int = fetch(self._db, "unreleased", queue=parent[0], id=parent[1])[0]
+        count: int = fetch(self._db, "count_unreleased", queue=parent[0], id=parent[1])[0]
         return count
 
 
@@ -91,7 +93,7 @@ def _row(values: Sequence[Any]) -> Row:
         stalled,
         cancel_requested,
         priority,
-        rank,
+        sort_key,
         run_at,
         delay,
         pending,
@@ -121,7 +123,7 @@ def _row(values: Sequence[Any]) -> Row:
         stalled,
         bool(cancel_requested),
         priority,
-        rank_of(rank) if isinstance(rank, int) else 0.0,
+        decoded_sort_key(sort_key) if isinstance(sort_key, int) else 0.0,
         None if run_at is None else _instant(run_at),
         None if delay is None else _duration(delay),
         pending,
@@ -155,7 +157,7 @@ def _duration(stored: int) -> timedelta | None:
 
 
 def _saved(row: Row) -> tuple[Any, ...]:
-    """The values of `save.sql`."""
+    """The values of `save_jobs.sql`."""
     return (
         row.seq,
         row.state.value,

@@ -45,7 +45,7 @@ def room(db: Connection, queue: str, limit: Limit | None, count: int, now: datet
     if limit.rate is not None:
         carry(db, scope, limit.rate, now)
     if limit.active is not None:
-        active = fetch(db, "active", queue=queue, limit=limit.active)[0]
+        active = fetch(db, "count_active", queue=queue, limit=limit.active)[0]
         count = min(count, limit.active - active)
         if count <= 0:
             return Room(0)
@@ -57,7 +57,7 @@ def room(db: Connection, queue: str, limit: Limit | None, count: int, now: datet
 
 def carry(db: Connection, scope: Scope, rate: Rate, now: datetime) -> None:
     """Note that a claim asks for this window, and forget the starts that no window needs."""
-    run(db, "carry", **scope._asdict(), longest=microseconds(rate.per))
+    run(db, "register_window", **scope._asdict(), longest=microseconds(rate.per))
     _forget(db, scope, now)
 
 
@@ -70,7 +70,7 @@ def windows(
     found = dict.fromkeys(targets, Room(rate.max))
     counted = ask(
         db,
-        "window",
+        "count_starts",
         **scope._asdict(),
         targets=text(list(targets)),
         since=written(now - rate.per),
@@ -86,8 +86,8 @@ def started(db: Connection, scope: Scope, starts: Mapping[str, int], now: dateti
     """Note that so many jobs of each target have started."""
     if starts:
         targets = text(list(starts.items()))
-        run(db, "start_before", **scope._asdict(), targets=targets, now=written(now))
-        run(db, "start", **scope._asdict(), targets=targets, now=written(now))
+        run(db, "shift_later_starts", **scope._asdict(), targets=targets, now=written(now))
+        run(db, "add_starts", **scope._asdict(), targets=targets, now=written(now))
 
 
 def queue_started(db: Connection, queue: str, starts: int, now: datetime) -> None:
@@ -103,7 +103,7 @@ def forget_starts(db: Connection, queue: str, now: datetime) -> None:
 
 
 def _forget(db: Connection, scope: Scope, now: datetime) -> None:
-    row = fetch(db, "longest", **scope._asdict())
+    row = fetch(db, "longest_window", **scope._asdict())
     if row is not None:
         horizon = written(now - max(row[0], 0) * MICROSECOND)
         run(db, "forget_starts", **scope._asdict(), horizon=horizon)

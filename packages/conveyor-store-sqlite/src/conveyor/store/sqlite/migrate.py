@@ -78,7 +78,13 @@ def migrate(db: sqlite3.Connection, path: str) -> None:
         if migration.version > done:
             for sql in _statements(migration.script):
                 db.execute(sql)
-            run(db, "migrated", version=migration.version, name=migration.name, at=written(datetime.now(UTC)))
+            run(
+                db,
+                "record_migration",
+                version=migration.version,
+                name=migration.name,
+                at=written(datetime.now(UTC)),
+            )
 
 
 def _statements(script: str) -> Iterator[str]:

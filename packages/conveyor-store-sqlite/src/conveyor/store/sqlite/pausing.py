@@ -13,8 +13,8 @@ from conveyor.store.sqlite.statements import ask, run
 def pause(db: Connection, now: datetime, queue: str, what: Pause, for_: timedelta | None) -> None:
     """Begin a pause, or prolong it."""
     kind, target = _stored(what)
-    until = None if for_ is None else written(now + for_)
-    run(db, "pause", queue=queue, kind=kind, target=target, until=until, now=written(now))
+    resumes_at = None if for_ is None else written(now + for_)
+    run(db, "pause", queue=queue, kind=kind, target=target, resumes_at=resumes_at, now=written(now))
 
 
 def resume(db: Connection, now: datetime, queue: str, what: Pause) -> None:
@@ -27,9 +27,9 @@ def resume(db: Connection, now: datetime, queue: str, what: Pause) -> None:
 def paused(db: Connection, now: datetime, queue: str) -> dict[Pause, datetime | None]:
     """The pauses that have not ended."""
     found: dict[Pause, datetime | None] = {}
-    for kind, target, until in ask(db, "paused", queue=queue, now=written(now)):
+    for kind, target, resumes_at in ask(db, "find_pauses", queue=queue, now=written(now)):
         what = Pause(name=target if kind == "name" else None, group=target if kind == "group" else None)
-        found[what] = None if until is None else read(until)
+        found[what] = None if resumes_at is None else read(resumes_at)
     return found
 
 

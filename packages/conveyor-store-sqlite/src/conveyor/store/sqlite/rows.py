@@ -63,20 +63,20 @@ def microseconds(duration: timedelta | None) -> int | None:
     return None if duration is None else duration // MICROSECOND
 
 
-def rank_key(rank: float) -> int:
-    """An integer that sorts as the rank does, and holds it exactly."""
-    bits: int = struct.unpack(">q", struct.pack(">d", rank))[0]
+def encoded_sort_key(sort_key: float) -> int:
+    """An integer that sorts as the sort key does, and holds it exactly."""
+    bits: int = struct.unpack(">q", struct.pack(">d", sort_key))[0]
     return bits if bits >= 0 else -(bits + _SIGN)
 
 
-def rank_of(key: int) -> float:
-    """The rank that an integer of `rank_key` stands for."""
+def decoded_sort_key(key: int) -> float:
+    """The sort key that an integer of `encoded_sort_key` stands for."""
     found: float = struct.unpack(">d", struct.pack(">q", key if key >= 0 else -key - _SIGN))[0]
     return found
 
 
-def place_of(seq: int, *, lifo: bool) -> int:
-    """Where the job stands within its rank: `lifo` ones first, newest first."""
+def tie_break_of(seq: int, *, lifo: bool) -> int:
+    """What decides between jobs of the same sort key: `lifo` ones first, newest first."""
     return -seq if lifo else seq
 
 
@@ -89,7 +89,7 @@ def records(
     """The rows with these numbers, in that order, each with its record, or why there is none."""
     found: list[tuple[Sequence[Any], JobRecord | Exception]] = []
     for start in range(0, len(seqs), _PAGE):
-        rows = ask(db, "rows", seqs=text(seqs[start : start + _PAGE]))
+        rows = ask(db, "read_records", seqs=text(seqs[start : start + _PAGE]))
         for row in rows:
             try:
                 if db.text_factory is not str:
@@ -105,7 +105,7 @@ def records(
 def _record(row: Sequence[Any], now: str) -> JobRecord:
     (
         queue, id, name, payload, options, report, priority, lifo, ageing, delay, run_at, group,
-        group_max_size, unique_key, unique_for, parent_queue, parent_id, state, seq, rank,
+        group_max_size, unique_key, unique_for, parent_queue, parent_id, state, seq, sort_key,
         holds_key, unique_until, pending, released, token, lease_until, locked_by, attempt, stalled,
         started, cancel_requested, created_at, processed_at, finished_at, expires_at, keep_count,
     ) = row  # fmt: skip
@@ -128,7 +128,7 @@ def _record(row: Sequence[Any], now: str) -> JobRecord:
         None if parent_id is None else JobKey(parent_queue, parent_id),
         _STATES[state],
         seq,
-        rank_of(rank) if rank else 0.0,
+        decoded_sort_key(sort_key) if sort_key else 0.0,
         holds_key != 0 and (unique_until is None or unique_until > now),
         unique_until if unique_until is None else read(unique_until),
         pending,
@@ -154,7 +154,7 @@ def _record(row: Sequence[Any], now: str) -> JobRecord:
 # A JobRecord that can be written to, and that then becomes one: the constructor of a frozen class takes five
 # times as long (6.9 us, 1.2 us), and a claim spends a quarter of its time there.
 _Draft: Final = make_dataclass("_Draft", [field.name for field in fields(JobRecord)], slots=True)
-#: Where in a row of `rows.sql` these stand.
+#: Where in a row of `read_records.sql` these stand.
 ID: Final = 1
 _SEQ: Final = 18
 ATTEMPT: Final = 27
@@ -172,7 +172,7 @@ def new_row(
     released: bool = False,
 ) -> tuple[Any, ...]:
     """A new job's values, in the order of `insert.sql`."""
-    state, run_at, delay, rank, unique_until, pending = begins
+    state, run_at, delay, sort_key, unique_until, pending = begins
     return (
         seq,
         job.queue,
@@ -193,7 +193,7 @@ def new_row(
         None if job.parent is None else job.parent.queue,
         None if job.parent is None else job.parent.id,
         state.value,
-        rank_key(rank) if rank else 0,
+        encoded_sort_key(sort_key) if sort_key else 0,
         -seq if job.lifo else seq,
         job.unique_key is not None,
         None if unique_until is None else written(unique_until),

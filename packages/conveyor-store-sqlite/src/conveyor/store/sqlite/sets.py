@@ -55,9 +55,9 @@ def delete(db: Connection, now: datetime, where: Where, limit: int) -> Deleted:
 
 def forget(db: Connection, now: datetime, queue: str) -> Sequence[JobKey]:
     """Remove every trace of a queue, and return the parents elsewhere that wait for no child any more."""
-    deleted = _remove(db, now, ask(db, "all_of_queue", queue=queue))
+    deleted = _remove(db, now, ask(db, "find_all_of_queue", queue=queue))
     for table in _TRACES:
-        execute(db, statement("clear").replace("{table}", table), {"queue": queue})
+        execute(db, statement("delete_traces").replace("{table}", table), {"queue": queue})
     return deleted.released
 
 

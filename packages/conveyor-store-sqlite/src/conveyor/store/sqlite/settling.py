@@ -31,7 +31,7 @@ def renew(db: Connection, now: datetime, beats: Sequence[Beat], lease: timedelta
     started: set[int] = set()
     held: set[Lease] = set()
     cancelled: set[Lease] = set()
-    for n, seq, cancel_requested in sorted(ask(db, "held", leases=text(leases))):
+    for n, seq, cancel_requested in sorted(ask(db, "find_held_leases", leases=text(leases))):
         held.add(leases[n])
         if cancel_requested:
             cancelled.add(leases[n])
@@ -44,10 +44,12 @@ def renew(db: Connection, now: datetime, beats: Sequence[Beat], lease: timedelta
             report if beat.report is None else beat.report,
         )
     if seqs:
-        run(db, "renew", seqs=text(list(seqs)), until=written(now + lease))
+        run(db, "renew", seqs=text(list(seqs)), lease_until=written(now + lease))
         if started:
             run(db, "mark_started", seqs=text(sorted(started)))
         write(
-            db, "write", [(seq, *documents) for seq, documents in seqs.items() if documents != (None, None)]
+            db,
+            "write_documents",
+            [(seq, *documents) for seq, documents in seqs.items() if documents != (None, None)],
         )
     return Renewed(held=frozenset(held), lost=frozenset(leases) - held, cancelled=frozenset(cancelled))

@@ -8,7 +8,7 @@ that have not been read yet stay behind the last one that has.
 
 Lanes that must be passed over are not read at all: those of paused groups are in no index, those of
 groups with too many active jobs are of other kinds than the ones asked for, and a group whose window is
-full is parked until it is not.
+full is throttled until it is not.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from conveyor.core.store import Claim, Rate
 from conveyor.store.sqlite.limits import Room, Scope, started, windows
 from conveyor.store.sqlite.rows import microseconds, written
 from conveyor.store.sqlite.statements import ask, run, text
-from conveyor.store.sqlite.waiting import START, Names, Place, Turns, before_stalled, following, ungrouped
+from conveyor.store.sqlite.waiting import START, Names, Position, Turns, before_stalled, following, ungrouped
 
 
 def take_turns(
@@ -58,8 +58,8 @@ class _Lane:
     group: str | None
     name: str
     #: The jobs to give next, most urgent first, and the last one read.
-    jobs: deque[Place]
-    last: Place
+    jobs: deque[Position]
+    last: Position
     #: Whether there are no jobs behind the last one read.
     ended: bool
 
@@ -71,7 +71,7 @@ class _Stream:
     statement: str
     kinds: list[Sequence[Any]]
     #: All lanes before this have been read; None: all lanes.
-    read_to: Place | None = START
+    read_to: Position | None = START
     seen: set[tuple[str, str]] = field(default_factory=set)
 
     @property
@@ -79,8 +79,8 @@ class _Stream:
         """The most urgent that a lane which has not been read can be; None: there is none."""
         if self.read_to is None or not self.kinds:
             return None
-        rank, second = self.read_to
-        return (rank, second, START[1]) if self.statement == "lanes_served" else (rank, 0, second)
+        sort_key, second = self.read_to
+        return (sort_key, second, START[1]) if self.statement == "lanes_served" else (sort_key, 0, second)
 
 
 class _Round:
@@ -162,9 +162,9 @@ class _Round:
 
     def _push(self, lane: _Lane) -> None:
         """Put a lane in line by its first job; if that is not known, by the least that it can be."""
-        rank, second = lane.jobs[0] if lane.jobs else lane.last
+        sort_key, second = lane.jobs[0] if lane.jobs else lane.last
         self._pushed += 1
-        heappush(self._heap, (rank, self._served[lane.group], second, self._pushed, lane))
+        heappush(self._heap, (sort_key, self._served[lane.group], second, self._pushed, lane))
 
     # ---------------------------------------------------------------- reading
 
@@ -173,7 +173,7 @@ class _Round:
             if self._rate.max < 1:
                 return []
             latest = written(self._now + self._rate.per)
-            run(self._db, "unpark", queue=self._queue, now=written(self._now), latest=latest)
+            run(self._db, "unthrottle_groups", queue=self._queue, now=written(self._now), latest=latest)
         fresh = "lanes_fresh_newest" if self._request.newest_first else "lanes_fresh"
         return [
             _Stream(fresh, self._kinds("kinds_fresh")),
@@ -183,12 +183,12 @@ class _Round:
     def _kinds(self, name: str) -> list[Sequence[Any]]:
         """The kinds of lanes that this claim may take from."""
         most = None if self._limit is None else self._limit.active
-        parked = None if self._rate is None else rate_name(self._rate)
+        throttled = None if self._rate is None else rate_name(self._rate)
         return [
-            (lane, parked_for, active)
-            for lane, parked_for, active in ask(self._db, name, queue=self._queue)
+            (lane, throttled_for, active)
+            for lane, throttled_for, active in ask(self._db, name, queue=self._queue)
             if (self._names is None or lane in self._names)
-            and parked_for != parked
+            and throttled_for != throttled
             and (most is None or active < most)
         ]
 
@@ -200,7 +200,7 @@ class _Round:
 
     def _read_page(self, stream: _Stream) -> None:
         """Read the next lanes of a stream, their groups' windows with them."""
-        rank, second = stream.read_to or START
+        sort_key, second = stream.read_to or START
         # The lanes of one group share their turn, so a page may end between them: it begins again there,
         # and is larger than they can be.
         count = self._count + len(stream.kinds)
@@ -209,7 +209,7 @@ class _Round:
             stream.statement,
             queue=self._queue,
             kinds=text(stream.kinds),
-            rank=rank,
+            sort_key=sort_key,
             second=second,
             count=count,
         )
@@ -221,10 +221,10 @@ class _Round:
             self._windows.update(
                 windows(self._db, Scope(self._queue, "group"), groups, self._rate, self._now)
             )
-        for rank, _, group, name, active, place, newest, served in new:
+        for sort_key, _, group, name, active, tie_break, newest, served in new:
             self._active.setdefault(group, active)
             self._served.setdefault(group, served)
-            head = (rank, newest if self._request.newest_first else place)
+            head = (sort_key, newest if self._request.newest_first else tie_break)
             self._push(_Lane(group, name, deque([head]), head, ended=False))
 
     def _read_jobs(self, lane: _Lane) -> None:
@@ -257,4 +257,4 @@ class _Round:
         started(self._db, Scope(self._queue, "group"), self._starts, self._now)
         if self._full:
             full = [(group, written(until)) for group, until in self._full.items()]
-            run(self._db, "park", queue=self._queue, rate=rate_name(self._rate), groups=text(full))
+            run(self._db, "throttle_groups", queue=self._queue, rate=rate_name(self._rate), groups=text(full))

@@ -1,7 +1,8 @@
 """What waits in a queue: what stands in a claim's way, and the most urgent jobs of a lane.
 
-A job is known here by its rank and a number that decides within the rank: `(rank, place)` oldest first,
-`(rank, -seq)` newest first. The lesser goes first, and the number without its sign is the job's `seq`.
+A job is known here by its sort key and a number that decides between equal ones: `(sort_key, tie_break)`
+oldest first, `(sort_key, -seq)` newest first. The lesser goes first, and the number without its sign is the
+job's `seq`.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ _BEFORE: Final = -(1 << 63)
 _BEYOND: Final = (1 << 63) - 1
 
 #: Rank, and what decides within it.
-Place = tuple[int, int]
+Position = tuple[int, int]
 #: The names that may be claimed; None: all.
 Names = Collection[str] | None
-#: The first place of all: what comes after it is everything.
-START: Final[Place] = (_BEFORE, _BEFORE)
+#: The first position of all: what comes after it is everything.
+START: Final[Position] = (_BEFORE, _BEFORE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Gate:
 
 def gate(db: Connection, queue: str, now: datetime) -> Gate:
     """What a claim of the queue has to know before it chooses."""
-    row = fetch(db, "gate", queue=queue, now=written(now))
+    row = fetch(db, "claim_preconditions", queue=queue, now=written(now))
     until, names, latest, ungrouped, grouped = row
     turns: Turns | None = None
     if latest is not None:
@@ -75,7 +76,7 @@ def allowed_names(db: Connection, request: Claim, state: Gate) -> Names:
     """The names that a claim may take; None if that is all there are."""
     if request.names is None and not state.paused_names:
         return None
-    there = set(ask(db, "names", queue=request.queue))
+    there = set(ask(db, "ungrouped_names", queue=request.queue))
     if state.turns is not None:
         there.update(ask(db, "lane_names", queue=request.queue))
     allowed = there - state.paused_names
@@ -97,7 +98,7 @@ def before_stalled(db: Connection, request: Claim, seqs: Sequence[int]) -> int |
     return None if first is None else max(first, 1 if request.stalled is Stalled.ALONE else 0)
 
 
-def ungrouped(db: Connection, request: Claim, names: Names, count: int) -> list[Place]:
+def ungrouped(db: Connection, request: Claim, names: Names, count: int) -> list[Position]:
     """The most urgent jobs without a group."""
     if names is None:
         return following(db, "ungrouped", {"queue": request.queue}, START, count, newest=request.newest_first)
@@ -111,30 +112,32 @@ def ungrouped(db: Connection, request: Claim, names: Names, count: int) -> list[
 
 
 def following(
-    db: Connection, lane: str, of: Mapping[str, Any], after: Place, count: int, *, newest: bool
-) -> list[Place]:
-    """The most urgent jobs of a lane behind a place."""
+    db: Connection, lane: str, of: Mapping[str, Any], after: Position, count: int, *, newest: bool
+) -> list[Position]:
+    """The most urgent jobs of a lane behind a position."""
     if newest:
         return _newest(db, lane, of, after, count)
-    rank, place = after
-    row = execute(db, in_lane("first", lane), {**of, "rank": rank, "place": place, "count": count}).fetchone()
-    return [(rank, place) for rank, place in json.loads(row[0])]
+    sort_key, tie_break = after
+    row = execute(
+        db, in_lane("jobs_oldest", lane), {**of, "sort_key": sort_key, "tie_break": tie_break, "count": count}
+    ).fetchone()
+    return [(sort_key, tie_break) for sort_key, tie_break in json.loads(row[0])]
 
 
-def _newest(db: Connection, lane: str, of: Mapping[str, Any], after: Place, count: int) -> list[Place]:
-    """The same, newest first within a rank: rank by rank, because no index has that order."""
-    found: list[Place] = []
-    rank, second = after
+def _newest(db: Connection, lane: str, of: Mapping[str, Any], after: Position, count: int) -> list[Position]:
+    """The same, newest first within a sort key: one after another, because no index has that order."""
+    found: list[Position] = []
+    sort_key, second = after
     before = _BEYOND if second == _BEFORE else -second
     while len(found) < count:
-        limits = {**of, "rank": rank, "before": before, "count": count - len(found)}
-        row = execute(db, in_lane("newest", lane), limits).fetchone()
-        newest = sorted((-abs(place) for _, place in json.loads(row[0])))
-        found += [(rank, seq) for seq in newest[: count - len(found)]]
+        limits = {**of, "sort_key": sort_key, "before": before, "count": count - len(found)}
+        row = execute(db, in_lane("jobs_newest", lane), limits).fetchone()
+        newest = sorted((-abs(tie_break) for _, tie_break in json.loads(row[0])))
+        found += [(sort_key, seq) for seq in newest[: count - len(found)]]
         if len(found) >= count:
             break
-        (rank,) = execute(db, in_lane("next_rank", lane), {**of, "rank": rank}).fetchone()
-        if rank is None:
+        (sort_key,) = execute(db, in_lane("next_sort_key", lane), {**of, "sort_key": sort_key}).fetchone()
+        if sort_key is None:
             break
         before = _BEYOND
     return found

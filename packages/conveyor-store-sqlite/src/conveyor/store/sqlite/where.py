@@ -15,7 +15,7 @@ from sqlite3 import Connection
 from typing import Any, Final
 
 from conveyor.core.store import JobRecord, JobState, Order, Where
-from conveyor.store.sqlite.rows import place_of, rank_key, written
+from conveyor.store.sqlite.rows import encoded_sort_key, tie_break_of, written
 from conveyor.store.sqlite.statements import execute, statement, text
 
 
@@ -123,8 +123,8 @@ def seqs(
     if after is not None:
         parameters |= {
             "after_seq": after.seq,
-            "after_rank": rank_key(after.rank),
-            "after_place": place_of(after.seq, lifo=after.lifo),
+            "after_sort_key": encoded_sort_key(after.sort_key),
+            "after_tie_break": tie_break_of(after.seq, lifo=after.lifo),
             "after_finished": _finished_at(after, order),
         }
     found: list[tuple[Any, ...]] = []
@@ -241,7 +241,7 @@ _ORDERS: Final[dict[Order, tuple[tuple[str, ...], str]]] = {
         ("coalesce(finished_at, '~')", "seq"),
         "(coalesce(finished_at, '~'), seq) > (:after_finished, :after_seq)",
     ),
-    Order.CLAIM: (("rank", "place"), "(rank, place) > (:after_rank, :after_place)"),
+    Order.CLAIM: (("sort_key", "tie_break"), "(sort_key, tie_break) > (:after_sort_key, :after_tie_break)"),
 }
 _BACKWARDS: Final = frozenset({Order.NEWEST, Order.FINISHED})
 

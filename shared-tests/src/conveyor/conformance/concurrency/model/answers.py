@@ -31,7 +31,7 @@ def shown(answer: Any) -> Any:  # noqa: C901, PLR0911 - one for each kind
             for name in ("payload", "options", "report"):
                 values[name] = json.loads(values[name])
             values.pop("seq")
-            values["rank"] = round(values["rank"], 6)
+            values["sort_key"] = round(values["sort_key"], 6)
             return {name: value for name, value in values.items() if value not in (None, False, 0)}
         case Claimed():
             jobs = [shown(held) for held in answer.jobs]

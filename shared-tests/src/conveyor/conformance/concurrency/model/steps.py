@@ -23,7 +23,7 @@ from conveyor.core.store import (
 )
 
 QUEUES = ("q", "r")
-UNSAID = {"options", "report", "state", "seq", "rank", "released"}
+UNSAID = {"options", "report", "state", "seq", "sort_key", "released"}
 _runs = count()
 
 

@@ -41,7 +41,7 @@ class Changing:
         changed = await store.update(where, Change(payload="9", priority=4, delay=span(5)), now=at(1))
 
         assert changed == {PARENT}
-        assert await get(store, "parent") == replace(before, payload="9", priority=4, rank=4.0)
+        assert await get(store, "parent") == replace(before, payload="9", priority=4, sort_key=4.0)
         for change in (Change(delay=span(5)), Change(run_at=at(99)), Change(cancel=True), Change(retry=True)):
             assert await store.update(where, change, now=at(2)) == frozenset()
 

@@ -46,7 +46,7 @@ class Turns:
 
         assert await run_all(store) == ["-1", "-2", "-3"]
 
-    async def test_the_lowest_rank_goes_before_any_turn(self, store: Store) -> None:
+    async def test_the_lowest_sort_key_goes_before_any_turn(self, store: Store) -> None:
         await add(
             store, *members("g1", "h1", "h2"), *members("g2", "g3", priority=-1), *members("i1", priority=1)
         )

@@ -61,7 +61,10 @@ class Values:
     async def test_every_int32_is_a_priority(self, store: Store, priority: int) -> None:
         await add(store, job("a", priority=priority), job("zero"))
 
-        assert ((await get(store, "a")).priority, (await get(store, "a")).rank) == (priority, float(priority))
+        assert ((await get(store, "a")).priority, (await get(store, "a")).sort_key) == (
+            priority,
+            float(priority),
+        )
         await store.update(Where(ids=frozenset({"zero"})), Change(priority=priority), now=at(0))
         assert (await get(store, "zero")).priority == priority
 
@@ -132,7 +135,7 @@ class Values:
         assert (await get(store, "a")).run_at == at(60)
         assert ids((await store.advance({"q"}, now=at(60).astimezone(zone))).due) == ["a"]
 
-    async def test_ranks_that_differ_by_a_microsecond_of_ageing_are_in_order(self, store: Store) -> None:
+    async def test_sort_keys_that_differ_by_a_microsecond_of_ageing_are_in_order(self, store: Store) -> None:
         for n in range(3):
             moment = at(0) + timedelta(microseconds=40 * n)
             await add(store, job(str(n), ageing=timedelta(seconds=1), priority=5 - 5 * (n == 1)), now=moment)

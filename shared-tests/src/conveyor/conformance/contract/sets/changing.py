@@ -79,7 +79,7 @@ class Changing:
 
         assert normal(await get(store, "a")) == replace(before, payload='{"n": 2}')
 
-    async def test_a_changed_priority_shifts_rank_by_the_difference(self, store: Store) -> None:
+    async def test_a_changed_priority_shifts_sort_key_by_the_difference(self, store: Store) -> None:
         await add(store, job("plain", priority=2), job("ageing", priority=2, ageing=span(3_600)), now=at(60))
         before = {one.id: one for one in await everything(store)}
 
@@ -87,7 +87,7 @@ class Changing:
 
         for one in await everything(store):
             assert one.priority == -5
-            assert one.rank == before[one.id].rank - 7
+            assert one.sort_key == before[one.id].sort_key - 7
 
     async def test_a_changed_priority_changes_the_place(self, store: Store) -> None:
         await add(store, *jobs("abc"))

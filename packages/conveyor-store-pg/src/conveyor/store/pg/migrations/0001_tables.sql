@@ -20,9 +20,9 @@ create table {schema}.conveyor_jobs (
   parent_queue text collate "C",
   parent_id text collate "C",
   state text collate "C" not null,
-  rank double precision not null,
-  -- -seq for lifo jobs, seq for the others: their order within a rank.
-  place bigint not null,
+  sort_key double precision not null,
+  -- -seq for lifo jobs, seq for the others: their order within a sort key.
+  tie_break bigint not null,
   holds_key boolean not null,
   unique_until timestamptz,
   pending integer not null,
@@ -66,37 +66,37 @@ create unique index conveyor_jobs_key
   on {schema}.conveyor_jobs (queue, unique_key)
   where holds_key;
 
--- A claim among the jobs without a group: claim.sql, look.sql.
+-- A claim among the jobs without a group: claim.sql, find_candidates.sql.
 create index conveyor_jobs_waiting
-  on {schema}.conveyor_jobs (queue, rank, place)
+  on {schema}.conveyor_jobs (queue, sort_key, tie_break)
   where state = 'waiting' and grp is null;
 
--- The same for one name, when not all may be claimed: look.sql, choice.sql. Its collation is as in conveyor_jobs_added.
+-- The same for one name, when not all may be claimed: find_candidates.sql, claimable_names.sql. Its collation is as in conveyor_jobs_added.
 create index conveyor_jobs_waiting_name
-  on {schema}.conveyor_jobs (queue collate "POSIX", name, rank, place)
+  on {schema}.conveyor_jobs (queue collate "POSIX", name, sort_key, tie_break)
   where state = 'waiting' and grp is null;
 
--- A claim within one lane of a group: look_by_turns.sql, and the heads of lanes: refresh_lanes.sql.
+-- A claim within one lane of a group: find_candidates_in_groups.sql, and the heads of lanes: refresh_lanes.sql.
 create index conveyor_jobs_waiting_lane
-  on {schema}.conveyor_jobs (queue, grp, name, rank, place)
+  on {schema}.conveyor_jobs (queue, grp, name, sort_key, tie_break)
   where state = 'waiting' and grp is not null;
 
 -- The waiting jobs of all groups in the order of claims: Order.CLAIM. Its collation is as in conveyor_jobs_added.
 create index conveyor_jobs_waiting_grouped
-  on {schema}.conveyor_jobs (queue collate "POSIX", rank, place)
+  on {schema}.conveyor_jobs (queue collate "POSIX", sort_key, tie_break)
   where state = 'waiting' and grp is not null;
 
--- Jobs that come due: due.sql, wait.sql, next.sql.
+-- Jobs that come due: make_waiting.sql, claim_wait.sql, next_deadline.sql.
 create index conveyor_jobs_run_at
   on {schema}.conveyor_jobs (queue, run_at)
   where state = 'delayed';
 
--- Leases that run out: stalled.sql, next.sql; how many jobs are active: active.sql.
+-- Leases that run out: reclaim_expired_leases.sql, next_deadline.sql; how many jobs are active: count_active.sql.
 create index conveyor_jobs_lease_until
   on {schema}.conveyor_jobs (queue, lease_until)
   where state = 'active';
 
--- The children of a parent, in the order they were added: Where.parent, unreleased.sql. Of an expression, because
+-- The children of a parent, in the order they were added: Where.parent, count_unreleased.sql. Of an expression, because
 -- a plan that has the order from the primary key reads all other jobs on its way.
 create index conveyor_jobs_parent
   on {schema}.conveyor_jobs (parent_queue, parent_id, (seq + 0))
@@ -134,7 +134,7 @@ create table {schema}.conveyor_tombstones (
   primary key (queue, id, token)
 );
 
--- Those that need not be remembered any more: tidy.sql.
+-- Those that need not be remembered any more: forget_ended.sql.
 create index conveyor_tombstones_at
   on {schema}.conveyor_tombstones (queue, at);
 
@@ -144,15 +144,15 @@ create table {schema}.conveyor_pauses (
   -- 'queue', 'name' or 'group'; the target is empty for a queue.
   kind text collate "C" not null,
   target text collate "C" not null,
-  -- Null: until resumed.
-  until timestamptz,
+  -- Null: not before it is resumed.
+  resumes_at timestamptz,
   primary key (queue, kind, target)
 );
 
--- Pauses that end by themselves: tidy.sql, wait.sql, end_group_pauses.sql.
-create index conveyor_pauses_until
-  on {schema}.conveyor_pauses (queue, kind, until)
-  where until is not null;
+-- Pauses that end by themselves: forget_ended.sql, claim_wait.sql, end_group_pauses.sql.
+create index conveyor_pauses_resumes_at
+  on {schema}.conveyor_pauses (queue, kind, resumes_at)
+  where resumes_at is not null;
 
 -- Starts of jobs, for rate limits. `total` counts all starts of a scope up to and including that instant,
 -- so that those of a window are a difference of two rows.
@@ -204,8 +204,8 @@ create table {schema}.conveyor_groups (
   active integer not null default 0,
   paused boolean not null default false,
   -- Passed over by claims of this rate until then; an optimisation, and never more than that.
-  parked_for text collate "C" not null default '',
-  parked_until timestamptz,
+  throttled_for text collate "C" not null default '',
+  throttled_until timestamptz,
   primary key (queue, grp)
 ) with (
   fillfactor = 70,
@@ -213,15 +213,15 @@ create table {schema}.conveyor_groups (
   autovacuum_vacuum_threshold = 500
 );
 
--- Whether a queue knows any group: gate.sql, forget_queue.sql.
+-- Whether a queue knows any group: claim_preconditions.sql, forget_queue.sql.
 create index conveyor_groups_known
   on {schema}.conveyor_groups (queue, grp)
   where known;
 
--- Groups that are to be looked at again: unpark.sql, wait.sql.
-create index conveyor_groups_parked
-  on {schema}.conveyor_groups (queue, parked_for, parked_until)
-  where parked_for <> '';
+-- Groups that are to be looked at again: unthrottle_groups.sql, claim_wait.sql.
+create index conveyor_groups_throttled
+  on {schema}.conveyor_groups (queue, throttled_for, throttled_until)
+  where throttled_for <> '';
 
 -- The group that has waited longest: forget_groups.sql.
 create index conveyor_groups_waiting
@@ -233,19 +233,19 @@ create index conveyor_groups_idle
   on {schema}.conveyor_groups (queue, served)
   where waiting = 0 and delayed = 0 and active = 0;
 
--- The waiting jobs of one name in one group: the rank and place of the first, and the newest job of that
--- rank (minus its seq). The other columns are copies of the group's.
+-- The waiting jobs of one name in one group: the sort key and tie break of the first, and the newest job of that
+-- sort key (minus its seq). The other columns are copies of the group's.
 create table {schema}.conveyor_lanes (
   queue text collate "C" not null,
   grp text collate "C" not null,
   name text collate "C" not null,
-  rank double precision not null,
-  place bigint not null,
+  sort_key double precision not null,
+  tie_break bigint not null,
   newest bigint not null,
   served bigint not null,
   active integer not null,
   paused boolean not null,
-  parked_for text collate "C" not null,
+  throttled_for text collate "C" not null,
   primary key (queue, grp, name)
 ) with (
   fillfactor = 70,
@@ -253,19 +253,19 @@ create table {schema}.conveyor_lanes (
   autovacuum_vacuum_threshold = 500
 );
 
--- The next lanes among those whose group has had a turn: look_by_turns.sql, kinds_served.sql.
+-- The next lanes among those whose group has had a turn: find_candidates_in_groups.sql, kinds_served.sql.
 create index conveyor_lanes_served
-  on {schema}.conveyor_lanes (queue, name, parked_for, active, rank, served)
+  on {schema}.conveyor_lanes (queue, name, throttled_for, active, sort_key, served)
   where not paused and served > 0;
 
--- The next lanes among those whose group has not, oldest first: look_by_turns.sql, kinds_fresh.sql.
+-- The next lanes among those whose group has not, oldest first: find_candidates_in_groups.sql, kinds_fresh.sql.
 create index conveyor_lanes_fresh
-  on {schema}.conveyor_lanes (queue, name, parked_for, active, rank, place)
+  on {schema}.conveyor_lanes (queue, name, throttled_for, active, sort_key, tie_break)
   where not paused and served = 0;
 
--- The same, newest first: look_by_turns.sql.
+-- The same, newest first: find_candidates_in_groups.sql.
 create index conveyor_lanes_fresh_newest
-  on {schema}.conveyor_lanes (queue, name, parked_for, active, rank, newest)
+  on {schema}.conveyor_lanes (queue, name, throttled_for, active, sort_key, newest)
   where not paused and served = 0;
 
 -- Who listens to which events; bus.py keeps it. It is worth nothing after a crash: those who listen say so
@@ -274,5 +274,5 @@ create unlogged table {schema}.conveyor_listeners (
   handle text collate "C" primary key,
   -- The kinds of events wanted, by queue; null: all of them.
   wanted json not null,
-  until timestamptz not null
+  expires_at timestamptz not null
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);

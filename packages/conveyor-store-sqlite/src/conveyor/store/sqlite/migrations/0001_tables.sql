@@ -18,10 +18,10 @@ create table conveyor_jobs (
   parent_queue text,
   parent_id text,
   state text not null,
-  -- The bits of the rank, a float, as a number of the same order: JSON would round the float.
-  rank integer not null,
-  -- -seq for lifo jobs, seq for the others: their order within a rank.
-  place integer not null,
+  -- The bits of the sort key, a float, as a number of the same order: JSON would round the float.
+  sort_key integer not null,
+  -- -seq for lifo jobs, seq for the others: their order within a sort key.
+  tie_break integer not null,
   holds_key integer not null,
   unique_until text,
   pending integer not null,
@@ -60,32 +60,32 @@ create unique index conveyor_jobs_key
   on conveyor_jobs (queue, unique_key)
   where holds_key = 1;
 
--- A claim among the jobs without a group: first.sql.
+-- A claim among the jobs without a group: jobs_oldest.sql.
 create index conveyor_jobs_waiting
-  on conveyor_jobs (queue, rank, place, state, grp)
+  on conveyor_jobs (queue, sort_key, tie_break, state, grp)
   where state = 'waiting' and grp is null;
 
--- The same for one name, when not all may be claimed: first.sql, names.sql.
+-- The same for one name, when not all may be claimed: jobs_oldest.sql, ungrouped_names.sql.
 create index conveyor_jobs_waiting_name
-  on conveyor_jobs (queue, name, rank, place, state, grp)
+  on conveyor_jobs (queue, name, sort_key, tie_break, state, grp)
   where state = 'waiting' and grp is null;
 
--- A claim within one lane of a group: first.sql, and the triggers that keep conveyor_lanes.
+-- A claim within one lane of a group: jobs_oldest.sql, and the triggers that keep conveyor_lanes.
 create index conveyor_jobs_waiting_lane
-  on conveyor_jobs (queue, grp, name, rank, place, state)
+  on conveyor_jobs (queue, grp, name, sort_key, tie_break, state)
   where state = 'waiting' and grp is not null;
 
--- Jobs that come due: due.sql, wait.sql.
+-- Jobs that come due: find_due.sql, claim_wait.sql.
 create index conveyor_jobs_run_at
   on conveyor_jobs (queue, run_at, state)
   where state = 'delayed';
 
--- Leases that run out: stalled.sql; how many jobs are active: active.sql.
+-- Leases that run out: find_expired_leases.sql; how many jobs are active: count_active.sql.
 create index conveyor_jobs_lease_until
   on conveyor_jobs (queue, lease_until, state)
   where state = 'active';
 
--- The children of a parent: Where.parent, unreleased.sql; jobs that wait for children have no other index.
+-- The children of a parent: Where.parent, count_unreleased.sql; jobs that wait for children have no other index.
 create index conveyor_jobs_parent
   on conveyor_jobs (parent_queue, parent_id)
   where parent_id is not null;
@@ -140,7 +140,7 @@ create index conveyor_jobs_all_cancelled
 
 -- Waiting jobs with a group, whatever their lanes: Order.CLAIM.
 create index conveyor_jobs_waiting_grouped
-  on conveyor_jobs (queue, rank, place, state, grp)
+  on conveyor_jobs (queue, sort_key, tie_break, state, grp)
   where state = 'waiting' and grp is not null;
 
 -- The jobs of a group: Where.group.
@@ -168,15 +168,15 @@ create table conveyor_pauses (
   -- 'queue', 'name' or 'group'; the target is empty for a queue.
   kind text not null,
   target text not null,
-  -- Null: until resumed.
-  until text,
+  -- Null: not before it is resumed.
+  resumes_at text,
   primary key (queue, kind, target)
 ) strict, without rowid;
 
--- Pauses that end by themselves: forget_pauses.sql, wait.sql.
-create index conveyor_pauses_until
-  on conveyor_pauses (queue, kind, until)
-  where until is not null;
+-- Pauses that end by themselves: forget_pauses.sql, claim_wait.sql.
+create index conveyor_pauses_resumes_at
+  on conveyor_pauses (queue, kind, resumes_at)
+  where resumes_at is not null;
 
 -- Starts of jobs, for rate limits. `total` counts all starts of a scope up to and including that instant,
 -- so that those of a window are a difference of two rows.
@@ -226,8 +226,8 @@ create table conveyor_groups (
   active integer not null default 0,
   paused integer not null default 0,
   -- Passed over by claims of this rate until then; an optimisation, and never more than that.
-  parked_for text not null default '',
-  parked_until text,
+  throttled_for text not null default '',
+  throttled_until text,
   primary key (queue, grp)
 ) strict, without rowid;
 
@@ -236,10 +236,10 @@ create index conveyor_groups_known
   on conveyor_groups (queue)
   where known = 1;
 
--- Groups that are to be looked at again: unpark.sql, wait.sql.
-create index conveyor_groups_parked
-  on conveyor_groups (queue, parked_until)
-  where parked_for <> '';
+-- Groups that are to be looked at again: unthrottle_groups.sql, claim_wait.sql.
+create index conveyor_groups_throttled
+  on conveyor_groups (queue, throttled_until)
+  where throttled_for <> '';
 
 -- The group that has waited longest: forget_groups.sql.
 create index conveyor_groups_waiting
@@ -251,36 +251,36 @@ create index conveyor_groups_idle
   on conveyor_groups (queue, known, served)
   where waiting = 0 and delayed = 0 and active = 0;
 
--- The waiting jobs of one name in one group: the rank and place of the first, and the newest job of that
--- rank (minus its seq). The other columns are copies of the group's.
+-- The waiting jobs of one name in one group: the sort key and tie break of the first, and the newest job of that
+-- sort key (minus its seq). The other columns are copies of the group's.
 create table conveyor_lanes (
   lane integer primary key,
   queue text not null,
   grp text not null,
   name text not null,
-  rank integer not null,
-  place integer not null,
+  sort_key integer not null,
+  tie_break integer not null,
   newest integer not null,
   served integer not null,
   active integer not null,
   paused integer not null,
-  parked_for text not null,
+  throttled_for text not null,
   unique (queue, grp, name)
 ) strict;
 
 -- The next lanes among those whose group has had a turn: lanes_served.sql, kinds_served.sql.
 create index conveyor_lanes_served
-  on conveyor_lanes (queue, name, parked_for, active, rank, served)
+  on conveyor_lanes (queue, name, throttled_for, active, sort_key, served)
   where paused = 0 and served > 0;
 
 -- The next lanes among those whose group has not, oldest first: lanes_fresh.sql, kinds_fresh.sql.
 create index conveyor_lanes_fresh
-  on conveyor_lanes (queue, name, parked_for, active, rank, place)
+  on conveyor_lanes (queue, name, throttled_for, active, sort_key, tie_break)
   where paused = 0 and served = 0;
 
 -- The same, newest first: lanes_fresh_newest.sql.
 create index conveyor_lanes_fresh_newest
-  on conveyor_lanes (queue, name, parked_for, active, rank, newest)
+  on conveyor_lanes (queue, name, throttled_for, active, sort_key, newest)
   where paused = 0 and served = 0;
 
 create trigger conveyor_jobs_inserted
@@ -307,22 +307,22 @@ begin
         delayed = delayed + excluded.delayed,
         active = active + excluded.active;
 
-  insert into conveyor_lanes (queue, grp, name, rank, place, newest, served, active, paused, parked_for)
-  select new.queue, new.grp, new.name, new.rank, new.place, -new.seq, g.served, g.active, g.paused, g.parked_for
+  insert into conveyor_lanes (queue, grp, name, sort_key, tie_break, newest, served, active, paused, throttled_for)
+  select new.queue, new.grp, new.name, new.sort_key, new.tie_break, -new.seq, g.served, g.active, g.paused, g.throttled_for
     from conveyor_groups g
    where g.queue = new.queue
      and g.grp = new.grp
      and new.state = 'waiting'
   on conflict (queue, grp, name) do update
-    set place = case when excluded.rank < rank then excluded.place else min(excluded.place, place) end,
-        newest = case when excluded.rank < rank then excluded.newest else min(excluded.newest, newest) end,
-        rank = excluded.rank
-  where excluded.rank <= rank;
+    set tie_break = case when excluded.sort_key < sort_key then excluded.tie_break else min(excluded.tie_break, tie_break) end,
+        newest = case when excluded.sort_key < sort_key then excluded.newest else min(excluded.newest, newest) end,
+        sort_key = excluded.sort_key
+  where excluded.sort_key <= sort_key;
 end;
 
 create trigger conveyor_jobs_moved
-  after update of state, rank on conveyor_jobs
-  when new.grp is not null and (new.state <> old.state or new.rank <> old.rank)
+  after update of state, sort_key on conveyor_jobs
+  when new.grp is not null and (new.state <> old.state or new.sort_key <> old.sort_key)
 begin
   insert into conveyor_groups (queue, grp, paused)
   select
@@ -346,40 +346,40 @@ begin
      and name = new.name
      and 'waiting' in (old.state, new.state);
 
-  insert into conveyor_lanes (queue, grp, name, rank, place, newest, served, active, paused, parked_for)
+  insert into conveyor_lanes (queue, grp, name, sort_key, tie_break, newest, served, active, paused, throttled_for)
   select
     new.queue,
     new.grp,
     new.name,
-    h.rank,
-    h.place,
+    h.sort_key,
+    h.tie_break,
     -max(
-      abs(h.place),
+      abs(h.tie_break),
       (
-        select abs(l.place)
+        select abs(l.tie_break)
           from conveyor_jobs l
          where l.queue = new.queue
            and l.grp = new.grp
            and l.name = new.name
            and l.state = 'waiting'
-           and l.rank = h.rank
-         order by l.place desc
+           and l.sort_key = h.sort_key
+         order by l.tie_break desc
          limit 1
       )
     ),
     g.served,
     g.active,
     g.paused,
-    g.parked_for
+    g.throttled_for
     from conveyor_groups g,
          (
-           select j.rank, j.place
+           select j.sort_key, j.tie_break
              from conveyor_jobs j
             where j.queue = new.queue
               and j.grp = new.grp
               and j.name = new.name
               and j.state = 'waiting'
-            order by j.rank, j.place
+            order by j.sort_key, j.tie_break
             limit 1
          ) h
    where g.queue = new.queue
@@ -404,40 +404,40 @@ begin
      and name = old.name
      and old.state = 'waiting';
 
-  insert into conveyor_lanes (queue, grp, name, rank, place, newest, served, active, paused, parked_for)
+  insert into conveyor_lanes (queue, grp, name, sort_key, tie_break, newest, served, active, paused, throttled_for)
   select
     old.queue,
     old.grp,
     old.name,
-    h.rank,
-    h.place,
+    h.sort_key,
+    h.tie_break,
     -max(
-      abs(h.place),
+      abs(h.tie_break),
       (
-        select abs(l.place)
+        select abs(l.tie_break)
           from conveyor_jobs l
          where l.queue = old.queue
            and l.grp = old.grp
            and l.name = old.name
            and l.state = 'waiting'
-           and l.rank = h.rank
-         order by l.place desc
+           and l.sort_key = h.sort_key
+         order by l.tie_break desc
          limit 1
       )
     ),
     g.served,
     g.active,
     g.paused,
-    g.parked_for
+    g.throttled_for
     from conveyor_groups g,
          (
-           select j.rank, j.place
+           select j.sort_key, j.tie_break
              from conveyor_jobs j
             where j.queue = old.queue
               and j.grp = old.grp
               and j.name = old.name
               and j.state = 'waiting'
-            order by j.rank, j.place
+            order by j.sort_key, j.tie_break
             limit 1
          ) h
    where g.queue = old.queue
@@ -446,17 +446,17 @@ begin
 end;
 
 create trigger conveyor_groups_changed
-  after update of served, active, paused, parked_for on conveyor_groups
+  after update of served, active, paused, throttled_for on conveyor_groups
   when new.served <> old.served
     or new.active <> old.active
     or new.paused <> old.paused
-    or new.parked_for <> old.parked_for
+    or new.throttled_for <> old.throttled_for
 begin
   update conveyor_lanes
      set served = new.served,
          active = new.active,
          paused = new.paused,
-         parked_for = new.parked_for
+         throttled_for = new.throttled_for
    where queue = new.queue
      and grp = new.grp;
 end;
@@ -491,7 +491,7 @@ create table conveyor_events (
   body text not null
 ) strict;
 
--- Events that everybody has had time to read: prune.sql.
+-- Events that everybody has had time to read: delete_old_events.sql.
 create index conveyor_events_at
   on conveyor_events (at);
 
@@ -499,6 +499,6 @@ create table conveyor_listeners (
   handle text primary key,
   -- JSON: the kinds of events wanted, by queue.
   wanted text not null,
-  -- A handle that does not renew this is gone.
-  until text not null
+  -- A handle that does not renew this in time is gone.
+  expires_at text not null
 ) strict, without rowid;

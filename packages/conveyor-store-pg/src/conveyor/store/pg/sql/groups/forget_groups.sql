@@ -27,7 +27,7 @@ with idle as materialized (
                   select true
                     from {schema}.conveyor_jobs
                    where queue = %(queue)s and state = 'waiting' and grp is null
-                   order by rank, place
+                   order by sort_key, tie_break
                    limit 1
                 ) is not null
            )

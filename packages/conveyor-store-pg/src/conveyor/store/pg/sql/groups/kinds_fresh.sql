@@ -1,54 +1,54 @@
 -- The kinds of lanes whose group has had no turn yet: the next kind is found by its activity, else by its
--- parking, else by its name, so that each takes a few searches however many lanes it has.
-with recursive kinds (name, parked_for, active) as (
+-- throttling, else by its name, so that each takes a few searches however many lanes it has.
+with recursive kinds (name, throttled_for, active) as (
   (
-    select name, parked_for, active
+    select name, throttled_for, active
       from {schema}.conveyor_lanes
      where queue = %(queue)s
        and not paused
        and served = 0
-     order by name, parked_for, active
+     order by name, throttled_for, active
      limit 1
   )
   union all
-  select n.name, n.parked_for, n.active
+  select n.name, n.throttled_for, n.active
     from kinds k
    cross join lateral (
-     select c.name, c.parked_for, c.active
+     select c.name, c.throttled_for, c.active
        from (
          (
-           select 1 as step, l.name, l.parked_for, l.active
+           select 1 as step, l.name, l.throttled_for, l.active
              from {schema}.conveyor_lanes l
             where l.queue = %(queue)s
               and not l.paused
               and l.served = 0
               and l.name = k.name
-              and l.parked_for = k.parked_for
+              and l.throttled_for = k.throttled_for
               and l.active > k.active
             order by l.active
             limit 1
          )
          union all
          (
-           select 2, l.name, l.parked_for, l.active
+           select 2, l.name, l.throttled_for, l.active
              from {schema}.conveyor_lanes l
             where l.queue = %(queue)s
               and not l.paused
               and l.served = 0
               and l.name = k.name
-              and l.parked_for > k.parked_for
-            order by l.parked_for, l.active
+              and l.throttled_for > k.throttled_for
+            order by l.throttled_for, l.active
             limit 1
          )
          union all
          (
-           select 3, l.name, l.parked_for, l.active
+           select 3, l.name, l.throttled_for, l.active
              from {schema}.conveyor_lanes l
             where l.queue = %(queue)s
               and not l.paused
               and l.served = 0
               and l.name > k.name
-            order by l.name, l.parked_for, l.active
+            order by l.name, l.throttled_for, l.active
             limit 1
          )
        ) c
@@ -56,5 +56,5 @@ with recursive kinds (name, parked_for, active) as (
       limit 1
    ) n
 )
-select name, parked_for, active
+select name, throttled_for, active
   from kinds

@@ -6,30 +6,30 @@ with moved as materialized (
     from unnest(%(queues)s::text[], %(groups)s::text[], %(names)s::text[]) m (queue, grp, name)
 ),
 heads as materialized (
-  select m.queue, m.grp, m.name, h.rank, h.place, greatest(abs(h.place), abs(l.place)) as newest
+  select m.queue, m.grp, m.name, h.sort_key, h.tie_break, greatest(abs(h.tie_break), abs(l.tie_break)) as newest
     from moved m
     left join lateral (
-      select rank, place
+      select sort_key, tie_break
         from {schema}.conveyor_jobs j
        where j.queue = m.queue
          and j.grp = m.grp
          and j.name = m.name
          and j.state = 'waiting'
          and j.grp is not null
-       order by j.rank, j.place
+       order by j.sort_key, j.tie_break
        limit 1
     ) h
       on true
     left join lateral (
-      select place
+      select tie_break
         from {schema}.conveyor_jobs j
        where j.queue = m.queue
          and j.grp = m.grp
          and j.name = m.name
          and j.state = 'waiting'
          and j.grp is not null
-         and j.rank = h.rank
-       order by j.rank desc, j.place desc
+         and j.sort_key = h.sort_key
+       order by j.sort_key desc, j.tie_break desc
        limit 1
     ) l
       on true
@@ -37,28 +37,28 @@ heads as materialized (
 emptied as (
   delete from {schema}.conveyor_lanes l
    using heads h
-   where h.place is null
+   where h.tie_break is null
      and l.queue = any(array[h.queue])
      and l.grp = any(array[h.grp])
      and l.name = any(array[h.name])
 )
 insert into {schema}.conveyor_lanes as l
-  (queue, grp, name, rank, place, newest, served, active, paused, parked_for)
-select h.queue, h.grp, h.name, h.rank, h.place, -h.newest, g.served, g.active, g.paused, g.parked_for
+  (queue, grp, name, sort_key, tie_break, newest, served, active, paused, throttled_for)
+select h.queue, h.grp, h.name, h.sort_key, h.tie_break, -h.newest, g.served, g.active, g.paused, g.throttled_for
   from heads h
  cross join lateral (
-   select served, active, paused, parked_for
+   select served, active, paused, throttled_for
      from {schema}.conveyor_groups
     where queue = h.queue
       and grp = h.grp
    offset 0
  ) g
- where h.place is not null
+ where h.tie_break is not null
 on conflict (queue, grp, name) do update
-  set rank = excluded.rank,
-      place = excluded.place,
+  set sort_key = excluded.sort_key,
+      tie_break = excluded.tie_break,
       newest = excluded.newest,
       served = excluded.served,
       active = excluded.active,
       paused = excluded.paused,
-      parked_for = excluded.parked_for
+      throttled_for = excluded.throttled_for

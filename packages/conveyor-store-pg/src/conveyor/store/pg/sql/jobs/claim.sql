@@ -30,7 +30,7 @@ with gate as materialized (
       select
         from {schema}.conveyor_pauses
        where queue = %(queue)s
-         and (until is null or until > m.now)
+         and (resumes_at is null or resumes_at > m.now)
     ) as guarded,
     case
       when %(active)s::bigint is null then %(count)s::bigint
@@ -54,23 +54,23 @@ with gate as materialized (
     from (select coalesce(%(now)s::timestamptz, clock_timestamp()) as now) m
 ),
 picked as materialized (
-  select seq, rank, place, stalled
+  select seq, sort_key, tie_break, stalled
     from {schema}.conveyor_jobs
    where queue = %(queue)s
      and state = 'waiting'
      and grp is null
      and (select not guarded from gate)
-   order by rank, place
+   order by sort_key, tie_break
    limit (select room from gate)
      for update skip locked
 ),
 -- The first of them that has stalled before, if that makes a difference: it ends what is chosen, or comes alone.
 stalled as materialized (
-  select seq, rank, place
+  select seq, sort_key, tie_break
     from picked
    where stalled > 0
      and %(isolate)s::boolean
-   order by rank, place
+   order by sort_key, tie_break
    limit 1
 ),
 chosen as materialized (
@@ -79,7 +79,7 @@ chosen as materialized (
     left join stalled s
       on true
    where s.seq is null
-      or (p.rank, p.place) < (s.rank, s.place)
+      or (p.sort_key, p.tie_break) < (s.sort_key, s.tie_break)
   union all
   select s.seq
     from stalled s
@@ -87,7 +87,7 @@ chosen as materialized (
      and not exists (
       select
         from picked p
-       where (p.rank, p.place) < (s.rank, s.place)
+       where (p.sort_key, p.tie_break) < (s.sort_key, s.tie_break)
     )
 ),
 leased as (
@@ -101,7 +101,7 @@ leased as (
          processed_at = (select now from gate)
    where j.seq = any(array(select seq from chosen))
   returning
-    {include columns}
+    {include record_columns}
 )
 select
   g.now at time zone 'UTC' as moment,

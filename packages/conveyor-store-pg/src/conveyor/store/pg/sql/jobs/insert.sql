@@ -1,6 +1,6 @@
 -- Write jobs, and say of each whether it is there now: the others met one that has its id or holds its key.
--- `turns` is the order of writing, the same for all who add the same jobs, so that none waits for the other.
--- The rank of a job with ageing grows with its time, by the period that is worth one step.
+-- They are written by `write_order`, the same for all who add the same jobs, so that none waits for the other.
+-- The sort key of a job with ageing grows with its time, by the period that is worth one step.
 with m as materialized (
   select coalesce(%(now)s::timestamptz, clock_timestamp()) as now
 ),
@@ -28,10 +28,10 @@ given as materialized (
           %(parents)s::text[],
           %(pending)s::int[],
           %(released)s::boolean[],
-          %(turns)s::int[]
+          %(write_order)s::int[]
         ) with ordinality u (
           queue, id, name, payload, options, report, priority, lifo, ageing, delay, run_at, grp,
-          group_max_size, unique_key, unique_for, parent_queue, parent_id, pending, released, turn, ord
+          group_max_size, unique_key, unique_for, parent_queue, parent_id, pending, released, write_order, ord
         )
        order by ord
     ) g
@@ -51,7 +51,7 @@ placed as (
 written as (
   insert into {schema}.conveyor_jobs (
     seq, queue, id, name, payload, options, report, priority, lifo, ageing, delay, run_at, grp,
-    group_max_size, unique_key, unique_for, parent_queue, parent_id, state, rank, place, holds_key,
+    group_max_size, unique_key, unique_for, parent_queue, parent_id, state, sort_key, tie_break, holds_key,
     unique_until, pending, released, created_at
   )
   select
@@ -88,7 +88,7 @@ written as (
     released,
     now
     from placed
-   order by turn
+   order by write_order
   on conflict do nothing
   returning seq
 )

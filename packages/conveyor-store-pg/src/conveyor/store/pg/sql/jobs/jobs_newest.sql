@@ -1,50 +1,50 @@
--- The jobs of one lane, most urgent first, and the newest first within a rank: rank by rank, because no index has
--- that order.
-select r.rank, n.second
+-- The jobs of one lane, most urgent first, and the newest first within a sort key: one sort key after another,
+-- because no index has that order.
+select r.sort_key, n.second
   from (
-    with recursive ranks (rank, found) as (
+    with recursive sort_keys (sort_key, found) as (
       select
-        h.rank,
-        (select count(*) from (select from {schema}.conveyor_jobs j where {lane} and j.rank = h.rank limit {depth}) f)
-        from (select j.rank from {schema}.conveyor_jobs j where {lane} order by j.rank, j.place limit 1) h
+        h.sort_key,
+        (select count(*) from (select from {schema}.conveyor_jobs j where {lane} and j.sort_key = h.sort_key limit {depth}) f)
+        from (select j.sort_key from {schema}.conveyor_jobs j where {lane} order by j.sort_key, j.tie_break limit 1) h
       union all
       select
-        h.rank,
+        h.sort_key,
         k.found
-        + (select count(*) from (select from {schema}.conveyor_jobs j where {lane} and j.rank = h.rank limit {depth}) f)
-        from ranks k
+        + (select count(*) from (select from {schema}.conveyor_jobs j where {lane} and j.sort_key = h.sort_key limit {depth}) f)
+        from sort_keys k
        cross join lateral (
-         select j.rank
+         select j.sort_key
            from {schema}.conveyor_jobs j
           where {lane}
-            and j.rank > k.rank
-          order by j.rank, j.place
+            and j.sort_key > k.sort_key
+          order by j.sort_key, j.tie_break
           limit 1
        ) h
        where k.found < {depth}
     )
-    select rank from ranks
+    select sort_key from sort_keys
   ) r
  cross join lateral (
    (
-     select -abs(j.place) as second
+     select -abs(j.tie_break) as second
        from {schema}.conveyor_jobs j
       where {lane}
-        and j.rank = r.rank
-        and j.place < 0
-      order by j.rank, j.place
+        and j.sort_key = r.sort_key
+        and j.tie_break < 0
+      order by j.sort_key, j.tie_break
       limit {depth}
    )
    union all
    (
-     select -abs(j.place)
+     select -abs(j.tie_break)
        from {schema}.conveyor_jobs j
       where {lane}
-        and j.rank = r.rank
-        and j.place > 0
-      order by j.rank desc, j.place desc
+        and j.sort_key = r.sort_key
+        and j.tie_break > 0
+      order by j.sort_key desc, j.tie_break desc
       limit {depth}
    )
  ) n
- order by r.rank, n.second
+ order by r.sort_key, n.second
  limit {depth}

@@ -1,6 +1,6 @@
 -- The jobs of one lane, most urgent first.
-select j.rank, j.place as second
+select j.sort_key, j.tie_break as second
   from {schema}.conveyor_jobs j
  where {lane}
- order by j.rank, j.place
+ order by j.sort_key, j.tie_break
  limit {depth}

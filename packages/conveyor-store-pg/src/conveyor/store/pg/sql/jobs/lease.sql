@@ -9,7 +9,7 @@ with picked as materialized (
      for update skip locked
 ),
 stalled as materialized (
-  select min(array_position(%(seqs)s::bigint[], seq)) as place
+  select min(array_position(%(seqs)s::bigint[], seq)) as ordinal
     from picked
    where stalled > 0
      and %(isolate)s::boolean
@@ -18,15 +18,15 @@ chosen as materialized (
   select p.seq
     from picked p
    cross join stalled s
-   where s.place is null
-      or array_position(%(seqs)s::bigint[], p.seq) < s.place
+   where s.ordinal is null
+      or array_position(%(seqs)s::bigint[], p.seq) < s.ordinal
   union all
   select p.seq
     from picked p
    cross join stalled s
    where %(alone)s::boolean
-     and array_position(%(seqs)s::bigint[], p.seq) = s.place
-     and s.place = (select min(array_position(%(seqs)s::bigint[], seq)) from picked)
+     and array_position(%(seqs)s::bigint[], p.seq) = s.ordinal
+     and s.ordinal = (select min(array_position(%(seqs)s::bigint[], seq)) from picked)
 ),
 leased as (
   update {schema}.conveyor_jobs j
@@ -40,10 +40,10 @@ leased as (
    where j.seq = any(array(select seq from chosen))
   returning
     'waiting' as was,
-    {include columns}
+    {include record_columns}
 )
 select
-  s.place is not null as cut_short,
+  s.ordinal is not null as cut_short,
   l.*
   from stalled s
   left join leased l

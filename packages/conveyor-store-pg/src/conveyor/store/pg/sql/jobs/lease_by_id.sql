@@ -32,6 +32,6 @@ leased as (
    where j.seq = any(array[p.seq])
   returning
     p.was,
-    {include columns}
+    {include record_columns}
 )
 select * from leased

@@ -61,7 +61,7 @@ gone as (
    where j.seq = any(array(select seq from held where removed))
      and (select yes from complete)
 ),
-buried as (
+remembered as (
   insert into {schema}.conveyor_tombstones (queue, id, token, state, at)
   select h.queue, h.id, h.token, h.state, h.now
     from held h, complete c

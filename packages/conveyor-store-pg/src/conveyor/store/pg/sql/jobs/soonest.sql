@@ -10,35 +10,35 @@ least(
      limit 1
   ),
   (
-    select min(until)
+    select min(resumes_at)
       from {schema}.conveyor_pauses
      where queue = %(queue)s
        and kind = 'name'
-       and until > %(now)s
+       and resumes_at > %(now)s
   ),
   (
-    select p.until
+    select p.resumes_at
       from {schema}.conveyor_pauses p
      where p.queue = %(queue)s
        and p.kind = 'group'
-       and p.until is not null
+       and p.resumes_at is not null
        and (
          select g.waiting > 0
            from {schema}.conveyor_groups g
           where g.queue = p.queue
             and g.grp = p.target
        )
-     order by p.until
+     order by p.resumes_at
      limit 1
   ),
   (
-    select parked_until
+    select throttled_until
       from {schema}.conveyor_groups
      where queue = %(queue)s
-       and parked_for = %(rate)s
-       and parked_for <> ''
+       and throttled_for = %(rate)s
+       and throttled_for <> ''
        and waiting > 0
-     order by parked_until
+     order by throttled_until
      limit 1
   )
 )

@@ -4,7 +4,7 @@ with ended as (
   delete from {schema}.conveyor_pauses
    where queue = %(queue)s
      and kind = 'group'
-     and until <= %(now)s
+     and resumes_at <= %(now)s
   returning target
 ),
 locked as materialized (

@@ -1,19 +1,19 @@
 -- The kinds of lanes whose group has had a turn: the next kind is found by its activity, else by its
--- parking, else by its name, so that each takes a few searches however many lanes it has.
-with recursive kinds (name, parked_for, active) as (
-  select name, parked_for, active
+-- throttling, else by its name, so that each takes a few searches however many lanes it has.
+with recursive kinds (name, throttled_for, active) as (
+  select name, throttled_for, active
     from (
-      select name, parked_for, active
+      select name, throttled_for, active
         from conveyor_lanes
              indexed by conveyor_lanes_served
        where queue = :queue
          and paused = 0
          and served > 0
-       order by name, parked_for, active
+       order by name, throttled_for, active
        limit 1
     )
   union all
-  select n.name, n.parked_for, n.active
+  select n.name, n.throttled_for, n.active
     from kinds k
     join conveyor_lanes n
       on n.lane = coalesce(
@@ -25,7 +25,7 @@ with recursive kinds (name, parked_for, active) as (
              and l.paused = 0
              and l.served > 0
              and l.name = k.name
-             and l.parked_for = k.parked_for
+             and l.throttled_for = k.throttled_for
              and l.active > k.active
            order by l.active
            limit 1
@@ -38,8 +38,8 @@ with recursive kinds (name, parked_for, active) as (
              and l.paused = 0
              and l.served > 0
              and l.name = k.name
-             and l.parked_for > k.parked_for
-           order by l.parked_for, l.active
+             and l.throttled_for > k.throttled_for
+           order by l.throttled_for, l.active
            limit 1
         ),
         (
@@ -50,10 +50,10 @@ with recursive kinds (name, parked_for, active) as (
              and l.paused = 0
              and l.served > 0
              and l.name > k.name
-           order by l.name, l.parked_for, l.active
+           order by l.name, l.throttled_for, l.active
            limit 1
         )
       )
 )
-select json_group_array(json_array(name, parked_for, active))
+select json_group_array(json_array(name, throttled_for, active))
   from kinds

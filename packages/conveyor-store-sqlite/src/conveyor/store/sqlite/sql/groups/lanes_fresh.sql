@@ -1,7 +1,7 @@
 -- The next lanes whose group has had no turn yet, oldest first.
-select json_group_array(json_array(p.rank, p.place, p.grp, p.name, p.active, p.place, p.newest, p.served))
+select json_group_array(json_array(p.sort_key, p.tie_break, p.grp, p.name, p.active, p.tie_break, p.newest, p.served))
   from (
-    select n.rank, n.place, n.newest, n.served, n.active, n.grp, n.name
+    select n.sort_key, n.tie_break, n.newest, n.served, n.active, n.grp, n.name
       from json_each(:kinds) k
       join conveyor_lanes n
         on n.lane in (
@@ -9,14 +9,14 @@ select json_group_array(json_array(p.rank, p.place, p.grp, p.name, p.active, p.p
             from conveyor_lanes l
            where l.queue = :queue
              and l.name = k.value ->> 0
-             and l.parked_for = k.value ->> 1
+             and l.throttled_for = k.value ->> 1
              and l.active = k.value ->> 2
              and l.paused = 0
              and l.served = 0
-             and (l.rank, l.place) >= (:rank, :second)
-           order by l.rank, l.place
+             and (l.sort_key, l.tie_break) >= (:sort_key, :second)
+           order by l.sort_key, l.tie_break
            limit :count
         )
-     order by n.rank, n.place
+     order by n.sort_key, n.tie_break
      limit :count
   ) p

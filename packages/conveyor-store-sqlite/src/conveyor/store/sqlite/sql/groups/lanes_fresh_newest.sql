@@ -1,7 +1,7 @@
 -- The next lanes whose group has had no turn yet, newest first.
-select json_group_array(json_array(p.rank, p.newest, p.grp, p.name, p.active, p.place, p.newest, p.served))
+select json_group_array(json_array(p.sort_key, p.newest, p.grp, p.name, p.active, p.tie_break, p.newest, p.served))
   from (
-    select n.rank, n.place, n.newest, n.served, n.active, n.grp, n.name
+    select n.sort_key, n.tie_break, n.newest, n.served, n.active, n.grp, n.name
       from json_each(:kinds) k
       join conveyor_lanes n
         on n.lane in (
@@ -9,14 +9,14 @@ select json_group_array(json_array(p.rank, p.newest, p.grp, p.name, p.active, p.
             from conveyor_lanes l
            where l.queue = :queue
              and l.name = k.value ->> 0
-             and l.parked_for = k.value ->> 1
+             and l.throttled_for = k.value ->> 1
              and l.active = k.value ->> 2
              and l.paused = 0
              and l.served = 0
-             and (l.rank, l.newest) >= (:rank, :second)
-           order by l.rank, l.newest
+             and (l.sort_key, l.newest) >= (:sort_key, :second)
+           order by l.sort_key, l.newest
            limit :count
         )
-     order by n.rank, n.newest
+     order by n.sort_key, n.newest
      limit :count
   ) p

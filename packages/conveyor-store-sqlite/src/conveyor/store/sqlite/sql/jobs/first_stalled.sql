@@ -1,4 +1,4 @@
--- The place of the first of these jobs that has stalled before.
+-- The index of the first of these jobs that has stalled before.
 select min(s.key)
   from json_each(:seqs) s
  cross join conveyor_jobs j

@@ -1,7 +1,7 @@
 update conveyor_jobs
    set state = 'active',
        token = :token,
-       lease_until = :until,
+       lease_until = :lease_until,
        locked_by = :worker,
        attempt = attempt + 1,
        started = :started and stalled = 0,

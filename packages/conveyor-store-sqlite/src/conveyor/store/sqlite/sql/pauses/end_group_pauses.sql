@@ -1,4 +1,4 @@
 delete from conveyor_pauses
  where queue = :queue
    and kind = 'group'
-   and until <= :now
+   and resumes_at <= :now

@@ -1,3 +1,3 @@
 delete from conveyor_pauses
  where queue = :queue
-   and until <= :now
+   and resumes_at <= :now

@@ -1,0 +1,5 @@
+-- What others listen to.
+select wanted::text
+  from {schema}.conveyor_listeners
+ where handle <> %(handle)s
+   and expires_at > clock_timestamp()

@@ -1,5 +1,0 @@
--- What others listen to.
-select wanted::text
-  from {schema}.conveyor_listeners
- where handle <> %(handle)s
-   and until > clock_timestamp()

@@ -1,0 +1,68 @@
+-- What a claim has to know first (find_candidates.sql begins with it): the moment, whether the queue is paused and until
+-- when, which names are, the turns of its groups, whether it knows any, whether any job of a group is waiting,
+-- whether its claims stand in line, and whether groups may go on that were paused, or passed over for a while.
+-- The first of a kind is asked for in the order of an index, as in claim.sql.
+select
+  m.now at time zone 'UTC' as now,
+  exists (
+    select
+      from {schema}.conveyor_pauses
+     where queue = %(queue)s
+       and kind = 'queue'
+       and (resumes_at is null or resumes_at > m.now)
+  ) as paused,
+  (
+    select resumes_at at time zone 'UTC'
+      from {schema}.conveyor_pauses
+     where queue = %(queue)s
+       and kind = 'queue'
+       and resumes_at > m.now
+  ) as paused_until,
+  array(
+    select target
+      from {schema}.conveyor_pauses
+     where queue = %(queue)s
+       and kind = 'name'
+       and (resumes_at is null or resumes_at > m.now)
+  ) as paused_names,
+  coalesce(q.turns, 0) as turns,
+  coalesce(q.served, 0) as served,
+  (
+    select true
+      from {schema}.conveyor_groups
+     where queue = %(queue)s and known
+     order by grp
+     limit 1
+  ) is not null as counted,
+  (
+    select true
+      from {schema}.conveyor_lanes
+     where queue = %(queue)s
+     order by grp, name
+     limit 1
+  ) is not null as grouped,
+  q.queue is not null as in_line,
+  exists (
+    select
+      from {schema}.conveyor_pauses
+     where queue = %(queue)s
+       and kind = 'group'
+       and resumes_at <= m.now
+  ) or exists (
+    select
+      from {schema}.conveyor_groups
+     where queue = %(queue)s
+       and throttled_for = %(rate)s
+       and throttled_for <> ''
+       and throttled_until <= m.now
+  ) or exists (
+    select
+      from {schema}.conveyor_groups
+     where queue = %(queue)s
+       and throttled_for = %(rate)s
+       and throttled_for <> ''
+       and throttled_until > m.now + %(window)s::bigint * interval '1 microsecond'
+  ) as over
+  from (select coalesce(%(now)s::timestamptz, clock_timestamp()) as now) m
+  left join {schema}.conveyor_queues q
+    on q.queue = %(queue)s

@@ -1,4 +1,0 @@
-select min(rank)
-  from conveyor_jobs
- where {lane}
-   and rank > :rank
