@@ -1,11 +1,19 @@
-"""What `-m "not slow"` leaves out of the contract: tests that take more than 50 ms, by nature."""
+"""What `-m "not slow"` leaves out of the contract: tests that take more than 50 ms, by nature.
+
+And the PostgreSQL that all tests of a run share: a server of its own costs two seconds.
+"""
 
 from __future__ import annotations
 
+import os
+import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
+
+from conveyor.testing.pg import Server, get_server
 
 #: A new connection plans everything anew; a call reads a file, and most write it.
 STORES: Final = {"postgresql", "jsonfile", "plainsql"}
@@ -26,3 +34,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         long = area in AREAS or any(word in item.name for word in WORDS)
         if area is not None and (store in STORES or long):
             item.add_marker("slow")
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Server:
+    """The server of the contract's stores; what is felt outside of one database needs a `private_server`."""
+    base, worker = tmp_path_factory.getbasetemp(), os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is None:
+        return get_server(base / "postgresql")
+    return get_server(base.parent / "postgresql", owner=os.getppid())
+
+
+@pytest.fixture(scope="module")
+def module_database(shared_server: Server) -> Iterator[str]:
+    """The URL of a database for the tests of a module."""
+    with shared_server.database(f"conveyor_{secrets.token_hex(6)}") as url:
+        yield url
+
+
+@pytest.fixture
+def empty_database(shared_server: Server) -> Iterator[str]:
+    """The URL of a database for one test."""
+    with shared_server.database(f"conveyor_{secrets.token_hex(6)}") as url:
+        yield url

@@ -28,7 +28,6 @@ import pytest
 
 import conveyor.core
 from conveyor.core import errors
-from conveyor.testing.pg import private_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,15 +106,12 @@ def check(output: str, expected: list[str]) -> None:
 
 
 @pytest.fixture
-def database(request: pytest.FixtureRequest) -> Iterator[str]:
+def database(request: pytest.FixtureRequest) -> str:
     """A PostgreSQL for the pages and programs that name one; for the others there is none."""
     given = request.node.callspec.params
     text = given["page"].read_text(encoding="utf-8") if "page" in given else given["block"].code
-    if DATABASE not in text:
-        yield DATABASE
-        return
-    with private_server(durable=False) as server, server.database("docs") as url:
-        yield url
+    found: str = request.getfixturevalue("empty_database") if DATABASE in text else DATABASE
+    return found
 
 
 async def session(page: Path, namespace: dict[str, Any], database: str) -> None:
@@ -225,10 +221,9 @@ def test_every_example_passes_strict_type_checking(checker: list[str], tmp_path:
 
 
 @pytest.mark.slow
-def test_the_first_example_runs_on_postgresql_by_its_url_alone(tmp_path: Path) -> None:
+def test_the_first_example_runs_on_postgresql_by_its_url_alone(tmp_path: Path, empty_database: str) -> None:
     first = next(block for block in blocks(README) if block.run)
-    with private_server(durable=False) as server, server.database("first") as url:
-        run(first, first.code.replace("sqlite:///jobs.db", url), tmp_path)
+    run(first, first.code.replace("sqlite:///jobs.db", empty_database), tmp_path)
 
 
 def test_the_matrix_is_what_the_suite_makes_of_it() -> None:

@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from conveyor.testing.pg import private_server
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -102,10 +100,11 @@ def test_the_counts_agree_and_failures_are_listed(folder: Path) -> None:
     assert "The two counts agree" in out
 
 
-def test_the_same_on_postgresql_with_a_worker_process_that_is_killed(folder: Path) -> None:
-    with private_server(durable=False) as server, server.database("demo") as url:
-        process = start(folder, "--store", url, "--kill-one", "--slow", "0.1")
-        out, err = process.communicate(timeout=60)
+def test_the_same_on_postgresql_with_a_worker_process_that_is_killed(
+    folder: Path, empty_database: str
+) -> None:
+    process = start(folder, "--store", empty_database, "--kill-one", "--slow", "0.1")
+    out, err = process.communicate(timeout=60)
 
     assert (process.returncode, err) == (0, "")
     assert "killing worker process" in out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -15,15 +15,13 @@ from conveyor.conformance.kit.make import job
 from conveyor.core._jobs.ids import new_job_id
 from conveyor.core.events import JobWaiting
 from conveyor.store.pg import PgStore
-from conveyor.testing.pg import get_server
 
 NOW = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with get_server(tmp_path_factory.mktemp("server")).database("background") as url:
-        yield url
+def url(module_database: str) -> str:
+    return module_database
 
 
 @pytest.fixture

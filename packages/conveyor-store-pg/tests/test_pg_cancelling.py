@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -15,7 +15,6 @@ from conveyor.core import Job, Queue
 from conveyor.core.store import Change, Claim, JobRecord, Limit, Pause, Where
 from conveyor.store.pg import PgStore
 from conveyor.store.pg.statements import Session
-from conveyor.testing.pg import get_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pg_cancelling")]
 
@@ -26,10 +25,8 @@ SOON = 15.0
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = get_server(tmp_path_factory.mktemp("cancelling"))
-    with server.database("conveyor_cancelling") as url:
-        yield url
+def url(module_database: str) -> str:
+    return module_database
 
 
 @pytest.fixture

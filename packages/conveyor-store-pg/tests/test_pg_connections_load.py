@@ -6,27 +6,19 @@ import asyncio
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterator
 
 import psycopg
 import pytest
 
 from conveyor.core import Job, Queue, Worker, open_store
 from conveyor.core.events import JobCompleted
-from conveyor.testing.pg import Server, get_server
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Server:
-    return get_server(tmp_path_factory.mktemp("server"))
-
-
 @pytest.fixture
-def url(server: Server) -> Iterator[str]:
-    with server.database("load") as found:
-        yield found
+def url(empty_database: str) -> str:
+    return empty_database
 
 
 @pytest.mark.parametrize("pool_size", [2, 5])

@@ -39,7 +39,6 @@ from conveyor.core.store import (
 from conveyor.store.pg import PgStore, advancing, claiming, inserting, pausing, sets, settling
 from conveyor.store.pg.connections import _PLAN_FOR_MORE
 from conveyor.store.pg.statements import Session
-from conveyor.testing.pg import get_server
 from pg_explaining import Explaining, Seen
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -75,10 +74,8 @@ update pg_class set reltuples = -1, relpages = 0, relallvisible = 0
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = get_server(tmp_path_factory.mktemp("costs"))
-    with server.database("conveyor_costs") as url:
-        yield url
+def url(module_database: str) -> str:
+    return module_database
 
 
 @dataclass

@@ -9,7 +9,7 @@ from conveyor.core import Job, Queue, Worker
 from conveyor.core.errors import StoreError
 from conveyor.store.pg import PgStore
 from conveyor.store.pg.errors import StoreEncodingError
-from conveyor.testing.pg import Server, get_server
+from conveyor.testing.pg import Server
 
 pytestmark = pytest.mark.slow
 
@@ -17,8 +17,8 @@ EVERYTHING = {"text": "é ü 漢 🙂", "🙂": [1]}
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Server:
-    return get_server(tmp_path_factory.mktemp("encodings"))
+def server(shared_server: Server) -> Server:
+    return shared_server
 
 
 def database(server: Server, encoding: str) -> str:

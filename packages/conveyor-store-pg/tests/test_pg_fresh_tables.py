@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -14,15 +13,13 @@ import pytest
 from conveyor.core.errors import StoreUnavailableError
 from conveyor.core.store import Claim, JobRecord, JobState, Limit, Outcome, Rate, Retention, Where
 from conveyor.store.pg import PgStore
-from conveyor.testing.pg import get_server
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with get_server(tmp_path_factory.mktemp("server")).database("fresh") as found:
-        yield found
+def url(empty_database: str) -> str:
+    return empty_database
 
 
 def jobs(first: int, count: int) -> list[JobRecord]:

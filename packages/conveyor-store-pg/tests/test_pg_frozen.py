@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 
 import psycopg
@@ -18,7 +17,6 @@ import pytest
 from conveyor.core.store import Claim, JobRecord, Limit
 from conveyor.store.pg import PgStore, connections
 from conveyor.store.pg.statements import Session
-from conveyor.testing.pg import get_server
 
 pytestmark = pytest.mark.slow
 
@@ -41,9 +39,8 @@ asyncio.run(main())
 
 
 @pytest.fixture
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with get_server(tmp_path_factory.mktemp("server")).database("frozen") as found:
-        yield found
+def url(empty_database: str) -> str:
+    return empty_database
 
 
 def mine() -> Claim:

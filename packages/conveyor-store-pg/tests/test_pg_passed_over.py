@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -12,16 +11,13 @@ import pytest
 
 from conveyor.core.store import Claim, JobRecord, Limit
 from conveyor.store.pg import PgStore
-from conveyor.testing.pg import get_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pg_snapshots")]
 
 
 @pytest.fixture
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = get_server(tmp_path_factory.mktemp("passed_over"))
-    with server.database(f"conveyor_passed_{uuid4().hex[:8]}") as url:
-        yield url
+def url(empty_database: str) -> str:
+    return empty_database
 
 
 @pytest.mark.parametrize(

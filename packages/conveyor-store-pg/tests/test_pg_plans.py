@@ -36,7 +36,6 @@ from conveyor.store.pg import PgStore, advancing, claiming, inserting, pausing, 
 from conveyor.store.pg.connections import Connections, Step
 from conveyor.store.pg.limits import rate_name
 from conveyor.store.pg.statements import Session
-from conveyor.testing.pg import get_server
 from pg_explaining import Explaining, Seen
 
 T = TypeVar("T")
@@ -46,10 +45,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pg_plans")]
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = get_server(tmp_path_factory.mktemp("plans"))
-    with server.database("conveyor_plans") as url:
-        yield url
+def url(module_database: str) -> str:
+    return module_database
 
 
 @pytest.fixture(scope="module")

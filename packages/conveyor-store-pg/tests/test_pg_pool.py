@@ -7,7 +7,7 @@ import logging
 import random
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
@@ -25,7 +25,6 @@ from conveyor.store.pg.errors import StoreEncodingError
 from conveyor.store.pg.options import Options
 from conveyor.store.pg.pool import Pool
 from conveyor.store.pg.statements import AsyncSession, Session, Statements
-from conveyor.testing.pg import Server, get_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pg_pool")]
 
@@ -34,15 +33,9 @@ SIZE = 4
 THEIRS = {"row_factory": dict_row, "application_name": "conveyor"}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Server:
-    return get_server(tmp_path_factory.mktemp("server"))
-
-
 @pytest.fixture
-def url(server: Server) -> Iterator[str]:
-    with server.database("pool") as found:
-        yield found
+def url(empty_database: str) -> str:
+    return empty_database
 
 
 @pytest.fixture(params=["own"])
@@ -207,7 +200,8 @@ async def test_an_application_has_one_pool_and_finds_it_as_it_was(
             results = [await job.wait_until_finished() for job in added]
         with psycopg.connect(url) as other:
             [(count,)] = other.execute(
-                "select count(*) from pg_stat_activity where application_name = 'conveyor'"
+                "select count(*) from pg_stat_activity "
+                "where datname = current_database() and application_name = 'conveyor'"
             ).fetchall()
 
     assert results == list(range(8))

@@ -16,7 +16,7 @@ import pytest
 from conveyor.conformance.plugin.places import Place
 from conveyor.core import Job, Queue, Worker, open_store
 from conveyor.core.errors import InvalidOptionError
-from conveyor.testing.pg import Bouncer, Server, bouncer, get_server, provision
+from conveyor.testing.pg import Bouncer, Server, bouncer, provision
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pg_pooled")]
 
@@ -65,8 +65,8 @@ def test_the_whole_suite_passes_through_a_bouncer() -> None:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Server:
-    return get_server(tmp_path_factory.mktemp("server"))
+def server(shared_server: Server) -> Server:
+    return shared_server
 
 
 @pytest.fixture(scope="module")

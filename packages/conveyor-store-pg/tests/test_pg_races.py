@@ -8,7 +8,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,6 @@ from conveyor.core.store import (
 from conveyor.store.pg import PgStore
 from conveyor.store.pg.settling import renew
 from conveyor.store.pg.statements import Statements, SyncSession
-from conveyor.testing.pg import get_server
 
 LEASE = timedelta(seconds=30)
 GROUPS = ["a", "b", "c", "d"]
@@ -90,10 +89,8 @@ TRUTHS = {
 
 
 @pytest.fixture
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = get_server(tmp_path_factory.mktemp("races"))
-    with server.database(f"conveyor_races_{uuid4().hex[:8]}") as url:
-        yield url
+def url(empty_database: str) -> str:
+    return empty_database
 
 
 def lies(connection: psycopg.Connection[Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import psycopg
@@ -11,7 +10,6 @@ import pytest
 from conveyor.core.store import Claim, JobRecord, Limit, Rate
 from conveyor.store.pg import PgStore
 from conveyor.store.pg.statements import Statements
-from conveyor.testing.pg import get_server
 
 pytestmark = pytest.mark.slow
 
@@ -21,9 +19,8 @@ SCOPE = {"queue": "q", "kind": "group", "targets": "{g5}"}
 
 
 @pytest.fixture
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with get_server(tmp_path_factory.mktemp("server")).database("rates") as found:
-        yield found
+def url(empty_database: str) -> str:
+    return empty_database
 
 
 @pytest.mark.parametrize(

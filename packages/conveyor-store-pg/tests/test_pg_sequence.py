@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -14,7 +14,6 @@ import pytest
 
 from conveyor.core.store import Claim, JobKey, JobRecord, Outcome, Where
 from conveyor.store.pg import PgStore, inserting
-from conveyor.testing.pg import get_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pg_sequence")]
 
@@ -22,10 +21,8 @@ ROWS = 3_000
 
 
 @pytest.fixture(scope="module")
-def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = get_server(tmp_path_factory.mktemp("sequence"))
-    with server.database("conveyor_sequence") as url:
-        yield url
+def server_url(module_database: str) -> str:
+    return module_database
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -20,7 +20,6 @@ import pytest
 from conveyor.core.store import Claim, Claimed, JobRecord, JobState, Limit, Outcome, Pause, Where
 from conveyor.store.pg import PgStore, connections
 from conveyor.store.pg.statements import AsyncSession, Row
-from conveyor.testing.pg import get_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pg_snapshots")]
 
@@ -31,10 +30,8 @@ MANY = 40
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = get_server(tmp_path_factory.mktemp("snapshots"))
-    with server.database("conveyor_snapshots") as url:
-        yield url
+def url(module_database: str) -> str:
+    return module_database
 
 
 @pytest.fixture

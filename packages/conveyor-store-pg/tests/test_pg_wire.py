@@ -10,12 +10,14 @@ import itertools
 import logging
 import os
 import re
+import secrets
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -52,9 +54,8 @@ _numbers = itertools.count()
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with private_server(durable=False) as server:
-        yield server
+def server(shared_server: Server, module_database: str) -> Server:
+    return replace(shared_server, url=module_database)
 
 
 @pytest.fixture
@@ -112,7 +113,8 @@ async def test_no_more_connections_are_used_than_said(server: Server) -> None:
 
         with psycopg.connect(server.url) as other:
             found = other.execute(
-                "select count(*) from pg_stat_activity where application_name = 'conveyor'"
+                "select count(*) from pg_stat_activity "
+                "where datname = current_database() and application_name = 'conveyor'"
             ).fetchone()
     assert found is not None
     assert 1 <= found[0] <= 3
@@ -284,7 +286,8 @@ async def test_a_database_that_is_not_there_is_told_at_once(server: Server) -> N
 async def test_a_read_only_server_is_told_at_once_and_forgiven(server: Server, schema: str) -> None:
     async with connected(options(server, pool_size=1)) as connections:
         await connections.call(running(f"create table {schema} (n int)"))
-        await connections.call(running("alter role current_user set default_transaction_read_only = on"))
+        [(database,)] = await connections.call(running("select current_database()"))
+        await connections.call(running(f"alter database {database} set default_transaction_read_only = on"))
         renew(connections)
 
         with pytest.raises(StoreReadOnlyError) as caught:
@@ -292,7 +295,7 @@ async def test_a_read_only_server_is_told_at_once_and_forgiven(server: Server, s
         assert caught.value.retryable
         with psycopg.connect(server.url, autocommit=True) as other:
             other.execute("set default_transaction_read_only = off")
-            other.execute("alter role current_user reset default_transaction_read_only")
+            other.execute(f"alter database {database} reset default_transaction_read_only".encode())
         renew(connections)
 
         await connections.call(running(f"insert into {schema} values (1)"))
@@ -411,17 +414,19 @@ async def test_tables_are_made_once_and_then_only_looked_at(server: Server, sche
 async def test_a_role_that_may_create_nothing_opens_current_tables(server: Server, schema: str) -> None:
     async with connected(options(server, schema=schema)) as connections:
         await prepare(connections)
-        await connections.call(running(f"create role {schema} login"))
-        await connections.call(running(f"grant usage on schema {schema} to {schema}"))
-        await connections.call(running(f"grant select on all tables in schema {schema} to {schema}"))
-    with psycopg.connect(server.url) as other:
-        url = make_conninfo(other.info.dsn, user=schema, password=other.info.password)
+    role = f"{schema}_{secrets.token_hex(4)}"  # a role is one of the whole server
+    with psycopg.connect(server.url, autocommit=True) as other:
+        other.execute(f"create role {role} login".encode())
+        other.execute(f"grant usage on schema {schema} to {role}".encode())
+        other.execute(f"grant select on all tables in schema {schema} to {role}".encode())
+        url = make_conninfo(other.info.dsn, user=role, password=other.info.password)
 
-    async with connected(Options.checked(url, schema=schema)) as connections:
-        assert await prepare(connections) == 0
-    async with connected(Options.checked(url, schema=f"{schema}_more")) as connections:
-        with pytest.raises(StoreError, match="permission"):
-            await prepare(connections)
+        async with connected(Options.checked(url, schema=schema)) as connections:
+            assert await prepare(connections) == 0
+        async with connected(Options.checked(url, schema=f"{schema}_more")) as connections:
+            with pytest.raises(StoreError, match="permission"):
+                await prepare(connections)
+        other.execute(f"drop owned by {role}; drop role {role}".encode())
 
 
 async def test_newer_tables_are_refused_before_any_write(server: Server, schema: str) -> None:
@@ -605,8 +610,8 @@ async def test_a_lost_line_comes_back_and_everybody_is_told_of_the_gap(server: S
         async with two.bus.subscribe({"q"}) as events:
             with psycopg.connect(server.url, autocommit=True) as other:
                 other.execute(
-                    "select pg_terminate_backend(pid) from pg_stat_activity where query ilike 'listen %%'"
-                    " or query = 'select 1'"
+                    "select pg_terminate_backend(pid) from pg_stat_activity"
+                    " where datname = current_database() and (query ilike 'listen %%' or query = 'select 1')"
                 )
 
             [gap] = await take(events, 1)

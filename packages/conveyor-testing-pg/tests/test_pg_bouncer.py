@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from conveyor.core.errors import InvalidOptionError
-from conveyor.testing.pg import Bouncer, BouncerUnavailableError, Server, bouncer, debian, get_server
+from conveyor.testing.pg import Bouncer, BouncerUnavailableError, Server, bouncer, debian
 from conveyor.testing.pg import pgbouncer as module
 from conveyor.testing.pg.errors import NotUsableError
 
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Server:
-    return get_server(tmp_path_factory.mktemp("server"))
+def server(shared_server: Server) -> Server:
+    return shared_server
 
 
 @pytest.fixture(scope="module")

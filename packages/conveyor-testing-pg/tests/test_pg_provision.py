@@ -1,17 +1,15 @@
 """Fresh stores for the suite: one server for a run, a database for a process, a schema for a test."""
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg import sql
 
 from conveyor.core import Deduplication, Group, Queue, open_store
-from conveyor.testing.pg import Server, get_server
 from conveyor.testing.pg.schemas import Schemas
 
 # A run of its own, with a test of each worker: where its store is, and on which server.
@@ -36,22 +34,30 @@ class TestInner:
 """
 
 
-@pytest.fixture
-def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
-    (tmp_path / "test_inner.py").write_text(INNER, "utf-8")
-    folder = tmp_path / "places"
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
+    home = tmp_path_factory.mktemp("inner")
+    (home / "test_inner.py").write_text(INNER, "utf-8")
+    folder = home / "places"
     folder.mkdir()
-    monkeypatch.setenv("PLACES", str(folder))
     command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", "test_inner.py"]
-    command += ["-o", "asyncio_default_fixture_loop_scope=function", f"--basetemp={tmp_path / 'base'}"]
+    command += ["-o", "asyncio_default_fixture_loop_scope=function", f"--basetemp={home / 'base'}"]
 
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command,
+        cwd=home,
+        env={**os.environ, "PLACES": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
     assert done.returncode == 0, done.stdout + done.stderr
     return [json.loads(file.read_text("utf-8")) for file in sorted(folder.iterdir())]
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("pg_provision")
 def test_two_workers_share_a_server_and_not_a_database(places: list[dict[str, object]]) -> None:
     assert len(places) == 8
     assert {place["worker"] for place in places} == {"gw0", "gw1"}
@@ -61,20 +67,15 @@ def test_two_workers_share_a_server_and_not_a_database(places: list[dict[str, ob
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("pg_provision")
 def test_each_test_has_a_schema_of_its_own_and_leaves_nothing(places: list[dict[str, object]]) -> None:
     assert len({(place["url"], place["schema"]) for place in places}) == 8
     assert {place["tables"] for place in places} == {1}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Server:
-    return get_server(tmp_path_factory.mktemp("server"))
-
-
 @pytest.fixture
-def url(server: Server) -> Iterator[str]:
-    with server.database("schemas") as url:
-        yield url
+def url(empty_database: str) -> str:
+    return empty_database
 
 
 @pytest.mark.slow
