@@ -143,3 +143,17 @@ async def test_a_store_that_is_still_open_is_no_other_tests(url: str) -> None:
         assert second != first
     await store.close()
     schemas.close()
+
+
+@pytest.mark.slow
+async def test_a_session_that_has_discarded_all_is_in_nobodys_way(url: str) -> None:
+    schemas = Schemas(url)
+    with schemas.fresh() as first:
+        async with open_store(first):
+            pass
+
+    with psycopg.connect(url, autocommit=True) as kept:
+        kept.execute("discard all")
+        with schemas.fresh() as second:
+            assert second == first
+    schemas.close()

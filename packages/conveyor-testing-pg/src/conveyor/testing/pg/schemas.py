@@ -64,7 +64,10 @@ class Schemas:
         return None
 
     def _left(self) -> bool:
-        """Whether all others have left this database, where tests run one after the other."""
+        """Whether all others have left this database, where tests run one after the other.
+
+        A session that has discarded all it had waits for its next user.
+        """
         for _ in range(_LOOKS):
             if not self._ask(_OTHERS):
                 return True
@@ -102,7 +105,8 @@ _OTHERS: Final = sql.SQL("""
 select exists (select from pg_stat_activity
                 where datname = current_database()
                   and backend_type = 'client backend'
-                  and pid <> pg_backend_pid())
+                  and pid <> pg_backend_pid()
+                  and not (state = 'idle' and query = 'discard all'))
 """)
 
 _HOLDS: Final = sql.SQL("""
