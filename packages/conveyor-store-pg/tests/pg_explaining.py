@@ -15,7 +15,7 @@ from conveyor.store.pg.statements import Row, Session, Statements
 LARGE: Final = {
     "conveyor_jobs",
     "conveyor_groups",
-    "conveyor_lanes",
+    "conveyor_subqueues",
     "conveyor_starts",
     "conveyor_tombstones",
 }

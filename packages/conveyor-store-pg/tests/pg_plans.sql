@@ -68,8 +68,8 @@ do $$ declare i record; begin
 end $$;
 select setval('conveyor_jobs_seq', 2000000);
 
-insert into conveyor_queues (queue, turns, served, limited) values ('grouped', 10000, 7, true);
-insert into conveyor_groups (queue, grp, known, served, waiting, delayed, active, paused)
+insert into conveyor_queues (queue, picks, ungrouped_last_served, limited) values ('grouped', 10000, 7, true);
+insert into conveyor_groups (queue, grp, known, last_served, waiting, delayed, active, paused)
 select queue, grp, true,
   case when substr(grp, 2)::int % 2 = 0 then 0 else substr(grp, 2)::int end,
   count(*) filter (where state = 'waiting'),
@@ -78,8 +78,8 @@ select queue, grp, true,
   substr(grp, 2)::int % 100 = 1
   from conveyor_jobs where grp is not null and state in ('waiting', 'delayed', 'active') group by queue, grp;
 insert into conveyor_groups (queue, grp, known) select 'grouped', 'idle-' || n, true from generate_series(1, 5) n;
-insert into conveyor_lanes (queue, grp, name, sort_key, tie_break, newest, served, active, paused, throttled_for)
-select distinct on (j.queue, j.grp, j.name) j.queue, j.grp, j.name, j.sort_key, j.tie_break, -j.tie_break, g.served, g.active, g.paused, ''
+insert into conveyor_subqueues (queue, grp, name, sort_key, tie_break, newest, last_served, active, paused, throttled_for)
+select distinct on (j.queue, j.grp, j.name) j.queue, j.grp, j.name, j.sort_key, j.tie_break, -j.tie_break, g.last_served, g.active, g.paused, ''
   from conveyor_jobs j join conveyor_groups g using (queue, grp)
  where j.state = 'waiting' and j.grp is not null
  order by j.queue, j.grp, j.name, j.sort_key, j.tie_break;

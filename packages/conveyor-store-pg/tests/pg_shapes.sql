@@ -66,14 +66,14 @@ select
   ) made;
 select setval('conveyor_jobs_seq', 300000);
 
-truncate conveyor_queues, conveyor_groups, conveyor_lanes;
-insert into conveyor_queues (queue, turns, served)
+truncate conveyor_queues, conveyor_groups, conveyor_subqueues;
+insert into conveyor_queues (queue, picks, ungrouped_last_served)
 select distinct queue, 1000, 1 from conveyor_jobs where grp is not null;
-insert into conveyor_groups (queue, grp, known, served, waiting)
+insert into conveyor_groups (queue, grp, known, last_served, waiting)
 select queue, grp, true, substr(grp, 2)::int % 2 * substr(grp, 2)::int, count(*)
   from conveyor_jobs where grp is not null group by queue, grp;
-insert into conveyor_lanes (queue, grp, name, sort_key, tie_break, newest, served, active, paused, throttled_for)
-select j.queue, j.grp, j.name, 0, min(j.tie_break), -max(j.tie_break), min(g.served), 0, false, ''
+insert into conveyor_subqueues (queue, grp, name, sort_key, tie_break, newest, last_served, active, paused, throttled_for)
+select j.queue, j.grp, j.name, 0, min(j.tie_break), -max(j.tie_break), min(g.last_served), 0, false, ''
   from conveyor_jobs j join conveyor_groups g using (queue, grp) group by j.queue, j.grp, j.name;
 insert into conveyor_tombstones (queue, id, token, state, at)
 select 'q', 'x' || n, 't' || n, 'completed', '2029-12-31 23:59+00' from generate_series({live}) n;

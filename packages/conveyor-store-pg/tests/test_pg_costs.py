@@ -101,7 +101,7 @@ def filled(url: str, request: pytest.FixtureRequest) -> Iterator[Filled]:
 
     asyncio.run(create())
     with psycopg.connect(url, autocommit=True) as connection, psycopg.connect(url) as keeping:
-        for table in ("jobs", "groups", "lanes", "tombstones"):
+        for table in ("jobs", "groups", "subqueues", "tombstones"):
             change = f"alter table {name}.conveyor_{table} set (autovacuum_enabled = false)"
             connection.execute(change.encode())
         fill(connection, name, backlog=(1, 200), live=(200_001, 200_200))

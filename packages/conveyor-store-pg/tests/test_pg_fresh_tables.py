@@ -37,7 +37,7 @@ async def test_thousands_of_groups_are_added_though_autovacuum_never_comes(url: 
     """Without statistics the seventh call took minutes: it read all that waited for each group."""
     async with PgStore(url) as store:
         with psycopg.connect(url, autocommit=True) as connection:
-            for table in ("jobs", "groups", "lanes"):
+            for table in ("jobs", "groups", "subqueues"):
                 connection.execute(f"alter table conveyor_{table} set (autovacuum_enabled = false)".encode())
 
         for n in range(8):
@@ -103,7 +103,7 @@ async def test_a_hundred_thousand_groups_of_one_job_leave_no_rows_behind(url: st
 def rows(url: str) -> dict[str, int]:
     """How many rows are left, but for those of tables that have none."""
     # A row of the queue stays, and says that its claims have known a limit.
-    tables = ("jobs", "groups", "lanes", "starts", "pauses", "tombstones")
+    tables = ("jobs", "groups", "subqueues", "starts", "pauses", "tombstones")
     with psycopg.connect(url) as connection:
         found = {
             table: connection.execute(f"select count(*) from conveyor_{table}".encode()).fetchall()[0][0]  # noqa: S608

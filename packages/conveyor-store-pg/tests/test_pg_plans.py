@@ -301,9 +301,9 @@ INDEXES = {
     "conveyor_groups_throttled": "claim by turns, limited",
     "conveyor_groups_waiting": "tidy",
     "conveyor_groups_idle": "tidy",
-    "conveyor_lanes_served": "claim by turns",
-    "conveyor_lanes_fresh": "claim by turns",
-    "conveyor_lanes_fresh_newest": "claim by turns, newest",
+    "conveyor_subqueues_served": "claim by turns",
+    "conveyor_subqueues_never_served": "claim by turns",
+    "conveyor_subqueues_never_served_newest": "claim by turns, newest",
 }
 
 
@@ -359,7 +359,7 @@ PASSED_OVER = {
 async def test_a_claim_by_turns_does_not_look_at_lanes_that_it_passes_over(
     session: Explaining, group: str
 ) -> None:
-    for table in ("conveyor_groups", "conveyor_lanes"):
+    for table in ("conveyor_groups", "conveyor_subqueues"):
         change = PASSED_OVER[group]
         if table == "conveyor_groups" and group == "throttled":
             change += ", throttled_until = '2030-01-01 00:30+00'"
@@ -372,7 +372,7 @@ async def test_a_claim_by_turns_does_not_look_at_lanes_that_it_passes_over(
     lanes = [seen for seen in session.seen if seen.statement.startswith("find_candidates_in_groups")]
     assert lanes
     # a page of each name, of the groups that have had a turn and of those that have not
-    assert [str(seen) for seen in lanes if seen.rows["conveyor_lanes"] > 500] == []
+    assert [str(seen) for seen in lanes if seen.rows["conveyor_subqueues"] > 500] == []
     gates = [seen for seen in session.seen if seen.statement == "claim_preconditions"]
     assert gates
     assert [str(seen) for seen in gates if seen.rows["conveyor_groups"] > 20] == []

@@ -65,7 +65,7 @@ TRUTHS = {
            is distinct from (coalesce(j.waiting, 0), coalesce(j.delayed, 0), coalesce(j.active, 0))""",
     "the heads of lanes": """
         select queue, grp, name, l.sort_key, l.tie_break, h.sort_key, h.tie_break
-          from conveyor_lanes l
+          from conveyor_subqueues l
           full join (
             select distinct on (queue, grp, name) queue, grp, name, sort_key, tie_break
               from conveyor_jobs where grp is not null and state = 'waiting'
@@ -74,10 +74,10 @@ TRUTHS = {
          where (l.sort_key, l.tie_break) is distinct from (h.sort_key, h.tie_break)""",
     "what lanes say of their group": """
         select l.queue, l.grp, l.name
-          from conveyor_lanes l
+          from conveyor_subqueues l
           left join conveyor_groups g using (queue, grp)
-         where (l.active, l.served, l.paused, l.throttled_for) is distinct from
-               (g.active, g.served, g.paused, g.throttled_for)""",
+         where (l.active, l.last_served, l.paused, l.throttled_for) is distinct from
+               (g.active, g.last_served, g.paused, g.throttled_for)""",
     "the limit of groups": f"""
         select queue, grp, count(*) from conveyor_jobs where queue = 'limited'
            and state = 'active' and grp is not null

@@ -107,25 +107,25 @@ HOT = {
         "conveyor_groups_throttled (queue=?)",
         "conveyor_pauses_resumes_at (queue=? AND kind=? AND resumes_at>?)",
     ],
-    "lane_names": ["conveyor_lanes_fresh", "conveyor_lanes_served"],
+    "lane_names": ["conveyor_subqueues_never_served", "conveyor_subqueues_served"],
     "kinds_fresh": [
-        "lanes_fresh (queue=? AND name=? AND throttled_for=? AND active>?)",
-        "lanes_fresh (queue=? AND name=? AND throttled_for>?)",
-        "lanes_fresh (queue=? AND name>?)",
+        "never_served (queue=? AND name=? AND throttled_for=? AND active>?)",
+        "never_served (queue=? AND name=? AND throttled_for>?)",
+        "never_served (queue=? AND name>?)",
     ],
     "kinds_served": [
-        "conveyor_lanes_served (queue=? AND name=? AND throttled_for=? AND active>?)",
-        "conveyor_lanes_served (queue=? AND name=? AND throttled_for>?)",
-        "conveyor_lanes_served (queue=? AND name>?)",
+        "conveyor_subqueues_served (queue=? AND name=? AND throttled_for=? AND active>?)",
+        "conveyor_subqueues_served (queue=? AND name=? AND throttled_for>?)",
+        "conveyor_subqueues_served (queue=? AND name>?)",
     ],
     "lanes_fresh": [
-        "lanes_fresh (queue=? AND name=? AND throttled_for=? AND active=? AND (sort_key,tie_break)>(?,?))"
+        "never_served (queue=? AND name=? AND throttled_for=? AND active=? AND (sort_key,tie_break)>(?,?))"
     ],
     "lanes_fresh_newest": [
-        "fresh_newest (queue=? AND name=? AND throttled_for=? AND active=? AND (sort_key,newest)>(?,?))"
+        "served_newest (queue=? AND name=? AND throttled_for=? AND active=? AND (sort_key,newest)>(?,?))"
     ],
     "lanes_served": [
-        "lanes_served (queue=? AND name=? AND throttled_for=? AND active=? AND (sort_key,served)>(?,?))"
+        "_served (queue=? AND name=? AND throttled_for=? AND active=? AND (sort_key,last_served)>(?,?))"
     ],
     "unthrottle_groups": [
         "conveyor_groups_throttled (queue=? AND throttled_until<?)",
@@ -135,7 +135,7 @@ HOT = {
     "forget_pauses": ["(queue=?"],
     "forget_groups": [
         "conveyor_groups_idle (queue=? AND known=?)",
-        "conveyor_groups_idle (queue=? AND known=? AND served<?)",
+        "conveyor_groups_idle (queue=? AND known=? AND last_served<?)",
         "conveyor_groups_waiting (queue=?)",
         "COVERING INDEX conveyor_jobs_waiting",
     ],
@@ -464,7 +464,7 @@ async def test_thousands_of_idle_groups_leave_nothing_behind(store: SqliteStore,
     await store.advance({"q"}, now=START + timedelta(minutes=1))
 
     def rows(db: sqlite3.Connection) -> list[int]:
-        tables = ("groups", "lanes", "starts", "queues")
+        tables = ("groups", "subqueues", "starts", "queues")
         return [db.execute(f"select count(*) from conveyor_{table}").fetchone()[0] for table in tables]  # noqa: S608
 
     assert await store._read(rows) == [0, 0, 0, 0]

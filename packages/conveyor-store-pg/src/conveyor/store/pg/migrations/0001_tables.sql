@@ -71,12 +71,13 @@ create index conveyor_jobs_waiting
   on {schema}.conveyor_jobs (queue, sort_key, tie_break)
   where state = 'waiting' and grp is null;
 
--- The same for one name, when not all may be claimed: find_candidates.sql, claimable_names.sql. Its collation is as in conveyor_jobs_added.
+-- The same for one name, when not all may be claimed: find_candidates.sql, claimable_names.sql. Its collation
+-- is as in conveyor_jobs_added.
 create index conveyor_jobs_waiting_name
   on {schema}.conveyor_jobs (queue collate "POSIX", name, sort_key, tie_break)
   where state = 'waiting' and grp is null;
 
--- A claim within one lane of a group: find_candidates_in_groups.sql, and the heads of lanes: refresh_lanes.sql.
+-- A claim within one sub-queue: find_candidates_in_groups.sql; and the first job of each: refresh_lanes.sql.
 create index conveyor_jobs_waiting_lane
   on {schema}.conveyor_jobs (queue, grp, name, sort_key, tie_break)
   where state = 'waiting' and grp is not null;
@@ -96,20 +97,22 @@ create index conveyor_jobs_lease_until
   on {schema}.conveyor_jobs (queue, lease_until)
   where state = 'active';
 
--- The children of a parent, in the order they were added: Where.parent, count_unreleased.sql. Of an expression, because
--- a plan that has the order from the primary key reads all other jobs on its way.
+-- The children of a parent, in the order they were added: Where.parent, count_unreleased.sql. Of an expression,
+-- because a plan that has the order from the primary key reads all other jobs on its way.
 create index conveyor_jobs_parent
   on {schema}.conveyor_jobs (parent_queue, parent_id, (seq + 0))
   where parent_id is not null;
 
--- Jobs of one state in the order they were added: sets of them, Order.ADDED, Order.NEWEST, and counts. The collation
--- is C by another name, so that only a statement that asks for it by that name comes by this index: where
--- nothing is known of the table, it looks better than any made for one state, and so claims read all that waits.
+-- Jobs of one state in the order they were added: sets of them, Order.ADDED, Order.NEWEST, and counts. The
+-- collation is C by another name, so that only a statement that asks for it by that name comes by this index:
+-- where nothing is known of the table, it looks better than any made for one state, and so claims read all that
+-- waits.
 create index conveyor_jobs_added
   on {schema}.conveyor_jobs (queue collate "POSIX", state collate "POSIX", (seq + 0));
 
--- Finished jobs, those that have a retention apart from the others: Order.FINISHED and EARLIEST, Where.unretained. As
--- a number, because a plan takes a condition of two parts to pieces, and then does not know it again.
+-- Finished jobs, those that have a retention apart from the others: Order.FINISHED and EARLIEST,
+-- Where.unretained. As a number, because a plan takes a condition of two parts to pieces, and then does not
+-- know it again.
 create index conveyor_jobs_finished
   on {schema}.conveyor_jobs (queue, state, ((expires_at is null and keep_count is null)::int), finished_at, seq)
   where finished_at is not null;
@@ -179,15 +182,15 @@ create table {schema}.conveyor_windows (
   primary key (queue, kind)
 );
 
--- Groups: their turns, their limits, and the heads of their lanes.
+-- Groups: their fair share, their limits, and their sub-queues.
 -- groups.py keeps them: whatever moves a job of a group locks the group's row first.
 
--- What the claims of a queue that has limits or groups take turns at: whoever holds this row claims.
--- `turns` is the number of the latest turn, `served` that of the latest turn of the jobs without a group.
+-- The row that the claims of a queue with limits or groups lock, one after another. `picks` counts the jobs
+-- that claims have picked; `ungrouped_last_served` is the number of the latest pick without a group.
 create table {schema}.conveyor_queues (
   queue text collate "C" primary key,
-  turns bigint not null default 0,
-  served bigint not null default 0,
+  picks bigint not null default 0,
+  ungrouped_last_served bigint not null default 0,
   -- Whether any claim carried a limit: then all of them stand in line, so that counts stay true.
   limited boolean not null default false
 ) with (fillfactor = 50);
@@ -195,10 +198,10 @@ create table {schema}.conveyor_queues (
 create table {schema}.conveyor_groups (
   queue text collate "C" not null,
   grp text collate "C" not null,
-  -- Whether it takes part in turns: from its first job, or its first turn, until it is forgotten.
+  -- Whether it has a share: from its first job, or its first pick, until it is forgotten.
   known boolean not null default false,
-  -- The number of its latest turn; 0: none yet.
-  served bigint not null default 0,
+  -- The number of its latest pick; 0: it was never served.
+  last_served bigint not null default 0,
   waiting integer not null default 0,
   delayed integer not null default 0,
   active integer not null default 0,
@@ -225,24 +228,24 @@ create index conveyor_groups_throttled
 
 -- The group that has waited longest: forget_groups.sql.
 create index conveyor_groups_waiting
-  on {schema}.conveyor_groups (queue, served)
+  on {schema}.conveyor_groups (queue, last_served)
   where waiting > 0;
 
 -- Groups that may be forgotten: forget_groups.sql.
 create index conveyor_groups_idle
-  on {schema}.conveyor_groups (queue, served)
+  on {schema}.conveyor_groups (queue, last_served)
   where waiting = 0 and delayed = 0 and active = 0;
 
--- The waiting jobs of one name in one group: the sort key and tie break of the first, and the newest job of that
--- sort key (minus its seq). The other columns are copies of the group's.
-create table {schema}.conveyor_lanes (
+-- Sub-queues: the waiting jobs of one name in one group. The sort key and tie break of the first, and the
+-- newest job of that sort key (minus its seq). The other columns are copies of the group's.
+create table {schema}.conveyor_subqueues (
   queue text collate "C" not null,
   grp text collate "C" not null,
   name text collate "C" not null,
   sort_key double precision not null,
   tie_break bigint not null,
   newest bigint not null,
-  served bigint not null,
+  last_served bigint not null,
   active integer not null,
   paused boolean not null,
   throttled_for text collate "C" not null,
@@ -253,20 +256,21 @@ create table {schema}.conveyor_lanes (
   autovacuum_vacuum_threshold = 500
 );
 
--- The next lanes among those whose group has had a turn: find_candidates_in_groups.sql, kinds_served.sql.
-create index conveyor_lanes_served
-  on {schema}.conveyor_lanes (queue, name, throttled_for, active, sort_key, served)
-  where not paused and served > 0;
+-- The next sub-queues among those whose group was served before: find_candidates_in_groups.sql, kinds_served.sql.
+create index conveyor_subqueues_served
+  on {schema}.conveyor_subqueues (queue, name, throttled_for, active, sort_key, last_served)
+  where not paused and last_served > 0;
 
--- The next lanes among those whose group has not, oldest first: find_candidates_in_groups.sql, kinds_fresh.sql.
-create index conveyor_lanes_fresh
-  on {schema}.conveyor_lanes (queue, name, throttled_for, active, sort_key, tie_break)
-  where not paused and served = 0;
+-- The next sub-queues among those whose group was never served, oldest first: find_candidates_in_groups.sql,
+-- kinds_fresh.sql.
+create index conveyor_subqueues_never_served
+  on {schema}.conveyor_subqueues (queue, name, throttled_for, active, sort_key, tie_break)
+  where not paused and last_served = 0;
 
 -- The same, newest first: find_candidates_in_groups.sql.
-create index conveyor_lanes_fresh_newest
-  on {schema}.conveyor_lanes (queue, name, throttled_for, active, sort_key, newest)
-  where not paused and served = 0;
+create index conveyor_subqueues_never_served_newest
+  on {schema}.conveyor_subqueues (queue, name, throttled_for, active, sort_key, newest)
+  where not paused and last_served = 0;
 
 -- Who listens to which events; bus.py keeps it. It is worth nothing after a crash: those who listen say so
 -- again when they have their line back.

@@ -70,7 +70,7 @@ create index conveyor_jobs_waiting_name
   on conveyor_jobs (queue, name, sort_key, tie_break, state, grp)
   where state = 'waiting' and grp is null;
 
--- A claim within one lane of a group: jobs_oldest.sql, and the triggers that keep conveyor_lanes.
+-- A claim within one sub-queue: jobs_oldest.sql, and the triggers that keep conveyor_subqueues.
 create index conveyor_jobs_waiting_lane
   on conveyor_jobs (queue, grp, name, sort_key, tie_break, state)
   where state = 'waiting' and grp is not null;
@@ -110,8 +110,9 @@ create index conveyor_jobs_keep_count
   on conveyor_jobs (queue, state, finished_at, keep_count)
   where keep_count is not null;
 
--- Sets of jobs, by indexes that end with the row's number, which is the order in which jobs were added. One for each
--- state, and none for all: a statement that finds its rows by something else must not go by their state instead.
+-- Sets of jobs, by indexes that end with the row's number, which is the order in which jobs were added. One for
+-- each state, and none for all: a statement that finds its rows by something else must not go by their state
+-- instead.
 
 -- The jobs of a state, as they were added: Order.ADDED and NEWEST; those that wait for children have theirs.
 create index conveyor_jobs_all_waiting
@@ -138,7 +139,7 @@ create index conveyor_jobs_all_cancelled
   on conveyor_jobs (queue, state)
   where state = 'cancelled';
 
--- Waiting jobs with a group, whatever their lanes: Order.CLAIM.
+-- Waiting jobs with a group, whatever their names: Order.CLAIM.
 create index conveyor_jobs_waiting_grouped
   on conveyor_jobs (queue, sort_key, tie_break, state, grp)
   where state = 'waiting' and grp is not null;
@@ -203,24 +204,24 @@ create table conveyor_windows (
   primary key (queue, kind)
 ) strict, without rowid;
 
--- Groups: their turns, their limits, and the heads of their lanes. A queue without groups has no row here.
+-- Groups: their fair share, their limits, and their sub-queues. A queue without groups has no row here.
 -- Triggers keep them, so that they are exact whatever statement moves a job.
 
--- A queue that knows a group, from the insert of the first one. `turns` is the number of the latest turn, `served` that of the latest
--- turn of the jobs without a group.
+-- A queue that knows a group, from the insert of the first one. `picks` counts the jobs that claims have picked;
+-- `ungrouped_last_served` is the number of the latest pick without a group.
 create table conveyor_queues (
   queue text primary key,
-  turns integer not null default 0,
-  served integer not null default 0
+  picks integer not null default 0,
+  ungrouped_last_served integer not null default 0
 ) strict, without rowid;
 
 create table conveyor_groups (
   queue text not null,
   grp text not null,
-  -- Whether it takes part in turns: from its first job, or its first turn, until it is forgotten.
+  -- Whether it has a share: from its first job, or its first pick, until it is forgotten.
   known integer not null default 0,
-  -- The number of its latest turn; 0: none yet.
-  served integer not null default 0,
+  -- The number of its latest pick; 0: it was never served.
+  last_served integer not null default 0,
   waiting integer not null default 0,
   delayed integer not null default 0,
   active integer not null default 0,
@@ -243,45 +244,45 @@ create index conveyor_groups_throttled
 
 -- The group that has waited longest: forget_groups.sql.
 create index conveyor_groups_waiting
-  on conveyor_groups (queue, served)
+  on conveyor_groups (queue, last_served)
   where waiting > 0;
 
 -- Groups that may be forgotten: forget_groups.sql.
 create index conveyor_groups_idle
-  on conveyor_groups (queue, known, served)
+  on conveyor_groups (queue, known, last_served)
   where waiting = 0 and delayed = 0 and active = 0;
 
--- The waiting jobs of one name in one group: the sort key and tie break of the first, and the newest job of that
--- sort key (minus its seq). The other columns are copies of the group's.
-create table conveyor_lanes (
-  lane integer primary key,
+-- Sub-queues: the waiting jobs of one name in one group. The sort key and tie break of the first, and the
+-- newest job of that sort key (minus its seq). The other columns are copies of the group's.
+create table conveyor_subqueues (
+  number integer primary key,
   queue text not null,
   grp text not null,
   name text not null,
   sort_key integer not null,
   tie_break integer not null,
   newest integer not null,
-  served integer not null,
+  last_served integer not null,
   active integer not null,
   paused integer not null,
   throttled_for text not null,
   unique (queue, grp, name)
 ) strict;
 
--- The next lanes among those whose group has had a turn: lanes_served.sql, kinds_served.sql.
-create index conveyor_lanes_served
-  on conveyor_lanes (queue, name, throttled_for, active, sort_key, served)
-  where paused = 0 and served > 0;
+-- The next sub-queues among those whose group was served before: lanes_served.sql, kinds_served.sql.
+create index conveyor_subqueues_served
+  on conveyor_subqueues (queue, name, throttled_for, active, sort_key, last_served)
+  where paused = 0 and last_served > 0;
 
--- The next lanes among those whose group has not, oldest first: lanes_fresh.sql, kinds_fresh.sql.
-create index conveyor_lanes_fresh
-  on conveyor_lanes (queue, name, throttled_for, active, sort_key, tie_break)
-  where paused = 0 and served = 0;
+-- The next sub-queues among those whose group was never served, oldest first: lanes_fresh.sql, kinds_fresh.sql.
+create index conveyor_subqueues_never_served
+  on conveyor_subqueues (queue, name, throttled_for, active, sort_key, tie_break)
+  where paused = 0 and last_served = 0;
 
 -- The same, newest first: lanes_fresh_newest.sql.
-create index conveyor_lanes_fresh_newest
-  on conveyor_lanes (queue, name, throttled_for, active, sort_key, newest)
-  where paused = 0 and served = 0;
+create index conveyor_subqueues_never_served_newest
+  on conveyor_subqueues (queue, name, throttled_for, active, sort_key, newest)
+  where paused = 0 and last_served = 0;
 
 create trigger conveyor_jobs_inserted
   after insert on conveyor_jobs
@@ -307,8 +308,8 @@ begin
         delayed = delayed + excluded.delayed,
         active = active + excluded.active;
 
-  insert into conveyor_lanes (queue, grp, name, sort_key, tie_break, newest, served, active, paused, throttled_for)
-  select new.queue, new.grp, new.name, new.sort_key, new.tie_break, -new.seq, g.served, g.active, g.paused, g.throttled_for
+  insert into conveyor_subqueues (queue, grp, name, sort_key, tie_break, newest, last_served, active, paused, throttled_for)
+  select new.queue, new.grp, new.name, new.sort_key, new.tie_break, -new.seq, g.last_served, g.active, g.paused, g.throttled_for
     from conveyor_groups g
    where g.queue = new.queue
      and g.grp = new.grp
@@ -340,13 +341,13 @@ begin
      and grp = new.grp
      and new.state <> old.state;
 
-  delete from conveyor_lanes
+  delete from conveyor_subqueues
    where queue = new.queue
      and grp = new.grp
      and name = new.name
      and 'waiting' in (old.state, new.state);
 
-  insert into conveyor_lanes (queue, grp, name, sort_key, tie_break, newest, served, active, paused, throttled_for)
+  insert into conveyor_subqueues (queue, grp, name, sort_key, tie_break, newest, last_served, active, paused, throttled_for)
   select
     new.queue,
     new.grp,
@@ -367,7 +368,7 @@ begin
          limit 1
       )
     ),
-    g.served,
+    g.last_served,
     g.active,
     g.paused,
     g.throttled_for
@@ -398,13 +399,13 @@ begin
    where queue = old.queue
      and grp = old.grp;
 
-  delete from conveyor_lanes
+  delete from conveyor_subqueues
    where queue = old.queue
      and grp = old.grp
      and name = old.name
      and old.state = 'waiting';
 
-  insert into conveyor_lanes (queue, grp, name, sort_key, tie_break, newest, served, active, paused, throttled_for)
+  insert into conveyor_subqueues (queue, grp, name, sort_key, tie_break, newest, last_served, active, paused, throttled_for)
   select
     old.queue,
     old.grp,
@@ -425,7 +426,7 @@ begin
          limit 1
       )
     ),
-    g.served,
+    g.last_served,
     g.active,
     g.paused,
     g.throttled_for
@@ -446,14 +447,14 @@ begin
 end;
 
 create trigger conveyor_groups_changed
-  after update of served, active, paused, throttled_for on conveyor_groups
-  when new.served <> old.served
+  after update of last_served, active, paused, throttled_for on conveyor_groups
+  when new.last_served <> old.last_served
     or new.active <> old.active
     or new.paused <> old.paused
     or new.throttled_for <> old.throttled_for
 begin
-  update conveyor_lanes
-     set served = new.served,
+  update conveyor_subqueues
+     set last_served = new.last_served,
          active = new.active,
          paused = new.paused,
          throttled_for = new.throttled_for

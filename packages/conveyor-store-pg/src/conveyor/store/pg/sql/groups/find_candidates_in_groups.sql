@@ -1,7 +1,7 @@
--- The same for a queue that knows groups: with the lanes whose turn may be next, each with its first jobs. Read by
--- another statement, a lane whose group was moved meanwhile was passed over.
+-- The same for a queue that knows groups: with the sub-queues that may be picked from next, each with its first
+-- jobs. Read by another statement, a sub-queue whose group was moved meanwhile was passed over.
 {include claimable_names},
-kinds as materialized (
+classes as materialized (
   select 1 as stream, k.name, k.throttled_for, k.active
     from ({include kinds_fresh}) k
   union all
@@ -10,7 +10,7 @@ kinds as materialized (
 ),
 wanted as materialized (
   select k.*
-    from kinds k
+    from classes k
    cross join gate g
    where not g.paused
      and k.name <> all(g.paused_names)
@@ -18,20 +18,20 @@ wanted as materialized (
      and (%(rate)s::text = '' or k.throttled_for <> %(rate)s::text)
      and (%(most)s::int is null or k.active < %(most)s::int)
 ),
--- Those whose group has had no turn yet, and then those whose group has, the one served longest ago first.
-lanes as materialized (
+-- Those whose group was never served, and then the others, the one served longest ago first.
+subqueues as materialized (
   (
-    select 1 as stream, l.grp, l.name, l.active, l.served, l.sort_key, l.head, l.head as second
+    select 1 as stream, l.grp, l.name, l.active, l.last_served, l.sort_key, l.head, l.head as second
       from wanted k
      cross join lateral (
-       select l.grp, l.name, l.active, l.served, l.sort_key, l.{head} as head
-         from {schema}.conveyor_lanes l
+       select l.grp, l.name, l.active, l.last_served, l.sort_key, l.{head} as head
+         from {schema}.conveyor_subqueues l
         where l.queue = %(queue)s
           and l.name = k.name
           and l.throttled_for = k.throttled_for
           and l.active = k.active
           and not l.paused
-          and l.served = 0
+          and l.last_served = 0
         order by l.sort_key, l.{head}
         limit %(page)s
      ) l
@@ -41,41 +41,41 @@ lanes as materialized (
   )
   union all
   (
-    select 2, l.grp, l.name, l.active, l.served, l.sort_key, l.head, l.served
+    select 2, l.grp, l.name, l.active, l.last_served, l.sort_key, l.head, l.last_served
       from wanted k
      cross join lateral (
-       select l.grp, l.name, l.active, l.served, l.sort_key, l.{head} as head
-         from {schema}.conveyor_lanes l
+       select l.grp, l.name, l.active, l.last_served, l.sort_key, l.{head} as head
+         from {schema}.conveyor_subqueues l
         where l.queue = %(queue)s
           and l.name = k.name
           and l.throttled_for = k.throttled_for
           and l.active = k.active
           and not l.paused
-          and l.served > 0
-        order by l.sort_key, l.served
+          and l.last_served > 0
+        order by l.sort_key, l.last_served
         limit %(page)s
      ) l
      where k.stream = 2
-     order by l.sort_key, l.served
+     order by l.sort_key, l.last_served
      limit %(page)s
   )
 ),
--- Of each lane so many jobs that they are enough if all lanes have as many, or as many as are asked for.
+-- Of each so many jobs that they are enough if all sub-queues have as many, or as many as are asked for.
 deep as materialized (
   select
     l.*,
     case
       when d.name is not null then %(count)s::bigint
-      else least(%(count)s::bigint, (%(count)s::bigint * %(times)s::bigint + s.lanes - 1) / s.lanes)
+      else least(%(count)s::bigint, (%(count)s::bigint * %(times)s::bigint + s.subqueues - 1) / s.subqueues)
     end as depth
-    from lanes l
-   cross join (select count(*) as lanes from lanes) s
+    from subqueues l
+   cross join (select count(*) as subqueues from subqueues) s
     left join unnest(%(deep_groups)s::text[], %(deep_names)s::text[]) d (grp, name)
       on d.grp = l.grp
      and d.name = l.name
 ),
 found as (
-  select 0 as stream, null as grp, '' as name, 0 as active, 0 as served, 0 as lane_sort_key, 0 as lane_second,
+  select 0 as stream, null as grp, '' as name, 0 as active, 0 as last_served, 0 as subqueue_sort_key, 0 as subqueue_second,
     %(count)s::bigint as depth, j.sort_key, j.second
     from ({jobs of ungrouped}) j
   union all
@@ -91,7 +91,7 @@ found as (
      limit %(count)s
   )
   union all
-  select l.stream, l.grp, l.name, l.active, l.served, l.sort_key, l.second, l.depth, j.sort_key, j.second
+  select l.stream, l.grp, l.name, l.active, l.last_served, l.sort_key, l.second, l.depth, j.sort_key, j.second
     from deep l
    cross join lateral (
      select l.sort_key, l.head as second

@@ -1,5 +1,5 @@
--- Groups without a live job that are not known, or whose turn was before that of every lane with waiting jobs.
--- One that is paused keeps its row, and no turn.
+-- Groups without a live job that are not known, or were served before every group with waiting jobs.
+-- One that is paused keeps its row, and is as one that was never served.
 with idle as materialized (
   select g.grp, g.paused
     from {schema}.conveyor_groups g
@@ -9,18 +9,18 @@ with idle as materialized (
      and g.active = 0
      and (
        not g.known
-       or g.served < coalesce(
+       or g.last_served < coalesce(
          least(
            (
-             select w.served
+             select w.last_served
                from {schema}.conveyor_groups w
               where w.queue = %(queue)s
                 and w.waiting > 0
-              order by w.served
+              order by w.last_served
               limit 1
            ),
            (
-             select q.served
+             select q.ungrouped_last_served
                from {schema}.conveyor_queues q
               where q.queue = %(queue)s
                 and (
@@ -41,10 +41,10 @@ with idle as materialized (
 kept as (
   update {schema}.conveyor_groups
      set known = false,
-         served = 0
+         last_served = 0
    where queue = %(queue)s
      and grp = any(array(select grp from idle where paused))
-     and (known or served > 0)
+     and (known or last_served > 0)
 )
 delete from {schema}.conveyor_groups
  where queue = %(queue)s

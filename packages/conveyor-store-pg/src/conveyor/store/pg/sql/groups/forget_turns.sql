@@ -1,9 +1,9 @@
--- A queue that knows no group has no turns; one without limits needs no line either.
+-- A queue that knows no group counts no picks; the row of one without limits goes by forget_queue.sql.
 update {schema}.conveyor_queues q
-   set turns = 0,
-       served = 0
+   set picks = 0,
+       ungrouped_last_served = 0
  where queue = %(queue)s
-   and turns > 0
+   and picks > 0
    and (
      select true
        from {schema}.conveyor_groups

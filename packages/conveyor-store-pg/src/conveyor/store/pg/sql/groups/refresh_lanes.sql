@@ -1,6 +1,6 @@
--- Look up the heads of lanes whose jobs have moved. Their groups are locked by now, so that this sees all
--- that has moved before. A lane without a head is an empty one: looked for by an anti-join, thousands of lanes
--- were compared with each other one by one.
+-- Look up the first job of each sub-queue whose jobs have moved. Their groups are locked by now, so that this
+-- sees all that has moved before. A sub-queue without a first job is an empty one: looked for by an anti-join,
+-- thousands were compared with each other one by one.
 with moved as materialized (
   select distinct m.queue, m.grp, m.name
     from unnest(%(queues)s::text[], %(groups)s::text[], %(names)s::text[]) m (queue, grp, name)
@@ -35,19 +35,19 @@ heads as materialized (
       on true
 ),
 emptied as (
-  delete from {schema}.conveyor_lanes l
+  delete from {schema}.conveyor_subqueues l
    using heads h
    where h.tie_break is null
      and l.queue = any(array[h.queue])
      and l.grp = any(array[h.grp])
      and l.name = any(array[h.name])
 )
-insert into {schema}.conveyor_lanes as l
-  (queue, grp, name, sort_key, tie_break, newest, served, active, paused, throttled_for)
-select h.queue, h.grp, h.name, h.sort_key, h.tie_break, -h.newest, g.served, g.active, g.paused, g.throttled_for
+insert into {schema}.conveyor_subqueues as l
+  (queue, grp, name, sort_key, tie_break, newest, last_served, active, paused, throttled_for)
+select h.queue, h.grp, h.name, h.sort_key, h.tie_break, -h.newest, g.last_served, g.active, g.paused, g.throttled_for
   from heads h
  cross join lateral (
-   select served, active, paused, throttled_for
+   select last_served, active, paused, throttled_for
      from {schema}.conveyor_groups
     where queue = h.queue
       and grp = h.grp
@@ -58,7 +58,7 @@ on conflict (queue, grp, name) do update
   set sort_key = excluded.sort_key,
       tie_break = excluded.tie_break,
       newest = excluded.newest,
-      served = excluded.served,
+      last_served = excluded.last_served,
       active = excluded.active,
       paused = excluded.paused,
       throttled_for = excluded.throttled_for

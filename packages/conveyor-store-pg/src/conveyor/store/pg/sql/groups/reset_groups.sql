@@ -1,15 +1,15 @@
--- The groups that a cleared queue still has begin anew: not paused, and without a turn.
+-- The groups that a cleared queue still has are reset: not paused, and never served.
 with locked as materialized (
   select grp
     from {schema}.conveyor_groups
    where queue = %(queue)s
-     and (paused or served > 0)
+     and (paused or last_served > 0)
    order by grp
      for update
 )
 update {schema}.conveyor_groups
    set paused = false,
-       served = 0
+       last_served = 0
  where queue = %(queue)s
    and grp = any(array(select grp from locked))
 returning grp

@@ -1,4 +1,4 @@
 update {schema}.conveyor_queues
-   set turns = %(turns)s,
-       served = %(served)s
+   set picks = %(turns)s,
+       ungrouped_last_served = %(served)s
  where queue = %(queue)s

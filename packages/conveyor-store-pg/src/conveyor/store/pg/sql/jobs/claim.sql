@@ -1,10 +1,10 @@
 -- A claim of a queue that has nothing to do with groups or pauses, in one statement: the moment, whether the
 -- queue is not like that, for how many jobs there is room, and then the jobs. Claims of a queue that knows
 -- limits must stand in line before this (lock_queue.sql), so that it counts what is true until it commits. The
--- first lane, and the first group, are asked for in the order of an index: for a mere `exists` a plan may read
--- those of all queues, because it expects to meet one soon. The jobs are looked up by an array of their numbers, not
--- joined: a plan takes a limit that it does not know for a tenth of the table. Nor by ctid: one that another call
--- has changed since this began is locked where it is now, and this would not see it there.
+-- first sub-queue, and the first group, are asked for in the order of an index: for a mere `exists` a plan may
+-- read those of all queues, because it expects to meet one soon. The jobs are looked up by an array of their
+-- numbers, not joined: a plan takes a limit that it does not know for a tenth of the table. Nor by ctid: one
+-- that another call has changed since this began is locked where it is now, and this would not see it there.
 with gate as materialized (
   select
     m.now,
@@ -21,7 +21,7 @@ with gate as materialized (
     end
     or (
       select true
-        from {schema}.conveyor_lanes
+        from {schema}.conveyor_subqueues
        where queue = %(queue)s
        order by grp, name
        limit 1

@@ -11,7 +11,7 @@ select
     select true
       from {schema}.conveyor_groups
      where queue = %(queue)s and waiting > 0
-     order by served
+     order by last_served
      limit 1
   ) is not null,
   {include soonest} at time zone 'UTC'

@@ -1,4 +1,5 @@
--- What find_candidates.sql and find_candidates_in_groups.sql begin with: what stands in a claim's way, and which names it may take.
+-- What find_candidates.sql and find_candidates_in_groups.sql begin with: what stands in a claim's way, and
+-- which names it may take.
 with recursive gate as materialized (
   {include claim_preconditions}
 ),

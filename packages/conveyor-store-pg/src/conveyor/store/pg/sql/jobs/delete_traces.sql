@@ -1,5 +1,5 @@
--- Every trace of a queue but its jobs. The group of a job that was added since they were removed stays, and so does
--- its lane: without them the job could never be claimed (test_pg_snapshots.py).
+-- Every trace of a queue but its jobs. The group of a job that was added since they were removed stays, and so
+-- does its sub-queue: without them the job could never be claimed (test_pg_snapshots.py).
 with idle as materialized (
   select grp
     from {schema}.conveyor_groups

@@ -1,9 +1,9 @@
--- What a claim chooses from where no job has a group, all as of one moment: what stands in its way, when time alone
--- may bring more, and the most urgent jobs. Read by several statements these would not fit each other: the first
--- job of a name that was paused between two of them was taken (test_pg_snapshots.py).
+-- What a claim chooses from where no job has a group, all as of one moment: what stands in its way, when time
+-- alone may bring more, and the most urgent jobs. Read by several statements these would not fit each other:
+-- the first job of a name that was paused between two of them was taken (test_pg_snapshots.py).
 {include claimable_names},
 found as (
-  select 0 as stream, null as grp, '' as name, 0 as active, 0 as served, 0 as lane_sort_key, 0 as lane_second,
+  select 0 as stream, null as grp, '' as name, 0 as active, 0 as last_served, 0 as subqueue_sort_key, 0 as subqueue_second,
     %(count)s::bigint as depth, j.sort_key, j.second
     from ({jobs of ungrouped}) j
   union all

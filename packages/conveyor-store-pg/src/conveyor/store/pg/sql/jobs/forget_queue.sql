@@ -1,6 +1,6 @@
 delete from {schema}.conveyor_queues q
  where queue = %(queue)s
-   and turns = 0
+   and picks = 0
    and not limited
    and (
      select true
@@ -11,7 +11,7 @@ delete from {schema}.conveyor_queues q
    ) is null
    and (
      select true
-       from {schema}.conveyor_lanes
+       from {schema}.conveyor_subqueues
       where queue = %(queue)s
       order by grp, name
       limit 1

@@ -1,5 +1,5 @@
--- The jobs of one lane, most urgent first, and the newest first within a sort key: one sort key after another,
--- because no index has that order.
+-- The jobs of one sub-queue, most urgent first, and the newest first within a sort key: one sort key after
+-- another, because no index has that order.
 select r.sort_key, n.second
   from (
     with recursive sort_keys (sort_key, found) as (

@@ -1,4 +1,4 @@
--- The jobs of one lane, most urgent first.
+-- The jobs of one sub-queue, most urgent first.
 select j.sort_key, j.tie_break as second
   from {schema}.conveyor_jobs j
  where {lane}

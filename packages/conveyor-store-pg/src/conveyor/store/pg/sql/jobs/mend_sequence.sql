@@ -1,7 +1,7 @@
--- Have the sequence of jobs go on behind all rows, if one of these numbers was taken when it gave them: as after a
--- restore of the data alone. One at a time: where the sequence is does not depend on a snapshot, so who comes later
--- finds it mended, also when its last number is that of the last row by then. It begins somewhat behind, since others
--- draw numbers while this is done.
+-- Have the sequence of jobs go on behind all rows, if one of these numbers was taken when it gave them: as
+-- after a restore of the data alone. One at a time: where the sequence is does not depend on a snapshot, so who
+-- comes later finds it mended, also when its last number is that of the last row by then. It begins somewhat
+-- behind, since others draw numbers while this is done.
 with taken as materialized (
   select seq
     from {schema}.conveyor_jobs

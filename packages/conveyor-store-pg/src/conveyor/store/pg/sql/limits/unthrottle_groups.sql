@@ -1,5 +1,5 @@
 -- Groups to look at again; those throttled for longer than a window were so by a clock that was set back. Their
--- lanes follow in a statement after this one, as in end_group_pauses.sql.
+-- sub-queues follow in a statement after this one, as in end_group_pauses.sql.
 with over as (
   select grp
     from {schema}.conveyor_groups

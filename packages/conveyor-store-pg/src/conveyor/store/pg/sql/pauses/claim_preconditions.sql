@@ -1,7 +1,7 @@
--- What a claim has to know first (find_candidates.sql begins with it): the moment, whether the queue is paused and until
--- when, which names are, the turns of its groups, whether it knows any, whether any job of a group is waiting,
--- whether its claims stand in line, and whether groups may go on that were paused, or passed over for a while.
--- The first of a kind is asked for in the order of an index, as in claim.sql.
+-- What a claim has to know first (find_candidates.sql begins with it): the moment, whether the queue is paused
+-- and until when, which names are, its picks so far, whether it knows any, whether any job of a group is
+-- waiting, whether its claims stand in line, and whether groups may go on that were paused, or passed over for
+-- a while. The first of a kind is asked for in the order of an index, as in claim.sql.
 select
   m.now at time zone 'UTC' as now,
   exists (
@@ -25,8 +25,8 @@ select
        and kind = 'name'
        and (resumes_at is null or resumes_at > m.now)
   ) as paused_names,
-  coalesce(q.turns, 0) as turns,
-  coalesce(q.served, 0) as served,
+  coalesce(q.picks, 0) as picks,
+  coalesce(q.ungrouped_last_served, 0) as ungrouped_last_served,
   (
     select true
       from {schema}.conveyor_groups
@@ -36,7 +36,7 @@ select
   ) is not null as counted,
   (
     select true
-      from {schema}.conveyor_lanes
+      from {schema}.conveyor_subqueues
      where queue = %(queue)s
      order by grp, name
      limit 1

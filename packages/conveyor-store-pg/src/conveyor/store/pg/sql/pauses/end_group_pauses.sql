@@ -1,5 +1,5 @@
 -- Pauses of groups that are over, and which groups go on. Groups are locked in order, as by all who lock several;
--- their lanes follow in a statement after this one, which sees those that were made until the locks were had.
+-- their sub-queues follow in a statement after this one, which sees those that were made until the locks were had.
 with ended as (
   delete from {schema}.conveyor_pauses
    where queue = %(queue)s

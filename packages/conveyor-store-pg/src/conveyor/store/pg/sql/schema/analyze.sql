@@ -2,4 +2,4 @@
 analyze (skip_locked)
   {schema}.conveyor_jobs,
   {schema}.conveyor_groups,
-  {schema}.conveyor_lanes
+  {schema}.conveyor_subqueues

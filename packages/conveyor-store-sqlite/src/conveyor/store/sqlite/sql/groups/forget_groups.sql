@@ -1,4 +1,4 @@
--- Groups without a live job that are not known, or whose turn was before that of every lane with waiting jobs.
+-- Groups without a live job that are not known, or were served before every group with waiting jobs.
 delete from conveyor_groups
  where queue = :queue
    and grp in (
@@ -19,17 +19,17 @@ delete from conveyor_groups
         and delayed = 0
         and active = 0
         and known = 1
-        and served < coalesce(
+        and last_served < coalesce(
           (
-            select min(served)
+            select min(last_served)
               from (
-                select min(served) as served
+                select min(last_served) as last_served
                   from conveyor_groups
                        indexed by conveyor_groups_waiting
                  where queue = :queue
                    and waiting > 0
                 union all
-                select q.served
+                select q.ungrouped_last_served
                   from conveyor_queues q
                  where q.queue = :queue
                    and exists (

@@ -3,33 +3,33 @@ with recursive names (name) as (
   select min(name)
     from (
       select min(name) as name
-        from conveyor_lanes
+        from conveyor_subqueues
        where queue = :queue
          and paused = 0
-         and served = 0
+         and last_served = 0
       union all
       select min(name)
-        from conveyor_lanes
+        from conveyor_subqueues
        where queue = :queue
          and paused = 0
-         and served > 0
+         and last_served > 0
     )
   union all
   select (
     select min(name)
       from (
         select min(l.name) as name
-          from conveyor_lanes l
+          from conveyor_subqueues l
          where l.queue = :queue
            and l.paused = 0
-           and l.served = 0
+           and l.last_served = 0
            and l.name > names.name
         union all
         select min(l.name)
-          from conveyor_lanes l
+          from conveyor_subqueues l
          where l.queue = :queue
            and l.paused = 0
-           and l.served > 0
+           and l.last_served > 0
            and l.name > names.name
       )
   )

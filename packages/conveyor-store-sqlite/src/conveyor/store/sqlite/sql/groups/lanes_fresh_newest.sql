@@ -1,18 +1,18 @@
--- The next lanes whose group has had no turn yet, newest first.
-select json_group_array(json_array(p.sort_key, p.newest, p.grp, p.name, p.active, p.tie_break, p.newest, p.served))
+-- The next sub-queues whose group was never served, newest first.
+select json_group_array(json_array(p.sort_key, p.newest, p.grp, p.name, p.active, p.tie_break, p.newest, p.last_served))
   from (
-    select n.sort_key, n.tie_break, n.newest, n.served, n.active, n.grp, n.name
+    select n.sort_key, n.tie_break, n.newest, n.last_served, n.active, n.grp, n.name
       from json_each(:kinds) k
-      join conveyor_lanes n
-        on n.lane in (
-          select l.lane
-            from conveyor_lanes l
+      join conveyor_subqueues n
+        on n.number in (
+          select l.number
+            from conveyor_subqueues l
            where l.queue = :queue
              and l.name = k.value ->> 0
              and l.throttled_for = k.value ->> 1
              and l.active = k.value ->> 2
              and l.paused = 0
-             and l.served = 0
+             and l.last_served = 0
              and (l.sort_key, l.newest) >= (:sort_key, :second)
            order by l.sort_key, l.newest
            limit :count

@@ -1,22 +1,22 @@
--- The next lanes whose group has had a turn, the one served longest ago first.
-select json_group_array(json_array(p.sort_key, p.served, p.grp, p.name, p.active, p.tie_break, p.newest, p.served))
+-- The next sub-queues whose group was served before, the one served longest ago first.
+select json_group_array(json_array(p.sort_key, p.last_served, p.grp, p.name, p.active, p.tie_break, p.newest, p.last_served))
   from (
-    select n.sort_key, n.tie_break, n.newest, n.served, n.active, n.grp, n.name
+    select n.sort_key, n.tie_break, n.newest, n.last_served, n.active, n.grp, n.name
       from json_each(:kinds) k
-      join conveyor_lanes n
-        on n.lane in (
-          select l.lane
-            from conveyor_lanes l
+      join conveyor_subqueues n
+        on n.number in (
+          select l.number
+            from conveyor_subqueues l
            where l.queue = :queue
              and l.name = k.value ->> 0
              and l.throttled_for = k.value ->> 1
              and l.active = k.value ->> 2
              and l.paused = 0
-             and l.served > 0
-             and (l.sort_key, l.served) >= (:sort_key, :second)
-           order by l.sort_key, l.served
+             and l.last_served > 0
+             and (l.sort_key, l.last_served) >= (:sort_key, :second)
+           order by l.sort_key, l.last_served
            limit :count
         )
-     order by n.sort_key, n.served
+     order by n.sort_key, n.last_served
      limit :count
   ) p

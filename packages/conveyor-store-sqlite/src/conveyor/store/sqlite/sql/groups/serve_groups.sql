@@ -1,8 +1,8 @@
--- The numbers of the latest turns of groups that are there.
-insert into conveyor_groups (queue, grp, served)
+-- Note the latest picks of groups, which are there.
+insert into conveyor_groups (queue, grp, last_served)
 select :queue, e.value ->> 0, e.value ->> 1
   from json_each(:served) e
  where true
 on conflict (queue, grp) do update
-  set served = excluded.served,
+  set last_served = excluded.last_served,
       known = 1

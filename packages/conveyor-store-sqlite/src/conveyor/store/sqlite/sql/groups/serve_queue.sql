@@ -1,4 +1,4 @@
 update conveyor_queues
-   set turns = :turns,
-       served = :served
+   set picks = :turns,
+       ungrouped_last_served = :served
  where queue = :queue

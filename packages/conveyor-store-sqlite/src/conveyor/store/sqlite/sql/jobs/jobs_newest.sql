@@ -1,4 +1,4 @@
--- The jobs of one sort key of a lane that are older than a given one, newest first.
+-- The jobs of one sort key of a sub-queue that are older than a given one, newest first.
 select json_group_array(json_array(sort_key, tie_break))
   from (
     select sort_key, tie_break

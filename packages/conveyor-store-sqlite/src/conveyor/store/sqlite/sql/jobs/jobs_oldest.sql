@@ -1,4 +1,4 @@
--- The jobs of a lane behind a position, most urgent first.
+-- The jobs of a sub-queue behind a position, most urgent first.
 select json_group_array(json_array(sort_key, tie_break))
   from (
     select sort_key, tie_break

@@ -1,4 +1,4 @@
--- What a claim has to know first: whether the queue is paused, which names are, the turns of its groups,
+-- What a claim has to know first: whether the queue is paused, which names are, its picks so far,
 -- and whether any job of a group is waiting.
 select
   (
@@ -15,6 +15,6 @@ select
        and kind = 'name'
        and (resumes_at is null or resumes_at > :now)
   ),
-  (select turns from conveyor_queues where queue = :queue),
-  (select served from conveyor_queues where queue = :queue),
-  exists (select 1 from conveyor_lanes where queue = :queue)
+  (select picks from conveyor_queues where queue = :queue),
+  (select ungrouped_last_served from conveyor_queues where queue = :queue),
+  exists (select 1 from conveyor_subqueues where queue = :queue)
