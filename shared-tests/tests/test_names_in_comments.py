@@ -30,8 +30,8 @@ TESTS = {
 
 _FILE = re.compile(r"[\w./-]*\w\.(?:py|sql)\b")
 _TEST = re.compile(r"\btest_\w+\b(?!\.py|\*|…)")
-#: What a user's program, another project, or a test of a test calls its own.
-_NOT_OURS = {"setup.py", "conftest.py", "__init__.py", "__main__.py"}
+#: What a user's program, another project, or a test of a test calls its own; and a package, not a file.
+_NOT_OURS = {"setup.py", "conftest.py", "__init__.py", "__main__.py", "conveyor.store.sql"}
 
 
 def comments(file: Path) -> Iterator[tuple[int, str]]:
