@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import pydoc
 import subprocess
 import sys
 from collections import Counter
@@ -15,6 +16,7 @@ from conveyor.conformance import StoreContract
 from conveyor.conformance.plugin import places
 from conveyor.conformance.plugin import report as reporting
 from conveyor.conformance.plugin.areas import AREAS
+from conveyor.conformance.plugin.expectations import RULES, sentence
 
 pytest_plugins = ["pytester"]
 
@@ -348,7 +350,16 @@ def test_a_bug_fails_its_row_and_the_verdict(pytester: pytest.Pytester) -> None:
     result = run_here(pytester)
 
     assert result.ret == 1
-    result.stdout.fnmatch_lines(["*assert*", "inserting *FAIL 1/2", "TestMine: DOES NOT CONFORM"])
+    result.stdout.fnmatch_lines(
+        [
+            "*assert*",
+            "*- What was expected of the store -*",
+            "Many jobs are inserted in one call in their order.",
+            "The rule: python -m pydoc conveyor.core.store.StoreCalls.insert",
+            "inserting *FAIL 1/2",
+            "TestMine: DOES NOT CONFORM",
+        ]
+    )
     result.stdout.fnmatch_lines(["settling *ok 1"])
 
 
@@ -543,6 +554,18 @@ def test_every_test_of_the_contract_has_an_area_and_runs_in_every_mode() -> None
         assert test.conveyor_area.replace(" ", "_") in AREAS, name
         marks = {mark.name for mark in getattr(test, "pytestmark", [])}
         assert "asyncio" in marks or not inspect.iscoroutinefunction(test), name
+
+
+def test_every_test_of_the_contract_says_in_a_sentence_what_it_expects() -> None:
+    tests = {name: getattr(StoreContract, name) for name in dir(StoreContract) if name.startswith("test_")}
+
+    # Three words are no sentence; a longer name is read as one.
+    assert [name for name, test in tests.items() if len(sentence(test).split()) < 4] == []
+
+
+def test_the_rules_of_every_area_can_be_read() -> None:
+    assert [*RULES] == [*AREAS]
+    assert {area: rule for area, rule in RULES.items() if not inspect.getdoc(pydoc.locate(rule))} == {}
 
 
 def test_no_test_of_the_contract_hides_another() -> None:

@@ -354,6 +354,7 @@ class Storms:
     async def test_a_storm_of_a_thousand_keys_in_eight_processes(
         self, store: Store, store_url: str | None
     ) -> None:
+        """While eight processes add jobs of a thousand keys, no two live jobs have one key."""
         await self._storm(store, store_url, "long_storm", 8, 1_000)
 
     async def _storm(self, store: Store, url: str | None, role: str, processes: int, keys: int) -> None:

@@ -264,6 +264,7 @@ class Lifecycle:
 
     @needs(Feature.DURABLE)
     async def test_data_survives_reopening(self, store: Store) -> None:
+        """Jobs, pauses and settled outcomes are as they were when the store is opened again."""
         await add(
             store, *jobs("abc", payload='{"é":1}'), job("later", delay=span(60)), job("x", queue="other")
         )
@@ -283,6 +284,7 @@ class Lifecycle:
 
     @needs(Feature.DURABLE, Feature.UNIQUE_KEYS)
     async def test_keys_survive_reopening(self, store: Store) -> None:
+        """A unique key is still held when the store is opened again."""
         await add(store, job("a", unique_key="k", unique_for=span(60)))
         await store.close()
         await store.open()

@@ -192,6 +192,7 @@ class Events:
             assert await listener == []
 
     async def test_publishing_never_raises(self, store: Store) -> None:
+        """Publishing events raises nothing, not even when the store is closed."""
         await store.close()
 
         await store.bus.publish([waiting("1")])

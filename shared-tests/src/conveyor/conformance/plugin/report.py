@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from conveyor.conformance.plugin.areas import AREAS, LEFT_OUT, NOT_OFFERED
+from conveyor.conformance.plugin.expectations import TITLE, expected
 from conveyor.conformance.plugin.making import store_of
 
 if TYPE_CHECKING:
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Tell the report, which may be in another process, whose test of which area this is."""
+    """Tell the report, which may be in another process, whose test of which area this is.
+
+    And, if it fails, what it expected.
+    """
     report: Any = yield
     function = getattr(item, "function", None)
     area = getattr(function, "conveyor_area", None)
@@ -28,6 +32,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
         report.user_properties.append(
             ("conveyor", [store_of(item), area, function.__name__, item.name, is_of_speed])
         )
+        if report.failed:
+            report.sections.append((TITLE, expected(item, area)))
     return report
 
 

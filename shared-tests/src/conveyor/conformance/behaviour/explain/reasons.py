@@ -33,6 +33,7 @@ class Reasons:
             await bench.queue.explain("unknown")
 
     async def test_a_waiting_job_without_a_worker(self, bench: Bench) -> None:
+        """A waiting job is explained by the lack of a worker, and by its place in line."""
         job = await bench.queue.add("work")
 
         found = await bench.queue.explain(job.id)
@@ -47,6 +48,7 @@ class Reasons:
         ]
 
     async def test_a_delayed_job(self, bench: Bench) -> None:
+        """A delayed job is explained by when it is due, and by the lack of a worker."""
         job = await bench.queue.add("work", delay="1h")
 
         found = await bench.queue.explain(job.id)
@@ -70,6 +72,7 @@ class Reasons:
 
     @needs(Feature.GROUPS)
     async def test_a_paused_group_and_until_when(self, bench: Bench) -> None:
+        """A job of a paused group is explained by the pause and its end; one of another group is not."""
         job = await bench.queue.add("work", group="g")
         other = await bench.queue.add("work", group="h")
         await bench.store.pause("q", Pause(group="g"), timedelta(minutes=5))

@@ -61,6 +61,7 @@ class RunningOut:
             assert await why(bench, job.id) == (told.WorkersPaused(workers=("mail-1",)), NEXT)
 
     async def test_workers_without_a_free_slot(self, bench: Bench) -> None:
+        """A job that waits for a free slot of busy workers is explained by that."""
         gate = Gate()
         await bench.queue.add("work")
         async with running(bench, gate, prefetch=0):
@@ -154,6 +155,7 @@ class RunningOut:
 
     @needs(Feature.ACTIVE_LIMITS)
     async def test_the_queues_limit(self, bench: Bench) -> None:
+        """A job behind its queue's limit is explained by it, with how many are active."""
         gate = Gate()
         await bench.queue.add("work")
         async with running(bench, gate, concurrency=5, max_global_concurrency=1):
@@ -217,6 +219,7 @@ class RunningOut:
 
     @needs(Feature.RATE_LIMITS, Feature.GROUPS)
     async def test_a_groups_rate_and_a_rate_with_room(self, bench: Bench) -> None:
+        """A job is explained by its group's used-up rate, and by the queue's, which has starts left."""
         group = GroupLimit(limiter=RateLimit(1, per="10s"))
         options: dict[str, Any] = {"group": group, "limiter": RateLimit(100, per="10s")}
         await bench.queue.add("work", group="g")

@@ -167,6 +167,7 @@ class Endings:
     async def test_every_ending_of_a_child_under_every_policy_on_three_levels(
         self, store: Store, ending: str, policy: str
     ) -> None:
+        """Whatever way a child ends, and whatever policy it has, its parents become what the rules say."""
         end, bad, options = ENDINGS[ending]
         turn = list(ENDINGS).index(ending) + POLICIES.index(policy)
         for n, above in enumerate(some_of(POLICIES, store, turn)):

@@ -94,6 +94,7 @@ class Leases:
         assert await take(store, now=at(1)) == []
 
     async def test_queues_are_apart(self, store: Store) -> None:
+        """A claim of one queue returns and changes no job of another."""
         await add(store, job("a", queue="one"), job("b", queue="two"))
 
         assert ids(await take(store, 5, queue="two")) == ["b"]

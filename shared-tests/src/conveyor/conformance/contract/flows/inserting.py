@@ -180,6 +180,7 @@ class InsertingFamilies:
         assert ids(await everything(store)) == ["b"]
 
     async def test_a_parent_with_a_thousand_children(self, store: Store) -> None:
+        """A parent waits for a thousand children that are added with it."""
         await family(store, *(f"kid-{n}" for n in range(1_000)))
 
         held = await take(store, 1_000)

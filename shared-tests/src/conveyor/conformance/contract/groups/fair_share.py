@@ -26,6 +26,7 @@ class Turns:
     """Who goes next."""
 
     async def test_groups_take_turns(self, store: Store) -> None:
+        """Of groups with waiting jobs, the one that was served longest ago gives the next job."""
         await add(store, *members("g1", "g2", "g3", "h1", "h2", "i1"))
 
         assert await run_all(store) == ["g1", "h1", "i1", "g2", "h2", "g3"]

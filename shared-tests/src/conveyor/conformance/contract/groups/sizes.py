@@ -66,6 +66,7 @@ class Sizes:
         assert answer.created
 
     async def test_delayed_jobs_count(self, store: Store) -> None:
+        """Delayed jobs of a group count for its size as waiting ones do."""
         await add(store, member("g1", delay=span(60)))
 
         await self.refused(store, member("g2", group_max_size=1))

@@ -54,6 +54,7 @@ class Rates:
         assert len(await take(store, 9, limit=rate(3, 10), now=at(15))) == 3
 
     async def test_the_window_slides(self, store: Store) -> None:
+        """A start is out of a rate's window exactly one period after it, and makes way for another."""
         await fill(store)
         started = []
         for second in range(24):

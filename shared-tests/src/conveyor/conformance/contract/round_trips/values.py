@@ -121,6 +121,7 @@ class Values:
 
     @pytest.mark.parametrize("length", DURATIONS, ids=str)
     async def test_leases_of_any_length(self, store: Store, length: timedelta) -> None:
+        """A lease may be of any length, and ends that long after its claim or its latest beat."""
         await add(store, job("a"))
         (held,) = await take(store, lease=length)
         assert held.lease_until == at(0) + length

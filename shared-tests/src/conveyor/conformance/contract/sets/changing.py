@@ -249,6 +249,7 @@ class Changing:
         assert normal(await get(store, "a")) == normal(replace(read, report='{"n":2}'))
 
     async def test_several_changes_in_one(self, store: Store) -> None:
+        """Of a change of several things, each job gets what applies to it."""
         await add(store, job("waiting"), job("held"))
         await take_one(store, "held")
 

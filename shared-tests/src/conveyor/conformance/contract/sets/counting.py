@@ -91,6 +91,7 @@ class Counting:
 
     @needs(Feature.GROUPS)
     async def test_counts_by_group(self, store: Store) -> None:
+        """Counted by group, jobs are counted by group and state, those without a group under None."""
         await add(
             store,
             *jobs("ab", group="g"),

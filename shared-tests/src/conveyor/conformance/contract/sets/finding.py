@@ -55,12 +55,14 @@ class Finding:
         assert await found(store, Where()) == ["a", "b"]
 
     async def test_find_by_queue(self, store: Store) -> None:
+        """A set of a queue has the jobs of that queue, all of them, and no other."""
         await add(store, job("a"), job("b", queue="other"), job("c"))
 
         assert await found(store, Q) == ["a", "c"]
         assert await found(store, Where(queue="nothing")) == []
 
     async def test_find_by_ids(self, store: Store) -> None:
+        """A set of ids has the jobs with one of them, and an id that there is not does no harm."""
         await add(store, *jobs("abc"), job("a", queue="other"))
 
         assert await found(store, Where(queue="q", ids=frozenset({"c", "a", "z"}))) == ["a", "c"]
@@ -68,29 +70,34 @@ class Finding:
 
     @pytest.mark.parametrize("state", PLAIN)
     async def test_find_by_state(self, store: Store, state: JobState) -> None:
+        """A set of a state has the jobs in that state, and no other."""
         await one_in_each_state(store)
 
         assert await found(store, Where(queue="q", states=frozenset({state}))) == [state.value]
 
     async def test_find_by_several_states(self, store: Store) -> None:
+        """A set of several states has the jobs in any of them."""
         await one_in_each_state(store)
 
         wanted = frozenset({JobState.FAILED, JobState.WAITING})
         assert set(await found(store, Where(states=wanted))) == {"failed", "waiting"}
 
     async def test_find_by_names(self, store: Store) -> None:
+        """A set of names has the jobs with one of these names."""
         await add(store, job("a", name="x"), job("b", name="y"), job("c", name="z"))
 
         assert await found(store, Where(queue="q", names=frozenset({"z", "x"}))) == ["a", "c"]
 
     @needs(Feature.GROUPS)
     async def test_find_by_group(self, store: Store) -> None:
+        """A set of a queue and a group has the jobs of that group in that queue."""
         await add(store, job("a", group="g"), job("b", group="h"), job("c"))
 
         assert await found(store, Where(queue="q", group="g")) == ["a"]
 
     @needs(Feature.FLOWS)
     async def test_find_by_parent(self, store: Store) -> None:
+        """A set of a parent has its children, in whatever queue unless one is given."""
         await add(
             store,
             child("a", of="one"),

@@ -52,6 +52,7 @@ class Paging:
                 assert await pages(store, Q, order, size) == whole, (order, size)
 
     async def test_the_order_of_adding(self, store: Store) -> None:
+        """In the order of adding, the oldest job is first, or with `NEWEST` the last one."""
         await self.in_a_mess(store)
 
         assert await found(store, Q, order=Order.ADDED) == [f"{n:02}" for n in range(12)]
