@@ -171,7 +171,8 @@ class Bus(Protocol):
     async def publish(self, events: Sequence[Event]) -> None:
         """Pass events on to every subscriber, in this process and in others.
 
-        A hint: it never raises, and never waits for a subscriber. Delivery is not promised.
+        A hint: it never raises, and never waits for a subscriber. Delivery is not promised. What arrives of
+        one call arrives in its order; across calls no order is promised.
         """
         ...
 

@@ -19,7 +19,8 @@ What every store owes, and the conformance suite checks:
 8. *A row that cannot be decoded never stops the others.*
 
 Every call raises StoreError when the store cannot do its work, and StoreClosedError outside
-`open()`/`close()`. A call may be cancelled at any moment; invariant 2 holds all the same.
+`open()`/`close()`. A call may be cancelled at any moment; invariant 2 holds all the same, and a cancelled
+call is over, one way or the other, before its caller's next call can see what it did.
 """
 
 from __future__ import annotations
@@ -118,8 +119,8 @@ class StoreCalls(Protocol):
         goes next, one never served before any other, and between those the one with the more urgent such job.
         The jobs without a group take turns as one more group. A queue's turns are remembered from when it
         first has a job with a group until `advance` finds that it knows no group any more. A group is
-        forgotten by `advance` when it has no waiting, delayed or active job, and every group that has
-        waiting jobs was served after it.
+        forgotten by `advance`, the next one exactly, when it has no waiting, delayed or active job, and every
+        group that has waiting jobs was served after it.
 
         Limits: never are there more than `limit.active` active jobs in the queue, or `group_limit.active`
         in a group, by this claim's doing, counting every active job however it was claimed. Never are there
@@ -150,7 +151,8 @@ class StoreCalls(Protocol):
         keeps its `run_at`, `delay` and `pending`, so that giving it back undoes this. They are returned most
         urgent first, and `wait` is None.
 
-        A parent that is held so still loses a child with each that ends: see `settle`.
+        A parent that is held so still loses a child with each that ends: see `settle`. Any outcome may end
+        such a hold, as after a claim: a batch takes jobs by their ids and runs them.
 
         Raises StoreError if the outcome is unknown; the leases then expire by themselves.
         """

@@ -96,7 +96,9 @@ class Claim:
     where no worker claims. `names` narrows what may be returned. `limit` binds the queue, `group_limit` each
     group by itself; jobs without a group have no group limit. `started` is what `started` of the leased
     jobs becomes, save of those that have stalled before: theirs is false until a beat says otherwise.
-    `stalled` says how jobs are returned that have stalled before.
+    `stalled` says how jobs are returned that have stalled before. `newest_first` is a worker's choice, and
+    workers of both kinds may share a queue: it costs a second index of the waiting jobs (`sort_key`, then
+    `seq` backwards), or a search for each `sort_key` that is claimed from.
     """
 
     queue: str
