@@ -34,8 +34,8 @@ from conveyor.core.store import (
 )
 from conveyor.store.pg import PgStore, advancing, claiming, inserting, pausing, sets, settling, tidying
 from conveyor.store.pg.connections import Connections, Step
-from conveyor.store.pg.limits import rate_name
 from conveyor.store.pg.statements import Session
+from conveyor.store.sql import rate_name
 from pg_explaining import Explaining, Seen
 
 T = TypeVar("T")

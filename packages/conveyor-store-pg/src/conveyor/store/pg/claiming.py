@@ -14,15 +14,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from conveyor.core.store import Claim, Claimed, JobRecord, JobState, Lease, Rate, Stalled, Undecodable
+from conveyor.core.store import Claim, Claimed, JobRecord, JobState, Lease, Stalled, Undecodable
 from conveyor.store.pg.groups import Move, moved
-from conveyor.store.pg.limits import Scope, carry, queue_started, rate_name, room, started
+from conveyor.store.pg.limits import Starts
 from conveyor.store.pg.rows import (
     ATTEMPT,
-    FOREVER,
     GROUP,
     ID,
-    MICROSECOND,
     NAME,
     SEQ,
     instant,
@@ -33,8 +31,17 @@ from conveyor.store.pg.rows import (
 from conveyor.store.pg.statements import Again, Row, Session
 from conveyor.store.pg.turns import Picked, numbered, take_turns
 from conveyor.store.pg.waiting import Gate, View, gate, look
+from conveyor.store.sql import (
+    FOREVER,
+    MICROSECOND,
+    NO_TIME,
+    capacity,
+    note_starts,
+    rate_name,
+    rate_of,
+    register_windows,
+)
 
-_NO_TIME: Final = timedelta(0)
 #: After this a claim may find the job free that it has passed over, because another call was at it.
 _A_MOMENT: Final = timedelta(milliseconds=20)
 #: How often a claim looks again when other claims were faster.
@@ -112,7 +119,7 @@ async def claim_at_once(
     if taken.count >= left or cut_short:
         # As many as were asked for; or as the limit allows, or as may come together, and no time brings more.
         return taken.claimed(cut_short=cut_short)
-    wait = None if due is None else max(known_instant(due) - taken.now, _NO_TIME)
+    wait = None if due is None else max(known_instant(due) - taken.now, NO_TIME)
     return taken.claimed(_soon(wait) if passed_over else wait)
 
 
@@ -144,15 +151,11 @@ async def claim(session: Session, now: datetime | None, request: Claim, *, noted
             if claimed is not None:
                 return claimed
         # Looked at when it is this claim's turn: what was true before need not be now.
-        state = await gate(session, request.queue, now, _group_rate(request))
+        state = await gate(session, request.queue, now, rate_of(request.group_limit))
         if state.over and not noted:
             raise GroupsGoOn
         return await _claim_in_line(session, request, state)
     return await _claim_side_by_side(session, request, state.now)
-
-
-def _group_rate(request: Claim) -> Rate | None:
-    return request.group_limit.rate if request.group_limit is not None else None
 
 
 async def take(session: Session, now: datetime | None, ids: Collection[str], request: Claim) -> Claimed:
@@ -198,10 +201,9 @@ async def _claim_in_line(session: Session, request: Claim, state: Gate) -> Claim
     """Lease jobs while no other claim of the queue does."""
     now = state.now
     taken = _Taken(now)
-    left = await room(session, request.queue, request.limit, request.count, now)
-    group_rate = _group_rate(request)
-    if group_rate is not None:
-        await carry(session, Scope(request.queue, "group"), group_rate, now)
+    starts = Starts(session)
+    await register_windows(starts, request, now)
+    left = await capacity(starts, request, request.count, now)
     count = max(left.starts, 0)
     if state.turns is None:
         view = await look(session, request, now, count)
@@ -245,11 +247,7 @@ async def _note(session: Session, request: Claim, state: Gate, picked: Picked, r
             (queue, group): throttle for group, throttle in picked.full.items() if group not in missed
         },
     )
-    if request.limit is not None and request.limit.rate is not None:
-        await queue_started(session, queue, len(rows), now)
-    if request.group_limit is not None and request.group_limit.rate is not None:
-        starts = Counter(group for group in groups if group is not None)
-        await started(session, Scope(queue, "group"), starts, now)
+    await note_starts(Starts(session), request, groups, now)
 
 
 # ------------------------------------------------------------------ all
@@ -304,15 +302,15 @@ async def _wait(session: Session, request: Claim, view: View, *, cut_short: bool
     """How long until there may be more, if time alone brings that about."""
     now, free_at = view.gate.now, view.gate.paused_until
     if free_at is None:
-        after = await room(session, request.queue, request.limit, 1, now)
+        after = await capacity(Starts(session), request, 1, now)
         free_at = now if after.starts > 0 else after.free_at
     if free_at is None or free_at == FOREVER:
         return None
-    limit = request.group_limit
-    rate = rate_name(limit.rate) if limit is not None and limit.rate is not None else ""
+    group_rate = rate_of(request.group_limit)
+    rate = "" if group_rate is None else rate_name(group_rate)
     [(waiting, soonest)] = await session.ask("claim_wait", queue=request.queue, now=now, rate=rate)
     if waiting and (cut_short or view.gate.paused_until is not None):
-        return max(free_at - now, _NO_TIME)
+        return max(free_at - now, NO_TIME)
     # What was in the way when this claim looked may be gone by now, and have left no time to wait for.
     times = [time for time in (view.soonest, instant(soonest)) if time is not None]
-    return max(min(times) - now, free_at - now, _NO_TIME) if times else None
+    return max(min(times) - now, free_at - now, NO_TIME) if times else None

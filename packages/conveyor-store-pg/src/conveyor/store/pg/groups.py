@@ -13,9 +13,9 @@ from datetime import datetime
 from typing import NamedTuple
 
 from conveyor.core.store import JobState, Rate
-from conveyor.store.pg.limits import rate_name
 from conveyor.store.pg.rows import moment
 from conveyor.store.pg.statements import Row, Session
+from conveyor.store.sql import rate_name
 
 _WAITING = JobState.WAITING.value
 

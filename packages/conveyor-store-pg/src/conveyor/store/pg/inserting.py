@@ -16,8 +16,9 @@ from typing import Final
 
 from conveyor.core.store import Inserted, JobKey, JobRecord, JobState, Plan, check_groups, in_line, planned
 from conveyor.store.pg.groups import Move, moved
-from conveyor.store.pg.rows import jsonb, known_instant, known_state, microseconds, moment
+from conveyor.store.pg.rows import jsonb, known_instant, moment
 from conveyor.store.pg.statements import Again, Session
+from conveyor.store.sql import known_state, microseconds
 
 #: A job that was created, and the state that it began in.
 Created = tuple[JobRecord, JobState]

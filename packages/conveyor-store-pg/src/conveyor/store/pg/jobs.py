@@ -8,9 +8,9 @@ from datetime import datetime
 from conveyor.core.store import JobState, Lease
 from conveyor.store import sql
 from conveyor.store.pg.groups import Move, moved
-from conveyor.store.pg.rows import MICROSECOND, instant, jsonb, known_state, microseconds
+from conveyor.store.pg.rows import instant, jsonb
 from conveyor.store.pg.statements import Row, Session
-from conveyor.store.sql import Key
+from conveyor.store.sql import MICROSECOND, Key, known_state, microseconds
 
 
 class UnitOfWork(sql.UnitOfWork):

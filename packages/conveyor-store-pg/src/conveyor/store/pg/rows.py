@@ -12,17 +12,12 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
-from conveyor.core.store import JobKey, JobRecord, JobState
+from conveyor.core.store import JobKey, JobRecord
 from conveyor.store.pg.statements import Row, Session
+from conveyor.store.sql import STATES, UNREADABLE
 
-#: The end of what does not end by itself.
-FOREVER: Final = datetime.max.replace(tzinfo=UTC)
-MICROSECOND: Final = timedelta(microseconds=1)
-#: What reading a row that is not as it should be may raise.
-UNREADABLE: Final = (ValueError, TypeError, KeyError, OverflowError)
 _EXPONENT: Final = re.compile(r"[0-9][eE][-+]?[0-9]")
 _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|(-?[0-9]+(?:\.[0-9]+)?[eE][-+]?[0-9]+)')
-_STATES: Final = {state.value: state for state in JobState}
 
 
 def instant(stored: datetime | None) -> datetime | None:
@@ -33,16 +28,6 @@ def instant(stored: datetime | None) -> datetime | None:
 def known_instant(stored: datetime) -> datetime:
     """The instant that was read."""
     return stored.replace(tzinfo=UTC)
-
-
-def known_state(stored: str) -> JobState:
-    """The state that was stored; that of a job that cannot run, for any other text."""
-    return _STATES.get(stored, JobState.FAILED)
-
-
-def microseconds(duration: timedelta | None) -> int | None:
-    """The duration as it is stored."""
-    return None if duration is None else duration // MICROSECOND
 
 
 def jsonb(document: str) -> str:
@@ -102,7 +87,7 @@ def _record(row: Row, now: datetime) -> JobRecord:
         unique_key,
         unique_for if unique_for is None else timedelta(microseconds=unique_for),
         None if parent_id is None else JobKey(parent_queue, parent_id),
-        _STATES[state],
+        STATES[state],
         seq,
         sort_key,
         holds_key and (until is None or until > now),

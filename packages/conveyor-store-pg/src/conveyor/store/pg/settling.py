@@ -14,8 +14,9 @@ from conveyor.core.store import Beat, Inserted, JobRecord, JobState, Lease, Outc
 from conveyor.store import sql
 from conveyor.store.pg.inserting import moves_of, write
 from conveyor.store.pg.jobs import UnitOfWork
-from conveyor.store.pg.rows import MICROSECOND, jsonb, microseconds, moment
+from conveyor.store.pg.rows import jsonb, moment
 from conveyor.store.pg.statements import Session
+from conveyor.store.sql import MICROSECOND, microseconds
 
 _NO_TIME: Final = timedelta(0)
 

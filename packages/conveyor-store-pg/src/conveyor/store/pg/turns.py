@@ -22,10 +22,10 @@ from datetime import datetime
 from heapq import heappop, heappush
 
 from conveyor.core.store import Claim
-from conveyor.store.pg.groups import Throttle
-from conveyor.store.pg.limits import Room, Scope, rate_name, windows
+from conveyor.store.pg.limits import Starts
 from conveyor.store.pg.statements import Session
 from conveyor.store.pg.waiting import Lane, LaneKey, Reach, Turns, View, look
+from conveyor.store.sql import Capacity, Scope, rate_name, rate_of, windows
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ class Picked:
 async def take_turns(session: Session, now: datetime, request: Claim, count: int) -> tuple[Picked, View]:
     """Pick up to `count` jobs by turns; returned with what they were picked from."""
     reach = Reach.of(count)
-    rooms: dict[str, Room] = {}
+    rooms: dict[str, Capacity] = {}
     while True:
         view = await look(session, request, now, count, reach)
         if view.gate.turns is None or view.gate.paused_until is not None:
@@ -53,13 +53,13 @@ async def take_turns(session: Session, now: datetime, request: Claim, count: int
 
 
 async def _look_at_windows(
-    session: Session, now: datetime, request: Claim, view: View, rooms: dict[str, Room]
+    session: Session, now: datetime, request: Claim, view: View, rooms: dict[str, Capacity]
 ) -> None:
     """Learn how many jobs of each group may start; only a claim of the queue could change that."""
-    rate = request.group_limit.rate if request.group_limit is not None else None
+    rate = rate_of(request.group_limit)
     unknown = {lane.key[0] for lane in view.lanes if lane.key[0] is not None} - rooms.keys()
     if rate is not None and unknown:
-        rooms.update(await windows(session, Scope(request.queue, "group"), unknown, rate, now))
+        rooms.update(await windows(Starts(session), Scope(request.queue, "group"), unknown, rate, now))
 
 
 def numbered(turns: Turns, groups: Sequence[str | None]) -> tuple[int, int, dict[str, int]]:
@@ -82,14 +82,14 @@ class _Round:
         now: datetime,
         request: Claim,
         view: View,
-        rooms: Mapping[str, Room],
+        rooms: Mapping[str, Capacity],
         *,
         count: int,
         turns: Turns,
     ) -> None:
         self._now = now
         self._limit = request.group_limit
-        self._rate = self._limit.rate if self._limit is not None else None
+        self._rate = rate_of(request.group_limit)
         self._beyond = view.beyond
         self._rooms = rooms
         self._count = count

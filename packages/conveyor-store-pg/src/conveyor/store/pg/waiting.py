@@ -14,9 +14,9 @@ from itertools import groupby
 from typing import Any, Final
 
 from conveyor.core.store import Claim, Rate
-from conveyor.store.pg.limits import rate_name
-from conveyor.store.pg.rows import FOREVER, instant, known_instant, microseconds
+from conveyor.store.pg.rows import instant, known_instant
 from conveyor.store.pg.statements import Row, Session
+from conveyor.store.sql import FOREVER, microseconds, rate_name
 
 #: Rank, and what decides within it.
 Position = tuple[float, int]

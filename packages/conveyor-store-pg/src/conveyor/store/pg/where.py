@@ -175,7 +175,7 @@ _STATES: Final = {state.value: state for state in JobState}
 #: that an index may have the order.
 _NEVER: Final = {Order.FINISHED: "'-infinity'::timestamptz", Order.EARLIEST: "'infinity'::timestamptz"}
 _AFTER: Final = "%(after_finished)s::timestamptz"
-#: In place of what says when a job was added.
+#: In tie_break of what says when a job was added.
 _ADDED: Final = "{added}"
 #: For each order: what to sort by, whether backwards, and what is behind a job.
 _ORDERS: Final[dict[Order, tuple[tuple[str, ...], bool, str]]] = {

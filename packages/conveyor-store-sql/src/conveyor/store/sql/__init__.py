@@ -1,21 +1,57 @@
-"""What stores on SQL databases share: no SQL, no driver. See `UnitOfWork` and `JobTable`."""
+"""What stores on SQL databases share: no SQL, no driver. See `JobTable` and `StartTable`."""
 
 from __future__ import annotations
 
 from conveyor.store.sql.driving import run_now
 from conveyor.store.sql.jobs import REMEMBERED, JobTable, Key, Row
+from conveyor.store.sql.limits import (
+    Capacity,
+    Scope,
+    StartTable,
+    capacity,
+    note_starts,
+    rate_name,
+    rate_of,
+    register_windows,
+    windows,
+)
 from conveyor.store.sql.sets import delete, update
 from conveyor.store.sql.settling import settle
+from conveyor.store.sql.values import (
+    FOREVER,
+    MICROSECOND,
+    NO_TIME,
+    STATES,
+    UNREADABLE,
+    known_state,
+    microseconds,
+)
 from conveyor.store.sql.work import UnitOfWork
 
 __all__ = [
+    "FOREVER",
+    "MICROSECOND",
+    "NO_TIME",
     "REMEMBERED",
+    "STATES",
+    "UNREADABLE",
+    "Capacity",
     "JobTable",
     "Key",
     "Row",
+    "Scope",
+    "StartTable",
     "UnitOfWork",
+    "capacity",
     "delete",
+    "known_state",
+    "microseconds",
+    "note_starts",
+    "rate_name",
+    "rate_of",
+    "register_windows",
     "run_now",
     "settle",
     "update",
+    "windows",
 ]

@@ -10,9 +10,9 @@ from sqlite3 import Connection
 from typing import Any, Final
 
 from conveyor.core.store import Advanced, JobKey
-from conveyor.store.sql import REMEMBERED
+from conveyor.store.sql import FOREVER, REMEMBERED, Scope
 from conveyor.store.sqlite.limits import forget_starts
-from conveyor.store.sqlite.rows import FOREVER, read_or, written
+from conveyor.store.sqlite.rows import read_or, written
 from conveyor.store.sqlite.statements import ask, fetch, run, text
 
 #: Sorts behind every instant, and is none.
@@ -62,6 +62,7 @@ def _tidy(db: Connection, queue: str, now: datetime) -> None:
     moment = written(now)
     run(db, "forget_pauses", queue=queue, now=moment)
     run(db, "forget_tombstones", queue=queue, horizon=written(now - REMEMBERED))
-    forget_starts(db, queue, now)
+    forget_starts(db, Scope(queue, "queue"), now)
+    forget_starts(db, Scope(queue, "group"), now)
     run(db, "forget_groups", queue=queue)
     run(db, "forget_turns", queue=queue)

@@ -10,26 +10,33 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from sqlite3 import Connection
-from typing import Final
 
 from conveyor.core.store import Claim, Claimed, JobRecord, Lease, Undecodable
-from conveyor.store.sqlite.limits import Scope, carry, queue_started, room
-from conveyor.store.sqlite.rows import ATTEMPT, FOREVER, ID, read_or, records, written
+from conveyor.store.sql import (
+    FOREVER,
+    NO_TIME,
+    capacity,
+    note_starts,
+    rate_name,
+    rate_of,
+    register_windows,
+    run_now,
+)
+from conveyor.store.sqlite.limits import Starts
+from conveyor.store.sqlite.rows import ATTEMPT, ID, read_or, records, written
 from conveyor.store.sqlite.statements import ask, run, text
-from conveyor.store.sqlite.turns import rate_name, take_turns
+from conveyor.store.sqlite.turns import take_turns
 from conveyor.store.sqlite.waiting import Gate, allowed_names, before_stalled, gate, most_urgent
-
-_NO_TIME: Final = timedelta(0)
 
 
 def claim(db: Connection, now: datetime, request: Claim) -> Claimed:
     """Lease the most urgent jobs that may be claimed."""
     state = gate(db, request.queue, now)
-    left = room(db, request.queue, request.limit, request.count, now)
-    group_rate = request.group_limit.rate if request.group_limit is not None else None
-    if group_rate is not None:
-        carry(db, Scope(request.queue, "group"), group_rate, now)
+    starts = Starts(db)
+    run_now(register_windows(starts, request, now))
+    left = run_now(capacity(starts, request, request.count, now))
     seqs: Sequence[int] = ()
+    groups: Sequence[str | None] = ()
     cut_short = False
     if state.paused_until is None and left.starts > 0:
         names = allowed_names(db, request, state)
@@ -39,9 +46,9 @@ def claim(db: Connection, now: datetime, request: Claim) -> Claimed:
             if most is not None:
                 seqs, cut_short = seqs[:most], True
         else:
-            seqs, cut_short = take_turns(db, now, request, names, count=left.starts, turns=state.turns)
-    if request.limit is not None and request.limit.rate is not None:
-        queue_started(db, request.queue, len(seqs), now)
+            picked, cut_short = take_turns(db, now, request, names, count=left.starts, turns=state.turns)
+            seqs, groups = [seq for seq, _ in picked], [group for _, group in picked]
+    run_now(note_starts(starts, request, groups or [None] * len(seqs), now))
     claimed = _leased(db, now, request, seqs)
     if len(seqs) >= request.count or cut_short:
         return replace(claimed, cut_short=cut_short)
@@ -82,14 +89,14 @@ def _wait(db: Connection, request: Claim, state: Gate, now: datetime, *, cut_sho
     """How long until there may be more, if time alone brings that about."""
     free_at = state.paused_until
     if free_at is None:
-        after = room(db, request.queue, request.limit, 1, now)
+        after = run_now(capacity(Starts(db), request, 1, now))
         free_at = now if after.starts > 0 else after.free_at
     if free_at is None or free_at == FOREVER:
         return None
-    limit = request.group_limit
-    rate = rate_name(limit.rate) if limit is not None and limit.rate is not None else ""
+    group_rate = rate_of(request.group_limit)
+    rate = "" if group_rate is None else rate_name(group_rate)
     waiting, *instants = ask(db, "claim_wait", queue=request.queue, now=written(now), rate=rate)
     if waiting and (cut_short or state.paused_until is not None):
-        return max(free_at - now, _NO_TIME)
+        return max(free_at - now, NO_TIME)
     first = min(read_or(instant, FOREVER) for instant in instants)
-    return None if first == FOREVER else max(first - now, free_at - now, _NO_TIME)
+    return None if first == FOREVER else max(first - now, free_at - now, NO_TIME)

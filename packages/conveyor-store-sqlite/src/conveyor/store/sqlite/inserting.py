@@ -20,7 +20,8 @@ from conveyor.core.store import (
     in_line,
     planned,
 )
-from conveyor.store.sqlite.rows import known_state, new_row, read_or, written
+from conveyor.store.sql import known_state
+from conveyor.store.sqlite.rows import new_row, read_or, written
 from conveyor.store.sqlite.statements import ask, fetch, run, text, write
 
 #: A job that was created, and the state that it began in.

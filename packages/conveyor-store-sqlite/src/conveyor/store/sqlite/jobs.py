@@ -12,17 +12,8 @@ from sqlite3 import Connection
 from typing import Any, Final
 
 from conveyor.core.store import Lease
-from conveyor.store.sql import Key, Row
-from conveyor.store.sqlite.rows import (
-    MICROSECOND,
-    UNREADABLE,
-    decoded_sort_key,
-    encoded_sort_key,
-    known_state,
-    microseconds,
-    read,
-    written,
-)
+from conveyor.store.sql import MICROSECOND, UNREADABLE, Key, Row, known_state, microseconds
+from conveyor.store.sqlite.rows import decoded_sort_key, encoded_sort_key, read, written
 from conveyor.store.sqlite.statements import ask, fetch, run, text, write
 
 #: A step writes its own moment in many rows.

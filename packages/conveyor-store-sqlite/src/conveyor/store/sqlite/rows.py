@@ -14,18 +14,13 @@ from functools import lru_cache
 from sqlite3 import Connection
 from typing import Any, Final
 
-from conveyor.core.store import Beginning, JobKey, JobRecord, JobState
+from conveyor.core.store import Beginning, JobKey, JobRecord
+from conveyor.store.sql import STATES, UNREADABLE, microseconds
 from conveyor.store.sqlite.statements import ask, text
 
-#: The end of what does not end by itself.
-FOREVER: Final = datetime.max.replace(tzinfo=UTC)
-MICROSECOND: Final = timedelta(microseconds=1)
-#: What reading a row that is not as it should be may raise.
-UNREADABLE: Final = (ValueError, TypeError, KeyError, OverflowError)
 #: Rows read by one statement: a thousand payloads of 1 MiB are more than SQLite puts in one value.
 _PAGE: Final = 200
 _WIDTH: Final = len("2026-01-01T00:00:00.000000Z")
-_STATES: Final = {state.value: state for state in JobState}
 _SIGN: Final = 1 << 63
 
 
@@ -51,16 +46,6 @@ def read_or(stored: str | None, otherwise: datetime) -> datetime:
         return otherwise if stored is None else read(stored)
     except UNREADABLE:
         return otherwise
-
-
-def known_state(stored: str) -> JobState:
-    """The state that was stored; that of a job that cannot run, for any other text."""
-    return _STATES.get(stored, JobState.FAILED)
-
-
-def microseconds(duration: timedelta | None) -> int | None:
-    """The duration as it is stored."""
-    return None if duration is None else duration // MICROSECOND
 
 
 def encoded_sort_key(sort_key: float) -> int:
@@ -126,7 +111,7 @@ def _record(row: Sequence[Any], now: str) -> JobRecord:
         unique_key,
         unique_for if unique_for is None else timedelta(microseconds=unique_for),
         None if parent_id is None else JobKey(parent_queue, parent_id),
-        _STATES[state],
+        STATES[state],
         seq,
         decoded_sort_key(sort_key) if sort_key else 0.0,
         holds_key != 0 and (unique_until is None or unique_until > now),

@@ -21,34 +21,30 @@ from heapq import heappop, heappush
 from sqlite3 import Connection
 from typing import Any
 
-from conveyor.core.store import Claim, Rate
-from conveyor.store.sqlite.limits import Room, Scope, started, windows
-from conveyor.store.sqlite.rows import microseconds, written
+from conveyor.core.store import Claim
+from conveyor.store.sql import Capacity, Scope, rate_name, rate_of, run_now, windows
+from conveyor.store.sqlite.limits import Starts
+from conveyor.store.sqlite.rows import written
 from conveyor.store.sqlite.statements import ask, run, text
 from conveyor.store.sqlite.waiting import START, Names, Position, Turns, before_stalled, following, ungrouped
 
 
 def take_turns(
     db: Connection, now: datetime, request: Claim, names: Names, *, count: int, turns: Turns
-) -> tuple[Sequence[int], bool]:
-    """Pick up to `count` jobs by turns, and note the turns and the starts.
+) -> tuple[Sequence[tuple[int, str | None]], bool]:
+    """Pick up to `count` jobs by turns, each returned with its group, and note the turns.
 
     Says, too, whether one that has stalled before ended them.
     """
     run(db, "end_group_pauses", queue=request.queue, now=written(now))
     round_ = _Round(db, now, request, names, count=count, turns=turns)
     round_.play()
-    most = before_stalled(db, request, round_.picked)
+    most = before_stalled(db, request, [seq for seq, _ in round_.picked])
     if most is not None:  # the same picks, as far as they go
         round_ = _Round(db, now, request, names, count=most, turns=turns)
         round_.play()
     round_.write()
     return round_.picked, most is not None
-
-
-def rate_name(rate: Rate) -> str:
-    """What tells one rate from another."""
-    return f"{rate.max}/{microseconds(rate.per)}"
 
 
 @dataclass(slots=True, eq=False)
@@ -96,18 +92,18 @@ class _Round:
         self._count = count
         self._now = now
         self._limit = request.group_limit
-        self._rate = self._limit.rate if self._limit is not None else None
+        self._rate = rate_of(request.group_limit)
         self._turn = turns.latest
         self._counted = turns.counted
         self._served: dict[str | None, int] = {None: turns.ungrouped}
         self._active: dict[str, int] = {}
-        self._windows: dict[str, Room] = {}
+        self._windows: dict[str, Capacity] = {}
         self._full: dict[str, datetime] = {}
         self._starts: dict[str, int] = {}
         self._heap: list[tuple[int, int, int, int, _Lane]] = []
         self._pushed = 0
         self._streams = self._open_streams()
-        self.picked: list[int] = []
+        self.picked: list[tuple[int, str | None]] = []
 
     # ---------------------------------------------------------------- picking
 
@@ -130,7 +126,7 @@ class _Round:
 
     def _pick(self, lane: _Lane) -> None:
         _, second = lane.jobs.popleft()
-        self.picked.append(abs(second))
+        self.picked.append((abs(second), lane.group))
         if self._counted:
             self._turn += 1
             self._served[lane.group] = self._turn
@@ -219,7 +215,7 @@ class _Round:
         if self._rate is not None:
             groups = {row[2] for row in new} - self._windows.keys()
             self._windows.update(
-                windows(self._db, Scope(self._queue, "group"), groups, self._rate, self._now)
+                run_now(windows(Starts(self._db), Scope(self._queue, "group"), groups, self._rate, self._now))
             )
         for sort_key, _, group, name, active, tie_break, newest, served in new:
             self._active.setdefault(group, active)
@@ -247,14 +243,11 @@ class _Round:
     # ---------------------------------------------------------------- writing
 
     def write(self) -> None:
-        """Note whose turns they were, what has started, and which groups to pass over for a while."""
+        """Note whose turns they were, and which groups to pass over for a while."""
         if self.picked and self._counted:
             turns = [(group, self._served[group]) for group in self._starts]
             run(self._db, "serve_groups", queue=self._queue, served=text(turns))
             run(self._db, "serve_queue", queue=self._queue, turns=self._turn, served=self._served[None])
-        if self._rate is None:
-            return
-        started(self._db, Scope(self._queue, "group"), self._starts, self._now)
-        if self._full:
+        if self._rate is not None and self._full:
             full = [(group, written(until)) for group, until in self._full.items()]
             run(self._db, "throttle_groups", queue=self._queue, rate=rate_name(self._rate), groups=text(full))

@@ -17,7 +17,8 @@ from sqlite3 import Connection
 from typing import Any, Final
 
 from conveyor.core.store import Claim, Stalled
-from conveyor.store.sqlite.rows import FOREVER, read, written
+from conveyor.store.sql import FOREVER
+from conveyor.store.sqlite.rows import read, written
 from conveyor.store.sqlite.statements import ask, execute, fetch, text
 from conveyor.store.sqlite.where import in_lane
 

@@ -1,4 +1,4 @@
-"""Sets of jobs as SQL: the only place where SQL is put together, and only from what stands in this file.
+"""Sets of jobs as SQL: the only tie_break where SQL is put together, and only from what stands in this file.
 
 The rows that a `Where` means are the union of branches, one for each state, so that each can use the
 partial index of its state. Values are parameters, always.
