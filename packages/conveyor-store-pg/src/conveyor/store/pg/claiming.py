@@ -8,14 +8,13 @@ Where the limit is one of active jobs only, and nothing else is in the way, that
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from conveyor.core.store import Claim, Claimed, JobRecord, JobState, Lease, Stalled, Undecodable
-from conveyor.store.pg.groups import Move, moved
+from conveyor.store.pg.groups import Move, Throttle, moved
 from conveyor.store.pg.limits import Starts
 from conveyor.store.pg.rows import (
     ATTEMPT,
@@ -29,12 +28,13 @@ from conveyor.store.pg.rows import (
     record_or_reason,
 )
 from conveyor.store.pg.statements import Again, Row, Session
-from conveyor.store.pg.turns import Picked, numbered, take_turns
+from conveyor.store.pg.turns import take_turns
 from conveyor.store.pg.waiting import Gate, View, gate, look
 from conveyor.store.sql import (
     FOREVER,
     MICROSECOND,
     NO_TIME,
+    FairShare,
     capacity,
     note_starts,
     rate_name,
@@ -186,7 +186,7 @@ async def _claim_side_by_side(session: Session, request: Claim, now: datetime) -
         view = await look(session, request, now, wanted)
         if view.gate.turns is not None or view.gate.in_line:
             raise Again  # what this queue needs has changed since it was asked
-        seqs = [seq for seq, _ in _first(view)]
+        seqs = _first(view)
         rows, cut_short = await _lease(session, request, seqs, now, alone=not taken.count)
         for row in rows:
             taken.take(row[1:], request.token)
@@ -205,47 +205,51 @@ async def _claim_in_line(session: Session, request: Claim, state: Gate) -> Claim
     await register_windows(starts, request, now)
     left = await capacity(starts, request, request.count, now)
     count = max(left.starts, 0)
+    share: FairShare | None = None
     if state.turns is None:
         view = await look(session, request, now, count)
         if view.gate.turns is not None:
             raise Again  # the first job of a group came just now
-        picked = Picked(_first(view))
+        seqs = _first(view)
     else:
-        picked, view = await take_turns(session, now, request, count)
-    rows, cut_short = await _lease(session, request, [seq for seq, _ in picked.jobs], now)
+        share, view = await take_turns(session, now, request, count)
+        seqs = [] if share is None else [seq for seq, _ in share.picked]
+    rows, cut_short = await _lease(session, request, seqs, now)
     for row in rows:
         taken.take(row[1:], request.token)
-    if picked.jobs or picked.full:
-        await _note(session, request, view.gate, picked, rows)
+    await _note(session, request, view.gate, share, rows)
     if taken.count >= request.count or cut_short:
         return taken.claimed(cut_short=cut_short)
-    missed = len(rows) < len(picked.jobs)
-    wait = await _wait(session, request, view, cut_short=len(picked.jobs) >= left.starts and not missed)
+    missed = len(rows) < len(seqs)
+    wait = await _wait(session, request, view, cut_short=len(seqs) >= left.starts and not missed)
     return taken.claimed(_soon(wait) if missed else wait)
 
 
-def _first(view: View) -> list[tuple[int, str | None]]:
+def _first(view: View) -> list[int]:
     """The jobs without a group, most urgent first."""
-    return [(abs(second), None) for lane in view.lanes if lane.key[0] is None for _, second in lane.jobs]
+    sub_queues = [lane.sub_queue for lane in view.lanes]
+    return [abs(second) for each in sub_queues if each.group is None for _, second in each.jobs]
 
 
-async def _note(session: Session, request: Claim, state: Gate, picked: Picked, rows: Sequence[Row]) -> None:
-    """Note whose turns it was, what has started, and which groups to pass over for a while."""
+async def _note(
+    session: Session, request: Claim, state: Gate, share: FairShare | None, rows: Sequence[Row]
+) -> None:
+    """Note from which groups jobs were taken, what has started, and which groups to pass over for a while."""
     queue, now = request.queue, state.now
     groups = [row[1 + GROUP] for row in rows]
-    # What was picked and is not had, for it went meanwhile, is no start: its group may not be full.
-    missed = Counter(group for _, group in picked.jobs) - Counter(groups)
     served: dict[str, int] = {}
     if state.turns is not None and state.turns.counted and rows:
-        latest, ungrouped_at, served = numbered(state.turns, groups)
+        latest, ungrouped_at, served = state.turns.after(groups)
         await session.run("serve_queue", queue=queue, turns=latest, served=ungrouped_at)
+    group_rate = rate_of(request.group_limit)
+    rate = "" if group_rate is None else rate_name(group_rate)
+    # What was picked and is not had, for it went meanwhile, is no start: its group may not be full.
+    full = {} if share is None else share.throttled(groups)
     await moved(
         session,
         _moves(rows),
         served={(queue, group): turn for group, turn in served.items()},
-        throttled={
-            (queue, group): throttle for group, throttle in picked.full.items() if group not in missed
-        },
+        throttled={(queue, group): Throttle(rate, until) for group, until in full.items()},
     )
     await note_starts(Starts(session), request, groups, now)
 

@@ -7,6 +7,7 @@ job's `seq`.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -16,27 +17,13 @@ from typing import Any, Final
 from conveyor.core.store import Claim, Rate
 from conveyor.store.pg.rows import instant, known_instant
 from conveyor.store.pg.statements import Row, Session
-from conveyor.store.sql import FOREVER, microseconds, rate_name
+from conveyor.store.sql import FOREVER, Picks, SubQueue, microseconds, rate_name
 
-#: Rank, and what decides within it.
-Position = tuple[float, int]
 #: A group, and a name within it.
 LaneKey = tuple[str | None, str]
 
 #: How many more lanes are read than jobs are asked for: the last ones read only show where the others begin.
 _SPARE: Final = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Turns:
-    """The turns of a queue: the number of the latest, and of the latest without a group.
-
-    `counted` is false while the queue knows no group, though it has jobs of groups that it knew once.
-    """
-
-    latest: int
-    ungrouped: int
-    counted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,23 +36,18 @@ class Gate:
 
     now: datetime
     paused_until: datetime | None
-    turns: Turns | None
+    turns: Picks | None
     in_line: bool
     over: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """The waiting jobs of one name in one group, as far as they were read; group None: those without one.
+    """A sub-queue, how many jobs of its group were active at that moment, and when that was served last."""
 
-    `turn` is what its group's turn was at that moment. `ended`: there are no jobs behind those read.
-    """
-
-    key: LaneKey
+    sub_queue: SubQueue
     active: int
-    turn: int
-    jobs: Sequence[Position]
-    ended: bool
+    last_served: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +66,11 @@ class Reach:
         """What is mostly enough to choose `count` jobs."""
         return cls(count + _SPARE)
 
-    def further(self, needed: LaneKey | None) -> Reach:
+    def further(self, needed: SubQueue | None) -> Reach:
         """More of a lane of which too little was read, and some more of all lanes; else more lanes."""
         if needed is None:
             return replace(self, lanes=self.lanes * 4)
-        return replace(self, times=self.times * 2, deep=self.deep | {needed})
+        return replace(self, times=self.times * 2, deep=self.deep | {(needed.group, needed.name)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +157,7 @@ def _gate(row: Row) -> Gate:
     return Gate(
         now=known_instant(at),
         paused_until=(instant(until) or FOREVER) if paused else None,
-        turns=Turns(latest, ungrouped, counted=counted) if counted or grouped else None,
+        turns=Picks(latest, ungrouped, counted=counted) if counted or grouped else None,
         in_line=in_line,
         over=over,
     )
@@ -184,8 +166,9 @@ def _gate(row: Row) -> Gate:
 def _lane(rows: Sequence[Row]) -> Lane:
     """One lane of what was found: a row for each of its jobs, the most urgent first."""
     _, group, name, active, served, *_, depth, _, _ = rows[0]
-    jobs = [(row[-2], row[-1]) for row in rows]
-    return Lane((group, name), active, served, jobs, ended=len(jobs) < depth or group is None)
+    jobs = deque((row[-2], row[-1]) for row in rows)
+    ended = len(jobs) < depth or group is None
+    return Lane(SubQueue(group, name, jobs, jobs[-1], ended=ended), active, served)
 
 
 def _beyond(found: Sequence[Row], most: int) -> tuple[float, int, int] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from conveyor.store.sql.driving import run_now
+from conveyor.store.sql.fair_share import FairShare, More, Picks, Position, SubQueue
 from conveyor.store.sql.jobs import REMEMBERED, JobTable, Key, Row
 from conveyor.store.sql.limits import (
     Capacity,
@@ -36,11 +37,16 @@ __all__ = [
     "STATES",
     "UNREADABLE",
     "Capacity",
+    "FairShare",
     "JobTable",
     "Key",
+    "More",
+    "Picks",
+    "Position",
     "Row",
     "Scope",
     "StartTable",
+    "SubQueue",
     "UnitOfWork",
     "capacity",
     "delete",

@@ -46,7 +46,7 @@ def claim(db: Connection, now: datetime, request: Claim) -> Claimed:
             if most is not None:
                 seqs, cut_short = seqs[:most], True
         else:
-            picked, cut_short = take_turns(db, now, request, names, count=left.starts, turns=state.turns)
+            picked, cut_short = take_turns(db, now, request, names, count=left.starts, picks=state.turns)
             seqs, groups = [seq for seq, _ in picked], [group for _, group in picked]
     run_now(note_starts(starts, request, groups or [None] * len(seqs), now))
     claimed = _leased(db, now, request, seqs)

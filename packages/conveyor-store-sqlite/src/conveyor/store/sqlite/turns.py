@@ -1,14 +1,9 @@
-"""Turns: which jobs a claim takes from a queue that knows groups.
+"""Fair share on this store: the sub-queues that a claim of a queue with groups may pick from next.
 
-Each pick goes to the most urgent job of the lane whose group was served longest ago. Picking one by one
-in SQL would cost several statements for each job, so a claim reads the heads of the lanes that may be
-next, in pages, makes all of its picks here, and writes once what came of them. That is exact because
-nobody else writes meanwhile, and because a pick only ever makes its own group's lanes less urgent: lanes
-that have not been read yet stay behind the last one that has.
-
-Lanes that must be passed over are not read at all: those of paused groups are in no index, those of
-groups with too many active jobs are of other kinds than the ones asked for, and a group whose window is
-full is throttled until it is not.
+They are read by pages, in the order in which they are picked from (see `conveyor.store.sql.FairShare`).
+Nobody else writes meanwhile, so what is read later is of the same moment. Sub-queues that must be passed over
+are not read at all: those of paused groups are in no index, and those of groups with too many active jobs, or
+that are throttled, are of other kinds than the ones asked for.
 """
 
 from __future__ import annotations
@@ -17,152 +12,96 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from heapq import heappop, heappush
 from sqlite3 import Connection
 from typing import Any
 
 from conveyor.core.store import Claim
-from conveyor.store.sql import Capacity, Scope, rate_name, rate_of, run_now, windows
+from conveyor.store.sql import FairShare, Picks, Scope, SubQueue, rate_name, rate_of, run_now, windows
 from conveyor.store.sqlite.limits import Starts
 from conveyor.store.sqlite.rows import written
 from conveyor.store.sqlite.statements import ask, run, text
-from conveyor.store.sqlite.waiting import START, Names, Position, Turns, before_stalled, following, ungrouped
+from conveyor.store.sqlite.waiting import START, Names, before_stalled, following, ungrouped
 
 
 def take_turns(
-    db: Connection, now: datetime, request: Claim, names: Names, *, count: int, turns: Turns
+    db: Connection, now: datetime, request: Claim, names: Names, *, count: int, picks: Picks
 ) -> tuple[Sequence[tuple[int, str | None]], bool]:
-    """Pick up to `count` jobs by turns, each returned with its group, and note the turns.
+    """Pick up to `count` jobs by fair share, each returned with its group, and note the picks.
 
     Says, too, whether one that has stalled before ended them.
     """
     run(db, "end_group_pauses", queue=request.queue, now=written(now))
-    round_ = _Round(db, now, request, names, count=count, turns=turns)
-    round_.play()
-    most = before_stalled(db, request, [seq for seq, _ in round_.picked])
-    if most is not None:  # the same picks, as far as they go
-        round_ = _Round(db, now, request, names, count=most, turns=turns)
-        round_.play()
-    round_.write()
-    return round_.picked, most is not None
+    share = FairShare(request, now, count=count, picks=picks)
+    reader = _Reader(db, now, request, names, share)
+    while (more := share.pick()) is not None:
+        if more.of is None:
+            reader.read_page()
+        else:
+            reader.read_jobs(more.of)
+    most = before_stalled(db, request, [seq for seq, _ in share.picked])
+    kept = share.picked if most is None else share.picked[:most]
+    _note(db, request, share, picks, [group for _, group in kept])
+    return kept, most is not None
 
 
-@dataclass(slots=True, eq=False)
-class _Lane:
-    """The waiting jobs of one name in one group, as far as they have been read; group None: of no group."""
-
-    group: str | None
-    name: str
-    #: The jobs to give next, most urgent first, and the last one read.
-    jobs: deque[Position]
-    last: Position
-    #: Whether there are no jobs behind the last one read.
-    ended: bool
+def _note(
+    db: Connection, request: Claim, share: FairShare, picks: Picks, groups: Sequence[str | None]
+) -> None:
+    """Note from which groups jobs were picked, and which to pass over for a while."""
+    if groups and picks.counted:
+        latest, ungrouped_at, served = picks.after(groups)
+        run(db, "serve_groups", queue=request.queue, served=text(list(served.items())))
+        run(db, "serve_queue", queue=request.queue, turns=latest, served=ungrouped_at)
+    rate = rate_of(request.group_limit)
+    full = share.throttled(groups)
+    if rate is not None and full:
+        until = text([(group, written(until)) for group, until in full.items()])
+        run(db, "throttle_groups", queue=request.queue, rate=rate_name(rate), groups=until)
 
 
 @dataclass(slots=True, eq=False)
 class _Stream:
-    """Lanes in order, read by pages: those whose group has had a turn, or those whose group has not."""
+    """Sub-queues in order, read by pages: those whose group has been served, or those whose group has not."""
 
     statement: str
     kinds: list[Sequence[Any]]
-    #: All lanes before this have been read; None: all lanes.
-    read_to: Position | None = START
+    #: All sub-queues before this have been read; None: all there are.
+    read_to: tuple[int, int] | None = START
     seen: set[tuple[str, str]] = field(default_factory=set)
 
     @property
     def bound(self) -> tuple[int, int, int] | None:
-        """The most urgent that a lane which has not been read can be; None: there is none."""
+        """The most urgent that a sub-queue which has not been read can be; None: there is none."""
         if self.read_to is None or not self.kinds:
             return None
         sort_key, second = self.read_to
         return (sort_key, second, START[1]) if self.statement == "lanes_served" else (sort_key, 0, second)
 
 
-class _Round:
-    """The picks of one claim."""
+class _Reader:
+    """Reads for one claim what its picks are made from."""
 
     def __init__(
-        self, db: Connection, now: datetime, request: Claim, names: Names, *, count: int, turns: Turns
+        self,
+        db: Connection,
+        now: datetime,
+        request: Claim,
+        names: Names,
+        share: FairShare,
     ) -> None:
         self._db = db
         self._request = request
         self._queue = request.queue
         self._names = names
-        self._count = count
+        self._share = share
         self._now = now
         self._limit = request.group_limit
         self._rate = rate_of(request.group_limit)
-        self._turn = turns.latest
-        self._counted = turns.counted
-        self._served: dict[str | None, int] = {None: turns.ungrouped}
-        self._active: dict[str, int] = {}
-        self._windows: dict[str, Capacity] = {}
-        self._full: dict[str, datetime] = {}
-        self._starts: dict[str, int] = {}
-        self._heap: list[tuple[int, int, int, int, _Lane]] = []
-        self._pushed = 0
         self._streams = self._open_streams()
-        self.picked: list[tuple[int, str | None]] = []
-
-    # ---------------------------------------------------------------- picking
-
-    def play(self) -> None:
-        """Pick until there are enough jobs, or none left."""
-        jobs = ungrouped(self._db, self._request, self._names, self._count)
+        jobs = ungrouped(db, request, names, share.count)
         if jobs:
-            self._push(_Lane(None, "", deque(jobs), jobs[-1], ended=True))
-        while len(self.picked) < self._count:
-            self._read_ahead()
-            if not self._heap:
-                return
-            _, served, _, _, lane = heappop(self._heap)
-            if served != self._served[lane.group]:  # another lane of its group has had the turn meanwhile
-                self._push(lane)
-            elif not lane.jobs:
-                self._read_jobs(lane)
-            elif lane.group is None or self._may_start(lane.group):
-                self._pick(lane)
-
-    def _pick(self, lane: _Lane) -> None:
-        _, second = lane.jobs.popleft()
-        self.picked.append((abs(second), lane.group))
-        if self._counted:
-            self._turn += 1
-            self._served[lane.group] = self._turn
-        if lane.group is not None:
-            self._active[lane.group] += 1
-            self._starts[lane.group] = self._starts.get(lane.group, 0) + 1
-            if self._is_full(lane.group):
-                return
-        if lane.jobs or not lane.ended:
-            self._push(lane)
-
-    def _may_start(self, group: str) -> bool:
-        """Whether the group's limit leaves room; if not, its lanes are done with."""
-        if self._limit is None:
-            return True
-        if self._limit.active is not None and self._active[group] >= self._limit.active:
-            return False
-        return not self._is_full(group)
-
-    def _is_full(self, group: str) -> bool:
-        """Whether the group has had as many starts as its rate allows; then claims need not look at it."""
-        if self._rate is None:
-            return False
-        room = self._windows[group]
-        if self._starts.get(group, 0) < room.starts:
-            return False
-        self._full[group] = room.free_at if room.free_at is not None else self._now + self._rate.per
-        return True
-
-    def _push(self, lane: _Lane) -> None:
-        """Put a lane in line by its first job; if that is not known, by the least that it can be."""
-        sort_key, second = lane.jobs[0] if lane.jobs else lane.last
-        self._pushed += 1
-        heappush(self._heap, (sort_key, self._served[lane.group], second, self._pushed, lane))
-
-    # ---------------------------------------------------------------- reading
+            share.add(SubQueue(None, "", deque(jobs), jobs[-1], ended=True))
+        self._move_beyond()
 
     def _open_streams(self) -> list[_Stream]:
         if self._rate is not None:
@@ -188,18 +127,17 @@ class _Round:
             and (most is None or active < most)
         ]
 
-    def _read_ahead(self) -> None:
-        """Read lanes until none that has not been read can be before the first in line."""
-        for stream in self._streams:
-            while stream.bound is not None and (not self._heap or stream.bound <= self._heap[0][:3]):
-                self._read_page(stream)
+    def _move_beyond(self) -> None:
+        bounds = [bound for stream in self._streams if (bound := stream.bound) is not None]
+        self._share.beyond = min(bounds, default=None)
 
-    def _read_page(self, stream: _Stream) -> None:
-        """Read the next lanes of a stream, their groups' windows with them."""
+    def read_page(self) -> None:
+        """Read the next sub-queues of the stream that may have the most urgent one, with their windows."""
+        stream = next(stream for stream in self._streams if stream.bound == self._share.beyond)
         sort_key, second = stream.read_to or START
         # The lanes of one group share their turn, so a page may end between them: it begins again there,
         # and is larger than they can be.
-        count = self._count + len(stream.kinds)
+        count = self._share.count + len(stream.kinds)
         rows = ask(
             self._db,
             stream.statement,
@@ -210,44 +148,33 @@ class _Round:
             count=count,
         )
         stream.read_to = None if len(rows) < count else (rows[-1][0], rows[-1][1])
+        self._move_beyond()
         new = [row for row in rows if (row[2], row[3]) not in stream.seen]
         stream.seen.update((row[2], row[3]) for row in new)
         if self._rate is not None:
-            groups = {row[2] for row in new} - self._windows.keys()
-            self._windows.update(
-                run_now(windows(Starts(self._db), Scope(self._queue, "group"), groups, self._rate, self._now))
-            )
+            known = self._share.windows
+            groups = {row[2] for row in new} - known.keys()
+            scope = Scope(self._queue, "group")
+            known.update(run_now(windows(Starts(self._db), scope, groups, self._rate, self._now)))
         for sort_key, _, group, name, active, tie_break, newest, served in new:
-            self._active.setdefault(group, active)
-            self._served.setdefault(group, served)
             head = (sort_key, newest if self._request.newest_first else tie_break)
-            self._push(_Lane(group, name, deque([head]), head, ended=False))
+            self._share.add(
+                SubQueue(group, name, deque([head]), head, ended=False), active=active, last_served=served
+            )
 
-    def _read_jobs(self, lane: _Lane) -> None:
-        """Read what comes next in a lane, which has been given out as far as it was read."""
-        wanted = self._count - len(self.picked)
+    def read_jobs(self, sub_queue: SubQueue) -> None:
+        """Read what comes next in a sub-queue, of which all that was read has been picked."""
+        wanted = self._share.count - len(self._share.picked)
         jobs = following(
             self._db,
             "grouped",
-            {"queue": self._queue, "group": lane.group, "name": lane.name},
-            lane.last,
+            {"queue": self._queue, "group": sub_queue.group, "name": sub_queue.name},
+            sub_queue.last,
             wanted,
             newest=self._request.newest_first,
         )
-        lane.ended = len(jobs) < wanted
+        sub_queue.ended = len(jobs) < wanted
         if jobs:
-            lane.jobs.extend(jobs)
-            lane.last = jobs[-1]
-            self._push(lane)
-
-    # ---------------------------------------------------------------- writing
-
-    def write(self) -> None:
-        """Note whose turns they were, and which groups to pass over for a while."""
-        if self.picked and self._counted:
-            turns = [(group, self._served[group]) for group in self._starts]
-            run(self._db, "serve_groups", queue=self._queue, served=text(turns))
-            run(self._db, "serve_queue", queue=self._queue, turns=self._turn, served=self._served[None])
-        if self._rate is not None and self._full:
-            full = [(group, written(until)) for group, until in self._full.items()]
-            run(self._db, "throttle_groups", queue=self._queue, rate=rate_name(self._rate), groups=text(full))
+            sub_queue.jobs.extend(jobs)
+            sub_queue.last = jobs[-1]
+            self._share.put(sub_queue)

@@ -17,7 +17,7 @@ from sqlite3 import Connection
 from typing import Any, Final
 
 from conveyor.core.store import Claim, Stalled
-from conveyor.store.sql import FOREVER
+from conveyor.store.sql import FOREVER, Picks, Position
 from conveyor.store.sqlite.rows import read, written
 from conveyor.store.sqlite.statements import ask, execute, fetch, text
 from conveyor.store.sqlite.where import in_lane
@@ -25,24 +25,10 @@ from conveyor.store.sqlite.where import in_lane
 _BEFORE: Final = -(1 << 63)
 _BEYOND: Final = (1 << 63) - 1
 
-#: Rank, and what decides within it.
-Position = tuple[int, int]
 #: The names that may be claimed; None: all.
 Names = Collection[str] | None
 #: The first position of all: what comes after it is everything.
-START: Final[Position] = (_BEFORE, _BEFORE)
-
-
-@dataclass(frozen=True, slots=True)
-class Turns:
-    """The turns of a queue: the number of the latest, and of the latest without a group.
-
-    `counted` is false while the queue knows no group, though it has jobs of groups that it knew once.
-    """
-
-    latest: int
-    ungrouped: int
-    counted: bool
+START: Final = (_BEFORE, _BEFORE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +40,18 @@ class Gate:
 
     paused_until: datetime | None
     paused_names: frozenset[str]
-    turns: Turns | None
+    turns: Picks | None
 
 
 def gate(db: Connection, queue: str, now: datetime) -> Gate:
     """What a claim of the queue has to know before it chooses."""
     row = fetch(db, "claim_preconditions", queue=queue, now=written(now))
     until, names, latest, ungrouped, grouped = row
-    turns: Turns | None = None
+    turns: Picks | None = None
     if latest is not None:
-        turns = Turns(latest, ungrouped, counted=True)
+        turns = Picks(latest, ungrouped, counted=True)
     elif grouped:
-        turns = Turns(0, 0, counted=False)
+        turns = Picks(0, 0, counted=False)
     return Gate(
         paused_until=None if until is None else read(until) if until else FOREVER,
         paused_names=frozenset(json.loads(names)),
