@@ -9,11 +9,10 @@ Where the limit is one of active jobs only, and nothing else is in the way, that
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from conveyor.core.store import Claim, Claimed, JobRecord, JobState, Lease, Stalled, Undecodable
+from conveyor.core.store import Claim, Claimed, JobState, Stalled
 from conveyor.store.pg.groups import Move, Throttle, moved
 from conveyor.store.pg.limits import Starts
 from conveyor.store.pg.rows import (
@@ -31,15 +30,16 @@ from conveyor.store.pg.statements import Again, Row, Session
 from conveyor.store.pg.turns import take_turns
 from conveyor.store.pg.waiting import Gate, View, gate, look
 from conveyor.store.sql import (
-    FOREVER,
     MICROSECOND,
     NO_TIME,
     FairShare,
+    Taken,
     capacity,
     note_starts,
     rate_name,
     rate_of,
     register_windows,
+    time_until_more,
 )
 
 #: After this a claim may find the job free that it has passed over, because another call was at it.
@@ -50,33 +50,6 @@ _LOOKS: Final = 5
 
 class GroupsGoOn(Exception):  # noqa: N818 - not an error: nothing is wrong
     """Pauses of groups are over, or groups need not be passed over any more: note that, and claim again."""
-
-
-@dataclass(slots=True)
-class _Taken:
-    """What a claim has leased."""
-
-    now: datetime
-    jobs: list[JobRecord] = field(default_factory=list)
-    undecodable: list[Undecodable] = field(default_factory=list)
-
-    @property
-    def count(self) -> int:
-        return len(self.jobs) + len(self.undecodable)
-
-    def take(self, row: Row, token: str) -> None:
-        found = record_or_reason(row, self.now)
-        if isinstance(found, JobRecord):
-            self.jobs.append(found)
-        else:
-            reason = f"{type(found).__name__}: {found}"
-            lease = Lease(row[0], row[ID], token)
-            self.undecodable.append(Undecodable(lease=lease, attempt=row[ATTEMPT], reason=reason))
-
-    def claimed(self, wait: timedelta | None = None, *, cut_short: bool = False) -> Claimed:
-        return Claimed(
-            jobs=self.jobs, now=self.now, wait=wait, undecodable=self.undecodable, cut_short=cut_short
-        )
 
 
 # ------------------------------------------------------------------ side by side
@@ -112,15 +85,19 @@ async def claim_at_once(
     at, guarded, left, due, passed_over, cut_short, *_ = rows[0]
     if guarded:
         return None
-    taken = _Taken(known_instant(at))
+    taken = Taken(known_instant(at), request.token)
     leased = [row[6:] for row in rows if row[6] is not None]
     for row in sorted(leased, key=_urgency):
-        taken.take(row, request.token)
+        _add(taken, row)
     if taken.count >= left or cut_short:
         # As many as were asked for; or as the limit allows, or as may come together, and no time brings more.
         return taken.claimed(cut_short=cut_short)
     wait = None if due is None else max(known_instant(due) - taken.now, NO_TIME)
     return taken.claimed(_soon(wait) if passed_over else wait)
+
+
+def _add(taken: Taken, row: Row) -> None:
+    taken.add(record_or_reason(row, taken.now), row[0], row[ID], row[ATTEMPT])
 
 
 def _soon(wait: timedelta | None) -> timedelta:
@@ -162,7 +139,7 @@ async def take(session: Session, now: datetime | None, ids: Collection[str], req
     """Lease those of the jobs with these ids that wait for anything."""
     # Claims that count must not count while this one adds.
     await session.ask("lock_queue_if_any", queue=request.queue)
-    taken = _Taken(await moment(session, now))
+    taken = Taken(await moment(session, now), request.token)
     rows = await session.ask(
         "lease_by_id",
         **_lease_of(request),
@@ -171,14 +148,14 @@ async def take(session: Session, now: datetime | None, ids: Collection[str], req
         now=taken.now,
     )
     for row in sorted((row[1:] for row in rows), key=_urgency):
-        taken.take(row, request.token)
+        _add(taken, row)
     await moved(session, _moves(rows))
     return taken.claimed()
 
 
 async def _claim_side_by_side(session: Session, request: Claim, now: datetime) -> Claimed:
     """Lease jobs that others may be about to lease as well; what they take is looked for elsewhere."""
-    taken = _Taken(now)
+    taken = Taken(now, request.token)
     looks = 0
     while True:
         looks += 1
@@ -189,18 +166,18 @@ async def _claim_side_by_side(session: Session, request: Claim, now: datetime) -
         seqs = _first(view)
         rows, cut_short = await _lease(session, request, seqs, now, alone=not taken.count)
         for row in rows:
-            taken.take(row[1:], request.token)
+            _add(taken, row[1:])
         if taken.count >= request.count or cut_short:
             return taken.claimed(cut_short=cut_short)
         if len(seqs) < wanted or looks == _LOOKS:
-            wait = await _wait(session, request, view, cut_short=False)
+            wait = await _wait(session, request, view, limited=False)
             return taken.claimed(_soon(wait) if len(rows) < len(seqs) else wait)
 
 
 async def _claim_in_line(session: Session, request: Claim, state: Gate) -> Claimed:
     """Lease jobs while no other claim of the queue does."""
     now = state.now
-    taken = _Taken(now)
+    taken = Taken(now, request.token)
     starts = Starts(session)
     await register_windows(starts, request, now)
     left = await capacity(starts, request, request.count, now)
@@ -216,12 +193,12 @@ async def _claim_in_line(session: Session, request: Claim, state: Gate) -> Claim
         seqs = [] if share is None else [seq for seq, _ in share.picked]
     rows, cut_short = await _lease(session, request, seqs, now)
     for row in rows:
-        taken.take(row[1:], request.token)
+        _add(taken, row[1:])
     await _note(session, request, view.gate, share, rows)
     if taken.count >= request.count or cut_short:
         return taken.claimed(cut_short=cut_short)
     missed = len(rows) < len(seqs)
-    wait = await _wait(session, request, view, cut_short=len(seqs) >= left.starts and not missed)
+    wait = await _wait(session, request, view, limited=len(seqs) >= left.starts and not missed)
     return taken.claimed(_soon(wait) if missed else wait)
 
 
@@ -302,19 +279,15 @@ def _moves(rows: Sequence[Row]) -> list[Move]:
     ]
 
 
-async def _wait(session: Session, request: Claim, view: View, *, cut_short: bool) -> timedelta | None:
+async def _wait(session: Session, request: Claim, view: View, *, limited: bool) -> timedelta | None:
     """How long until there may be more, if time alone brings that about."""
-    now, free_at = view.gate.now, view.gate.paused_until
-    if free_at is None:
-        after = await capacity(Starts(session), request, 1, now)
-        free_at = now if after.starts > 0 else after.free_at
-    if free_at is None or free_at == FOREVER:
-        return None
-    group_rate = rate_of(request.group_limit)
-    rate = "" if group_rate is None else rate_name(group_rate)
-    [(waiting, soonest)] = await session.ask("claim_wait", queue=request.queue, now=now, rate=rate)
-    if waiting and (cut_short or view.gate.paused_until is not None):
-        return max(free_at - now, NO_TIME)
-    # What was in the way when this claim looked may be gone by now, and have left no time to wait for.
-    times = [time for time in (view.soonest, instant(soonest)) if time is not None]
-    return max(min(times) - now, free_at - now, NO_TIME) if times else None
+    now, paused_until = view.gate.now, view.gate.paused_until
+
+    async def look(rate: str) -> tuple[bool, datetime | None]:
+        [(waiting, soonest)] = await session.ask("claim_wait", queue=request.queue, now=now, rate=rate)
+        # What was in the way when this claim looked may be gone by now, and have left no time to wait for.
+        times = [time for time in (view.soonest, instant(soonest)) if time is not None]
+        return waiting, min(times, default=None)
+
+    starts = Starts(session)
+    return await time_until_more(starts, request, now, look, paused_until=paused_until, limited=limited)

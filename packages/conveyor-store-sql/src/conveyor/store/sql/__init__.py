@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from conveyor.store.sql.claims import Taken, time_until_more
 from conveyor.store.sql.driving import run_now
 from conveyor.store.sql.fair_share import FairShare, More, Picks, Position, SubQueue
 from conveyor.store.sql.jobs import REMEMBERED, JobTable, Key, Row
@@ -16,6 +17,7 @@ from conveyor.store.sql.limits import (
     register_windows,
     windows,
 )
+from conveyor.store.sql.pauses import PauseKey, pause_of
 from conveyor.store.sql.sets import delete, update
 from conveyor.store.sql.settling import settle
 from conveyor.store.sql.values import (
@@ -41,23 +43,27 @@ __all__ = [
     "JobTable",
     "Key",
     "More",
+    "PauseKey",
     "Picks",
     "Position",
     "Row",
     "Scope",
     "StartTable",
     "SubQueue",
+    "Taken",
     "UnitOfWork",
     "capacity",
     "delete",
     "known_state",
     "microseconds",
     "note_starts",
+    "pause_of",
     "rate_name",
     "rate_of",
     "register_windows",
     "run_now",
     "settle",
+    "time_until_more",
     "update",
     "windows",
 ]

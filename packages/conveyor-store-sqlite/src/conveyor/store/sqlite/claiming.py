@@ -7,20 +7,18 @@ leasing is one statement for all of them; reading is one for every two hundred.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from sqlite3 import Connection
 
-from conveyor.core.store import Claim, Claimed, JobRecord, Lease, Undecodable
+from conveyor.core.store import Claim, Claimed
 from conveyor.store.sql import (
     FOREVER,
-    NO_TIME,
+    Taken,
     capacity,
     note_starts,
-    rate_name,
-    rate_of,
     register_windows,
     run_now,
+    time_until_more,
 )
 from conveyor.store.sqlite.limits import Starts
 from conveyor.store.sqlite.rows import ATTEMPT, ID, read_or, records, written
@@ -49,21 +47,20 @@ def claim(db: Connection, now: datetime, request: Claim) -> Claimed:
             picked, cut_short = take_turns(db, now, request, names, count=left.starts, picks=state.turns)
             seqs, groups = [seq for seq, _ in picked], [group for _, group in picked]
     run_now(note_starts(starts, request, groups or [None] * len(seqs), now))
-    claimed = _leased(db, now, request, seqs)
+    taken = _leased(db, now, request, seqs)
     if len(seqs) >= request.count or cut_short:
-        return replace(claimed, cut_short=cut_short)
-    return replace(claimed, wait=_wait(db, request, state, now, cut_short=len(seqs) >= left.starts))
+        return taken.claimed(cut_short=cut_short)
+    return taken.claimed(_wait(db, request, state, now, limited=len(seqs) >= left.starts))
 
 
 def take(db: Connection, now: datetime, ids: Collection[str], request: Claim) -> Claimed:
     """Lease those of the jobs with these ids that wait for anything."""
     found = sorted(ask(db, "find_by_id", queue=request.queue, ids=text(list(ids))))
-    return _leased(db, now, request, [abs(tie_break) for _, tie_break in found])
+    return _leased(db, now, request, [abs(tie_break) for _, tie_break in found]).claimed()
 
 
-def _leased(db: Connection, now: datetime, request: Claim, seqs: Sequence[int]) -> Claimed:
-    jobs: list[JobRecord] = []
-    undecodable: list[Undecodable] = []
+def _leased(db: Connection, now: datetime, request: Claim, seqs: Sequence[int]) -> Taken:
+    taken = Taken(now, request.token)
     if seqs:
         run(
             db,
@@ -76,27 +73,19 @@ def _leased(db: Connection, now: datetime, request: Claim, seqs: Sequence[int]) 
             now=written(now),
         )
         for row, found in records(db, seqs, written(now)):
-            if isinstance(found, JobRecord):
-                jobs.append(found)
-            else:
-                lease = Lease(request.queue, row[ID], request.token)
-                reason = f"{type(found).__name__}: {found}"
-                undecodable.append(Undecodable(lease=lease, attempt=row[ATTEMPT], reason=reason))
-    return Claimed(jobs=jobs, now=now, undecodable=undecodable)
+            taken.add(found, request.queue, row[ID], row[ATTEMPT])
+    return taken
 
 
-def _wait(db: Connection, request: Claim, state: Gate, now: datetime, *, cut_short: bool) -> timedelta | None:
+def _wait(db: Connection, request: Claim, state: Gate, now: datetime, *, limited: bool) -> timedelta | None:
     """How long until there may be more, if time alone brings that about."""
-    free_at = state.paused_until
-    if free_at is None:
-        after = run_now(capacity(Starts(db), request, 1, now))
-        free_at = now if after.starts > 0 else after.free_at
-    if free_at is None or free_at == FOREVER:
-        return None
-    group_rate = rate_of(request.group_limit)
-    rate = "" if group_rate is None else rate_name(group_rate)
-    waiting, *instants = ask(db, "claim_wait", queue=request.queue, now=written(now), rate=rate)
-    if waiting and (cut_short or state.paused_until is not None):
-        return max(free_at - now, NO_TIME)
-    first = min(read_or(instant, FOREVER) for instant in instants)
-    return None if first == FOREVER else max(first - now, free_at - now, NO_TIME)
+
+    async def look(rate: str) -> tuple[bool, datetime | None]:
+        waiting, *instants = ask(db, "claim_wait", queue=request.queue, now=written(now), rate=rate)
+        first = min(read_or(instant, FOREVER) for instant in instants)
+        return waiting, None if first == FOREVER else first
+
+    paused_until = state.paused_until
+    return run_now(
+        time_until_more(Starts(db), request, now, look, paused_until=paused_until, limited=limited)
+    )

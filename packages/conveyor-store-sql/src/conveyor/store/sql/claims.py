@@ -1,0 +1,70 @@
+"""What a claim returns: the jobs leased, and how long to wait where there were too few."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from conveyor.core.store import Claim, Claimed, JobRecord, Lease, Undecodable
+from conveyor.store.sql.limits import StartTable, capacity, rate_name, rate_of
+from conveyor.store.sql.values import FOREVER, NO_TIME
+
+#: Whether any job is waiting that may be claimed as far as its own group goes, and else when time alone may
+#: bring one, if it may; of a claim whose group rate has this name ("": it has none).
+Look = Callable[[str], Awaitable[tuple[bool, datetime | None]]]
+
+
+@dataclass(slots=True)
+class Taken:
+    """What a claim has leased, by its token."""
+
+    now: datetime
+    token: str
+    jobs: list[JobRecord] = field(default_factory=list)
+    undecodable: list[Undecodable] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """How many jobs it has leased."""
+        return len(self.jobs) + len(self.undecodable)
+
+    def add(self, found: JobRecord | Exception, queue: str, id: str, attempt: int) -> None:
+        """Add a job that was leased, or why it cannot be read; with what is known of it even so."""
+        if isinstance(found, JobRecord):
+            self.jobs.append(found)
+        else:
+            lease, reason = Lease(queue, id, self.token), f"{type(found).__name__}: {found}"
+            self.undecodable.append(Undecodable(lease=lease, attempt=attempt, reason=reason))
+
+    def claimed(self, wait: timedelta | None = None, *, cut_short: bool = False) -> Claimed:
+        """What the claim returns."""
+        return Claimed(
+            jobs=self.jobs, now=self.now, wait=wait, undecodable=self.undecodable, cut_short=cut_short
+        )
+
+
+async def time_until_more(
+    table: StartTable,
+    request: Claim,
+    now: datetime,
+    look: Look,
+    *,
+    paused_until: datetime | None,
+    limited: bool,
+) -> timedelta | None:
+    """How long until a claim that got too few jobs may get more; None: time alone does not bring that about.
+
+    `paused_until` None: the queue is not paused. `limited`: it took all that the queue's limit let start.
+    """
+    free_at = paused_until
+    if free_at is None:
+        left = await capacity(table, request, 1, now)
+        free_at = now if left.starts > 0 else left.free_at
+    if free_at is None or free_at == FOREVER:
+        return None
+    rate = rate_of(request.group_limit)
+    waiting, soonest = await look("" if rate is None else rate_name(rate))
+    if waiting and (limited or paused_until is not None):
+        return max(free_at - now, NO_TIME)
+    return None if soonest is None else max(soonest - now, free_at - now, NO_TIME)
