@@ -8,20 +8,18 @@ somebody was faster: the step is rolled back and made again.
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import repeat
 from typing import Final
 
-from conveyor.core.store import Inserted, JobKey, JobRecord, JobState, Plan, check_groups, in_line, planned
+from conveyor.core.store import Inserted, JobKey, JobRecord
+from conveyor.store import sql
 from conveyor.store.pg.groups import Move, moved
 from conveyor.store.pg.rows import jsonb, known_instant, moment
 from conveyor.store.pg.statements import Again, Session
-from conveyor.store.sql import known_state, microseconds
+from conveyor.store.sql import Created, New, existing, known_state, microseconds, refuse_full_groups
 
-#: A job that was created, and the state that it began in.
-Created = tuple[JobRecord, JobState]
 log: Final = logging.getLogger("conveyor.store.pg")
 
 #: The first of two keys by which those who mend the sequence of jobs stand in line; the other is its own.
@@ -38,12 +36,8 @@ def is_plain(jobs: Sequence[JobRecord], *, new_only: bool) -> bool:
 
 
 async def insert(
-    session: Session,
-    now: datetime | None,
-    jobs: Sequence[JobRecord],
-    *,
-    new_only: bool = False,
-) -> list[Inserted]:
+    session: Session, now: datetime | None, jobs: Sequence[JobRecord], *, new_only: bool = False
+) -> Sequence[Inserted]:
     """Add jobs by the rules of `Store.insert`.
 
     Raises Again, with nothing to keep of this step, if another one got in between.
@@ -52,33 +46,18 @@ async def insert(
     moves = moves_of(created)
     if moves:
         await moved(session, moves)
-    if any(job.group_max_size is not None for job, _ in created):
-        await _check_groups(session, created)
+    await refuse_full_groups(_Jobs(session, now), created)
     return answers
 
 
 async def write(
     session: Session, now: datetime | None, jobs: Sequence[JobRecord], *, new_only: bool = False
-) -> tuple[list[Created], list[Inserted]]:
+) -> tuple[Sequence[Created], Sequence[Inserted]]:
     """Add jobs, whatever the sizes of their groups; the groups are still to be told of those created.
 
     Raises Again, with nothing to keep of this step, if another one got in between.
     """
-    keyed = [job for job in jobs if job.unique_key is not None]
-    if keyed:
-        await session.run(
-            "release_expired_keys",
-            queues=[job.queue for job in keyed],
-            keys=[job.unique_key for job in keyed],
-            now=now,
-        )
-    if new_only or any(job.parent is not None for job in jobs):
-        now = await moment(session, now)
-        stored = await _existing_jobs(session, jobs, repeat(_LATER, len(jobs)), [])
-        plan = planned(jobs, stored, now, new_only=new_only)
-        await _write_planned(session, now, plan)
-        return [(job, begins.state) for job, begins in plan.created], list(plan.answers)
-    return await _insert_apart(session, now, jobs)
+    return await sql.insert(_Jobs(session, now), jobs, new_only=new_only)
 
 
 def moves_of(created: Iterable[Created]) -> list[Move]:
@@ -90,40 +69,86 @@ def moves_of(created: Iterable[Created]) -> list[Move]:
     ]
 
 
-# ------------------------------------------------------------------ jobs that stand apart
+class _Jobs:
+    """The table of jobs, for one call that adds some."""
 
+    def __init__(self, session: Session, now: datetime | None) -> None:
+        self._session = session
+        self._now = now
 
-async def _insert_apart(
-    session: Session, now: datetime | None, jobs: Sequence[JobRecord]
-) -> tuple[list[Created], list[Inserted]]:
-    """Write all of them; the unique indexes decide which are created: the first of each id and key."""
-    created: list[Created] = []
-    answers: dict[int, Inserted] = {}
-    left = list(range(len(jobs)))
-    while left:
-        written = await _write(session, now, [jobs[n] for n in left], repeat(0), repeat(None))
-        own: list[int] = []
-        met: list[tuple[int, int]] = []
-        for n, (seq, there, state, at) in zip(left, written, strict=True):
-            if there:
-                own.append(seq)
-                created.append((jobs[n], known_state(state)))
-                answers[n] = Inserted(
-                    key=JobKey(jobs[n].queue, jobs[n].id),
-                    created=True,
-                    state=known_state(state),
-                    created_at=known_instant(at),
-                )
-            else:
-                met.append((n, seq))
-        if not met:
-            break
-        existing = await _existing_jobs(session, [jobs[n] for n, _ in met], [seq for _, seq in met], own)
-        answers |= {met[place][0]: found for place, found in existing.items()}
-        freed = [(n, seq) for place, (n, seq) in enumerate(met) if place not in existing]
-        await _mend_sequence(session, [seq for _, seq in freed])
-        left = [n for n, _ in freed]  # whoever was in the way is gone by now
-    return created, [answers[n] for n in range(len(jobs))]
+    async def moment(self) -> datetime:
+        """The time at which they are added."""
+        self._now = await moment(self._session, self._now)
+        return self._now
+
+    async def release_keys(self, jobs: Sequence[JobRecord]) -> None:
+        """Have no job hold a key of these whose time is over."""
+        queues, keys = [job.queue for job in jobs], [job.unique_key for job in jobs]
+        await self._session.run("release_expired_keys", queues=queues, keys=keys, now=self._now)
+
+    async def create(self, jobs: Sequence[JobRecord]) -> tuple[Sequence[Created], Sequence[Inserted]]:
+        """Write all of them; the unique indexes decide which are created: the first of each id and key."""
+        created: list[Created] = []
+        answers: dict[int, Inserted] = {}
+        left = list(range(len(jobs)))
+        while left:
+            written = await _write(self._session, self._now, [jobs[n] for n in left], repeat(0), repeat(None))
+            own: list[int] = []
+            met: list[tuple[int, int]] = []
+            for n, (seq, there, state, at) in zip(left, written, strict=True):
+                if there:
+                    own.append(seq)
+                    created.append((jobs[n], known_state(state)))
+                    answers[n] = Inserted(
+                        key=JobKey(jobs[n].queue, jobs[n].id),
+                        created=True,
+                        state=known_state(state),
+                        created_at=known_instant(at),
+                    )
+                else:
+                    met.append((n, seq))
+            if not met:
+                break
+            found = await _existing(self._session, [jobs[n] for n, _ in met], [seq for _, seq in met], own)
+            answers |= {met[place][0]: each for place, each in found.items()}
+            freed = [(n, seq) for place, (n, seq) in enumerate(met) if place not in found]
+            await _mend_sequence(self._session, [seq for _, seq in freed])
+            left = [n for n, _ in freed]  # whoever was in the way is gone by now
+        return created, [answers[n] for n in range(len(jobs))]
+
+    async def find_existing(self, jobs: Sequence[JobRecord]) -> dict[int, Inserted]:
+        """The jobs in the store that stand for some of these."""
+        return await _existing(self._session, jobs, repeat(_LATER, len(jobs)), [])
+
+    async def find_waiting(self, parents: Collection[JobKey]) -> frozenset[JobKey]:
+        """Those of these jobs that wait for their children; they are locked."""
+        queues, ids = [key.queue for key in parents], [key.id for key in parents]
+        found = await self._session.ask("find_waiting_parents", queues=queues, ids=ids)
+        return frozenset(JobKey(*key) for key in found)
+
+    async def write(self, jobs: Sequence[New]) -> None:
+        """Write jobs; raises Again if one is in the way that was not there before."""
+        pending = [begins.pending for _, begins, _ in jobs]
+        written = await _write(
+            self._session, self._now, [job for job, _, _ in jobs], pending, [over for _, _, over in jobs]
+        )
+        missing = [seq for seq, there, _, _ in written if not there]
+        if missing:
+            await _mend_sequence(self._session, missing)
+            raise Again
+
+    async def add_children(self, counts: Mapping[JobKey, int]) -> None:
+        """Have parents wait for so many more children."""
+        queues, ids = [key.queue for key in counts], [key.id for key in counts]
+        await self._session.run("add_children", queues=queues, ids=ids, children=list(counts.values()))
+
+    async def group_sizes(self, groups: Collection[tuple[str, str]]) -> Sequence[tuple[str, str, int]]:
+        """How many jobs of these groups are waiting or delayed."""
+        queues, names = [queue for queue, _ in groups], [group for _, group in groups]
+        found: Sequence[tuple[str, str, int]] = await self._session.ask(
+            "group_sizes", queues=queues, groups=names
+        )
+        return found
 
 
 async def _mend_sequence(session: Session, numbers: Sequence[int]) -> None:
@@ -183,42 +208,7 @@ def _write_order(jobs: Sequence[JobRecord]) -> list[int]:
     return places
 
 
-# ------------------------------------------------------------------ jobs that depend on each other
-
-
-async def _write_planned(session: Session, now: datetime, plan: Plan) -> None:
-    if not plan.created:
-        return
-    waiting: set[JobKey | None] = set()
-    if plan.parents:
-        found = await session.ask(
-            "find_waiting_parents",
-            queues=[key.queue for key in plan.parents],
-            ids=[key.id for key in plan.parents],
-        )
-        waiting = {JobKey(*key) for key in found}
-    jobs = [job for job, _ in plan.created]
-    over = plan.parents - waiting
-    released = [job.parent in over for job in jobs]
-    written = await _write(session, now, jobs, [begins.pending for _, begins in plan.created], released)
-    missing = [seq for seq, there, _, _ in written if not there]
-    if missing:
-        await _mend_sequence(session, missing)
-        raise Again
-    added = Counter(job.parent for job in jobs if job.parent is not None and job.parent in waiting)
-    if added:
-        await session.run(
-            "add_children",
-            queues=[key.queue for key in added],
-            ids=[key.id for key in added],
-            children=list(added.values()),
-        )
-
-
-# ------------------------------------------------------------------ both
-
-
-async def _existing_jobs(
+async def _existing(
     session: Session, jobs: Sequence[JobRecord], before: Iterable[int], own: Sequence[int]
 ) -> dict[int, Inserted]:
     """The jobs in the store that stand for some of these.
@@ -234,21 +224,4 @@ async def _existing_jobs(
         before=list(before),
         own=list(own),
     )
-    return {
-        n: Inserted(
-            key=JobKey(queue, id),
-            created=False,
-            state=known_state(state),
-            created_at=known_instant(created_at),
-        )
-        for n, queue, id, state, created_at in found
-    }
-
-
-async def _check_groups(session: Session, created: Sequence[Created]) -> None:
-    """Refuse the call if one of the jobs that it has just written is one too many in its group."""
-    added = in_line(created)
-    found = await session.ask(
-        "group_sizes", queues=[queue for queue, _ in added], groups=[group for _, group in added]
-    )
-    check_groups(created, {(queue, group): size - added[queue, group] for queue, group, size in found})
+    return existing((n, queue, id, state, known_instant(at)) for n, queue, id, state, at in found)

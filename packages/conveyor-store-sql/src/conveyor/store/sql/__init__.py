@@ -5,6 +5,7 @@ from __future__ import annotations
 from conveyor.store.sql.claims import Taken, time_until_more
 from conveyor.store.sql.driving import run_now
 from conveyor.store.sql.fair_share import FairShare, More, Picks, Position, SubQueue
+from conveyor.store.sql.inserting import Created, InsertTable, New, existing, insert, refuse_full_groups
 from conveyor.store.sql.jobs import REMEMBERED, JobTable, Key, Row
 from conveyor.store.sql.limits import (
     Capacity,
@@ -39,10 +40,13 @@ __all__ = [
     "STATES",
     "UNREADABLE",
     "Capacity",
+    "Created",
     "FairShare",
+    "InsertTable",
     "JobTable",
     "Key",
     "More",
+    "New",
     "PauseKey",
     "Picks",
     "Position",
@@ -54,12 +58,15 @@ __all__ = [
     "UnitOfWork",
     "capacity",
     "delete",
+    "existing",
+    "insert",
     "known_state",
     "microseconds",
     "note_starts",
     "pause_of",
     "rate_name",
     "rate_of",
+    "refuse_full_groups",
     "register_windows",
     "run_now",
     "settle",
