@@ -15,6 +15,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from conveyor.core.durations import duration
 from conveyor.core.errors import HIDDEN, InvalidOptionError
+from conveyor.store.sql import flag, refuse_unknown
 
 #: The options of the store, as they may stand in a URL; everything else there is libpq's.
 NAMES: Final = (
@@ -33,16 +34,6 @@ _PORT: Final = re.compile(r"[1-9][0-9]{0,4}")
 _SCHEMA: Final = re.compile(r"[\w$ .-]+")
 _LONGEST_SCHEMA: Final = 63
 _MOST_CONNECTIONS: Final = 1_000
-_WORDS: Final = {
-    "1": True,
-    "true": True,
-    "yes": True,
-    "on": True,
-    "0": False,
-    "false": False,
-    "no": False,
-    "off": False,
-}
 
 
 class Target:
@@ -156,14 +147,14 @@ class Options:
             schema=_schema(schema),
             pool_size=min(size, given.max_size or size) if given is not None else size,
             operation_timeout=duration(operation_timeout, "operation_timeout", zero=False),
-            auto_migrate=_flag("auto_migrate", auto_migrate),
-            notify=_flag("notify", notify),
+            auto_migrate=flag("auto_migrate", auto_migrate),
+            notify=flag("notify", notify),
             listen=(
                 Target.parsed(listen_dsn, "listen_dsn")
                 if listen_dsn is not None
                 else (target if given is None else None)
             ),
-            prepare=None if prepare in ("auto", None) else _flag("prepare", prepare, ' or "auto"'),
+            prepare=None if prepare in ("auto", None) else flag("prepare", prepare, ' or "auto"'),
         )
 
 
@@ -176,9 +167,7 @@ def parsed(url: object, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]
         raise InvalidOptionError("url", HIDDEN, "write postgresql://user@host:5432/database")
     base, query = _split(url, "url")
     found = dict(options)
-    for name in options:
-        if name not in NAMES:
-            raise InvalidOptionError(name, HIDDEN, f"the options of postgresql are {', '.join(NAMES)}")
+    refuse_unknown("postgresql", NAMES, options)
     rest = []
     for name, value in query:
         if name in NAMES:
@@ -274,11 +263,3 @@ def _size(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST_CONNECTIONS:
         raise InvalidOptionError("pool_size", value, f"give a whole number from 1 to {_MOST_CONNECTIONS}")
     return value
-
-
-def _flag(option: str, value: object, more: str = "") -> bool:
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.lower() in _WORDS:
-        return _WORDS[value.lower()]
-    raise InvalidOptionError(option, value, f"give True or False{more}")

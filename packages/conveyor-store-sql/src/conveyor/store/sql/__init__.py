@@ -18,6 +18,7 @@ from conveyor.store.sql.limits import (
     register_windows,
     windows,
 )
+from conveyor.store.sql.options import flag, refuse_unknown
 from conveyor.store.sql.pauses import PauseKey, pause_of
 from conveyor.store.sql.sets import delete, update
 from conveyor.store.sql.settling import settle
@@ -59,6 +60,7 @@ __all__ = [
     "capacity",
     "delete",
     "existing",
+    "flag",
     "insert",
     "known_state",
     "microseconds",
@@ -67,6 +69,7 @@ __all__ = [
     "rate_name",
     "rate_of",
     "refuse_full_groups",
+    "refuse_unknown",
     "register_windows",
     "run_now",
     "settle",

@@ -10,21 +10,12 @@ from typing import Any, Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from conveyor.core.durations import duration
-from conveyor.core.errors import HIDDEN, InvalidOptionError, showable
+from conveyor.core.errors import InvalidOptionError, showable
+from conveyor.store.sql import flag, refuse_unknown
 
 _SCHEME: Final = "sqlite"
 _URL: Final = "write sqlite:///relative/jobs.db or sqlite:////absolute/jobs.db"
 _SYNCHRONOUS: Final = ("FULL", "NORMAL")
-_WORDS: Final = {
-    "1": True,
-    "true": True,
-    "yes": True,
-    "on": True,
-    "0": False,
-    "false": False,
-    "no": False,
-    "off": False,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +44,7 @@ class Options:
         return cls(
             synchronous=mode,
             operation_timeout=duration(operation_timeout, "operation_timeout", zero=False),
-            auto_migrate=_flag(auto_migrate),
+            auto_migrate=flag("auto_migrate", auto_migrate),
             poll_interval=duration(poll_interval, "poll_interval", zero=False),
         )
 
@@ -82,9 +73,7 @@ def parsed(url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     found = dict(options)
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
         found.setdefault(name, value)
-    for name in found:
-        if name not in _NAMES:
-            raise InvalidOptionError(name, HIDDEN, f"the options of {_SCHEME} are {', '.join(_NAMES)}")
+    refuse_unknown(_SCHEME, _NAMES, found)
     return checked_path(unquote(parts.path.removeprefix("/"), errors="surrogateescape"), "url", shown), found
 
 
@@ -122,11 +111,3 @@ def checked_path(given: str | os.PathLike[str], option: str = "path", value: obj
     except FileNotFoundError:
         allowed = "it is relative, and the current folder is gone; give an absolute path"
         raise InvalidOptionError(option, value, allowed) from None
-
-
-def _flag(value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.lower() in _WORDS:
-        return _WORDS[value.lower()]
-    raise InvalidOptionError("auto_migrate", value, "give True or False")
