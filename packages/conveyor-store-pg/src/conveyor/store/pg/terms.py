@@ -5,39 +5,16 @@ Nothing here is put together from values: those are parameters, always.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from conveyor.core.store import JobState, Where
-
-
-@dataclass(frozen=True, slots=True)
-class Branch:
-    """Rows that one index knows; `state` None: rows of any state, found otherwise."""
-
-    state: JobState | None
-    sql: str = "true"
-
+from conveyor.core.store import Where
+from conveyor.store.sql import ANY, GROUPED, Branch, branches_of, given, is_of_a_few
 
 #: Whether a job has no retention, as the index of finished jobs knows it.
 UNRETAINED: Final = "(expires_at is null and keep_count is null)::int"
-FINISHED: Final = " and finished_at is not null"
-UNGROUPED: Final = " and grp is null"
-GROUPED: Final = Branch(JobState.WAITING, "state = 'waiting' and grp is not null")
-#: Every state as its indexes know it.
-_BRANCHES: Final = (
-    Branch(JobState.WAITING, "state = 'waiting'" + UNGROUPED),
-    GROUPED,
-    Branch(JobState.WAITING_CHILDREN, "state = 'waiting-children'"),
-    Branch(JobState.DELAYED, "state = 'delayed'"),
-    Branch(JobState.ACTIVE, "state = 'active'"),
-    Branch(JobState.COMPLETED, "state = 'completed'" + FINISHED),
-    Branch(JobState.FAILED, "state = 'failed'" + FINISHED),
-    Branch(JobState.CANCELLED, "state = 'cancelled'" + FINISHED),
-)
-ALL_WAITING: Final = Branch(JobState.WAITING, "state = 'waiting'")
 #: How a statement asks for conveyor_jobs_added or conveyor_jobs_waiting_grouped, which no other comes by.
 _APART: Final = ' collate "POSIX"'
 _KEPT_BY_COUNT: Final = """select seq
@@ -81,15 +58,15 @@ STILL_EXPIRED: Final = "(expires_at <= %(now)s or keep_count is not null)"
 class _Condition:
     """Which rows: those of any branch for which all of the terms hold."""
 
-    branches: tuple[Branch, ...]
+    branches: Sequence[Branch]
     terms: tuple[str, ...]
     parameters: dict[str, Any]
 
     def of(self, branch: Branch, *, apart: bool) -> tuple[str, ...]:
         """What is true of the rows of a branch, to be found by an index that stands apart or by any other."""
         if not apart:
-            return (branch.sql, *self.terms)
-        state = branch.sql if branch is GROUPED else f"state = '{branch.state}'{_APART}"
+            return (branch.sql(UNRETAINED), *self.terms)
+        state = branch.sql(UNRETAINED) if branch == GROUPED else f"state = '{branch.state}'{_APART}"
         return (state, *(term + _APART if term == _IN_QUEUE else term for term in self.terms))
 
 
@@ -97,11 +74,9 @@ def condition_of(where: Where, now: datetime) -> _Condition:
     """What is true of the rows of a set at this time, with its parameters."""
     parameters: dict[str, Any] = {"now": now}
     terms: list[str] = []
-    for name, (term, value) in _TERMS.items():
-        asked = getattr(where, name)
-        if asked is not None:
-            terms.append(term)
-            parameters |= value(asked)
+    for (term, parameter), value in given(where, _TERMS):
+        terms.append(term)
+        parameters |= parameter(value)
     if where.queue is not None and where.ids is not None:
         terms = [_BY_IDS, *(term for term in terms if term not in {_IN_QUEUE, _HAS_ID})]
     if where.states is not None and is_found_otherwise(where):
@@ -114,7 +89,7 @@ def condition_of(where: Where, now: datetime) -> _Condition:
         terms.append(_HAS_ENDED_LONG_AGO if by_end else _IS_OLD)
         parameters["born"] = now - where.older_than
     if where.expired:
-        few = where.ids is not None or where.parent is not None or where.unique_key is not None
+        few = is_of_a_few(where)
         if not few and where.queue is not None:
             terms.remove(_IN_QUEUE)  # it says so itself, and the jobs are found by their numbers alone
         expired = _EXPIRED_HERE if few else _EXPIRED
@@ -177,24 +152,10 @@ MAY_CEASE: Final = frozenset(
 )
 
 
-def _branches(where: Where) -> tuple[Branch, ...]:
-    if is_found_otherwise(where):
-        return (Branch(None),)
-    states = JobState if where.states is None else where.states
-    return tuple(
-        branch
-        for branch in _BRANCHES
-        if branch.state in states
-        and (where.group is None or UNGROUPED not in branch.sql)
-        and (FINISHED in branch.sql or not where.unretained)
-    )
-
-
-def is_of_a_queue(where: Where) -> bool:
-    """Whether the set is all jobs of a queue, or all in some states."""
-    return where.queue is not None and where == Where(queue=where.queue, states=where.states)
+def _branches(where: Where) -> Sequence[Branch]:
+    return [ANY] if is_found_otherwise(where) else branches_of(where)
 
 
 def is_found_otherwise(where: Where) -> bool:
     """Whether the set is of a few rows that an index of their own finds."""
-    return where.ids is not None or where.parent is not None or where.unique_key is not None or where.expired
+    return is_of_a_few(where) or where.expired

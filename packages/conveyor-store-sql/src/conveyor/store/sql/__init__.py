@@ -2,6 +2,23 @@
 
 from __future__ import annotations
 
+from conveyor.store.sql.branches import (
+    ANY,
+    BACKWARDS,
+    BY_END,
+    GROUPED,
+    UNGROUPED,
+    Branch,
+    Sorting,
+    branches_of,
+    counted,
+    given,
+    is_of_a_few,
+    is_of_a_queue,
+    merged,
+    ordered_apart,
+    sorting,
+)
 from conveyor.store.sql.claims import Taken, time_until_more
 from conveyor.store.sql.driving import run_now
 from conveyor.store.sql.fair_share import FairShare, More, Picks, Position, SubQueue
@@ -34,12 +51,18 @@ from conveyor.store.sql.values import (
 from conveyor.store.sql.work import UnitOfWork
 
 __all__ = [
+    "ANY",
+    "BACKWARDS",
+    "BY_END",
     "FOREVER",
+    "GROUPED",
     "MICROSECOND",
     "NO_TIME",
     "REMEMBERED",
     "STATES",
+    "UNGROUPED",
     "UNREADABLE",
+    "Branch",
     "Capacity",
     "Created",
     "FairShare",
@@ -53,18 +76,26 @@ __all__ = [
     "Position",
     "Row",
     "Scope",
+    "Sorting",
     "StartTable",
     "SubQueue",
     "Taken",
     "UnitOfWork",
+    "branches_of",
     "capacity",
+    "counted",
     "delete",
     "existing",
     "flag",
+    "given",
     "insert",
+    "is_of_a_few",
+    "is_of_a_queue",
     "known_state",
+    "merged",
     "microseconds",
     "note_starts",
+    "ordered_apart",
     "pause_of",
     "rate_name",
     "rate_of",
@@ -73,6 +104,7 @@ __all__ = [
     "register_windows",
     "run_now",
     "settle",
+    "sorting",
     "time_until_more",
     "update",
     "windows",

@@ -1,13 +1,13 @@
 """Sets of jobs as SQL: the only tie_break where SQL is put together, and only from what stands in this file.
 
-The rows that a `Where` means are the union of branches, one for each state, so that each can use the
-partial index of its state. Values are parameters, always.
+In which branches the rows of a `Where` are, and how each is sorted, `conveyor.store.sql` says. Values are
+parameters, always.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -15,42 +15,26 @@ from sqlite3 import Connection
 from typing import Any, Final
 
 from conveyor.core.store import JobRecord, JobState, Order, Where
+from conveyor.store.sql import (
+    ANY,
+    BACKWARDS,
+    GROUPED,
+    UNGROUPED,
+    Branch,
+    Sorting,
+    branches_of,
+    counted,
+    given,
+    is_of_a_few,
+    is_of_a_queue,
+    ordered_apart,
+    sorting,
+)
 from conveyor.store.sqlite.rows import encoded_sort_key, tie_break_of, written
 from conveyor.store.sqlite.statements import execute, statement, text
 
-
-@dataclass(frozen=True, slots=True)
-class Branch:
-    """Rows that one index knows; `state` None: rows of any state, found otherwise."""
-
-    state: JobState | None
-    sql: str = "true"
-    #: The index to go by, where SQLite would choose another.
-    index: str | None = None
-
-
 #: Whether a job has no retention, as the index of finished jobs knows it.
 _UNRETAINED: Final = "(expires_at is null and keep_count is null)"
-_FINISHED: Final = " and finished_at is not null"
-_UNGROUPED: Final = " and grp is null"
-#: All waiting jobs at once; the order of claims is in two indexes, for those without a group and with.
-_WAITING: Final = Branch(JobState.WAITING, "state = 'waiting'")
-#: The waiting jobs of one group.
-_IN_LANES: Final = Branch(
-    JobState.WAITING, "state = 'waiting' and grp is not null", "conveyor_jobs_waiting_lane"
-)
-#: Every state as its indexes know it.
-_BRANCHES: Final = (
-    Branch(JobState.WAITING, "state = 'waiting'" + _UNGROUPED),
-    Branch(JobState.WAITING, "state = 'waiting' and grp is not null"),
-    Branch(JobState.WAITING_CHILDREN, "state = 'waiting-children'"),
-    Branch(JobState.DELAYED, "state = 'delayed'"),
-    Branch(JobState.ACTIVE, "state = 'active'"),
-    Branch(JobState.COMPLETED, "state = 'completed'" + _FINISHED),
-    Branch(JobState.FAILED, "state = 'failed'" + _FINISHED),
-    Branch(JobState.CANCELLED, "state = 'cancelled'" + _FINISHED),
-)
-
 #: Where the claimable jobs of each kind of lane are; for the `{lane}` of a statement.
 _LANES: Final = {
     "ungrouped": "queue = :queue and state = 'waiting' and grp is null",
@@ -103,7 +87,7 @@ def in_lane(name: str, lane: str) -> str:
 class _Condition:
     """Which rows: those of any branch for which all of the terms hold."""
 
-    branches: tuple[Branch, ...]
+    branches: Sequence[Branch]
     terms: tuple[str, ...]
     parameters: dict[str, Any]
 
@@ -128,51 +112,18 @@ def seqs(
             "after_finished": _finished_at(after, order),
         }
     found: list[tuple[Any, ...]] = []
-    for branch in _ordered_apart(condition.branches, order, where):
-        key, behind = _ordered(order, branch, after)
+    lanes = _is_of_lanes(where)
+    for branch in condition.branches if lanes else ordered_apart(condition.branches, order, where):
+        key, behind = sorting(_ORDERS, _NEVER, order, branch, after)
         sql = _select(
-            _all(branch.sql, *condition.terms, *((behind,) if after is not None else ())),
+            _all(branch.sql(_UNRETAINED), *condition.terms, *((behind,) if after is not None else ())),
             key,
-            backwards=order in _BACKWARDS,
-            index=branch.index,
+            backwards=order in BACKWARDS,
+            index=_index(where, branch),
         )
         found += (tuple(row) for row in json.loads(execute(db, sql, parameters).fetchone()[0]))
-    found.sort(reverse=order in _BACKWARDS)
+    found.sort(reverse=order in BACKWARDS)
     return [row[-1] for row in found[:limit]]
-
-
-def _ordered_apart(branches: Iterable[Branch], order: Order, where: Where) -> Iterable[Branch]:
-    """The branches as the indexes of that order have them."""
-    if order is Order.CLAIM:
-        return branches
-    merged = dict.fromkeys(_WAITING if branch in _BRANCHES[:2] else branch for branch in branches)
-    if order not in _NEVER:
-        return merged
-    return [part for branch in merged for part in _finished_apart(branch, where)]
-
-
-def _finished_apart(branch: Branch, where: Where) -> Iterable[Branch]:
-    """The finished jobs of a branch, those without and those with a retention; any other branch as it is."""
-    if _FINISHED not in branch.sql:
-        return (branch,)
-    index = None if where.queue is None else "conveyor_jobs_finished"
-    return tuple(
-        Branch(branch.state, f"{branch.sql} and {_UNRETAINED} = {value}", index)
-        for value in ((1,) if where.unretained else (1, 0))
-    )
-
-
-def _ordered(order: Order, branch: Branch, after: JobRecord | None) -> tuple[tuple[str, ...], str]:
-    """What to sort the rows of a branch by, and what is behind a job."""
-    if order not in _NEVER or branch.state is None:
-        return _ORDERS[order]
-    (ended, _), behind = _ORDERS[order]
-    if _FINISHED in branch.sql:
-        return ("finished_at", "seq"), behind.replace(ended, "finished_at")
-    # Those that have not finished come last of all; a constant, so that an index may have the order.
-    finished = after is not None and after.finished_at is not None
-    as_added = _ORDERS[Order.NEWEST if order is Order.FINISHED else Order.ADDED][1]
-    return (_NEVER[order], "seq"), "true" if finished else as_added
 
 
 def counts(
@@ -181,22 +132,20 @@ def counts(
     """How many jobs the set has, by queue (or group) and state; no number is over `most`."""
     condition = _condition(where, now)
     parameters = condition.parameters | {"most": most}
-    template = _COUNT if most is None or not _is_of_a_queue(where) or by_group else _COUNT_SOME
-    found: dict[tuple[str | None, JobState], int] = {}
+    template = _COUNT if most is None or not is_of_a_queue(where) or by_group else _COUNT_SOME
+    found: list[tuple[str | None, str, int]] = []
     for branch in condition.branches:
         # What the branch says is not asked of each row, so that its index is enough.
-        of = ("null" if _UNGROUPED in branch.sql else "grp") if by_group else "queue"
+        of = ("null" if branch == UNGROUPED else "grp") if by_group else "queue"
         state = "state" if branch.state is None else f"'{branch.state}'"
         sql = template.format(
             of=of,
             state=state,
-            conditions=_all(branch.sql, *condition.terms),
+            conditions=_all(branch.sql(_UNRETAINED), *condition.terms),
             group=f"{of}, state" if branch.state is None else of,
         )
-        for key, known, jobs in json.loads(execute(db, sql, parameters).fetchone()[0]):
-            if known in _STATES:
-                found[key, _STATES[known]] = found.get((key, _STATES[known]), 0) + jobs
-    return found if most is None else {key: min(jobs, most) for key, jobs in found.items()}
+        found += json.loads(execute(db, sql, parameters).fetchone()[0])
+    return counted(found, most)
 
 
 _SELECT: Final = """select json_group_array(json_array({names}, seq))
@@ -226,24 +175,24 @@ _COUNT_SOME: Final = """select json_group_array(json_array(key, state, jobs))
       )
      group by {group}
   )"""
-_STATES: Final = {state.value: state for state in JobState}
 #: For the orders that go by when a job finished: what stands for that of one that has not.
 _NEVER: Final = {Order.FINISHED: "''", Order.EARLIEST: "'~'"}
 #: For each order: what to sort by, and what is behind a job.
-_ORDERS: Final[dict[Order, tuple[tuple[str, ...], str]]] = {
-    Order.ADDED: (("seq",), "seq > :after_seq"),
-    Order.NEWEST: (("seq",), "seq < :after_seq"),
-    Order.FINISHED: (
+_ORDERS: Final = {
+    Order.ADDED: Sorting(("seq",), "seq > :after_seq"),
+    Order.NEWEST: Sorting(("seq",), "seq < :after_seq"),
+    Order.FINISHED: Sorting(
         ("coalesce(finished_at, '')", "seq"),
         "(coalesce(finished_at, ''), seq) < (:after_finished, :after_seq)",
     ),
-    Order.EARLIEST: (
+    Order.EARLIEST: Sorting(
         ("coalesce(finished_at, '~')", "seq"),
         "(coalesce(finished_at, '~'), seq) > (:after_finished, :after_seq)",
     ),
-    Order.CLAIM: (("sort_key", "tie_break"), "(sort_key, tie_break) > (:after_sort_key, :after_tie_break)"),
+    Order.CLAIM: Sorting(
+        ("sort_key", "tie_break"), "(sort_key, tie_break) > (:after_sort_key, :after_tie_break)"
+    ),
 }
-_BACKWARDS: Final = frozenset({Order.NEWEST, Order.FINISHED})
 
 
 def _finished_at(job: JobRecord, order: Order) -> str:
@@ -266,11 +215,9 @@ def _select(conditions: str, key: tuple[str, ...], *, backwards: bool, index: st
 def _condition(where: Where, now: datetime) -> _Condition:
     parameters: dict[str, Any] = {"now": written(now)}
     terms: list[str] = []
-    for name, (term, value) in _TERMS.items():
-        asked = getattr(where, name)
-        if asked is not None:
-            terms.append(term)
-            parameters[name] = value(asked)
+    for (term, parameter), value in given(where, _TERMS):
+        terms.append(term)
+        parameters |= parameter(value)
     if where.states is not None and _is_found_otherwise(where):
         # The plus keeps SQLite from going by the state instead, which may be that of a great many.
         terms.append("+state in (select value from json_each(:states))")
@@ -282,7 +229,7 @@ def _condition(where: Where, now: datetime) -> _Condition:
         since = "finished_at" if where.unretained else "coalesce(finished_at, created_at)"
         terms.append(f"{since} <= :born")
         parameters["born"] = written(now - where.older_than)
-    if where.expired and _is_of_a_few(where):
+    if where.expired and is_of_a_few(where):
         terms.append(_EXPIRED_HERE.replace("{queue}", _queues(where)))
     elif where.expired:
         # Another plus, so that it goes by the numbers that this finds, and not by the queue.
@@ -298,52 +245,42 @@ def _queues(where: Where) -> str:
     return "true" if where.parent is None else _QUEUES_OF_CHILDREN
 
 
-def _same(value: Any) -> Any:
-    return value
-
-
-def _listed(values: Iterable[str]) -> str:
-    return text(sorted(values))
-
-
 #: What each field of a `Where` says of a row, and how its value is passed.
-_TERMS: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
-    "queue": ("queue = :queue", _same),
-    "ids": ("id in (select value from json_each(:ids))", _listed),
-    "names": ("name in (select value from json_each(:names))", _listed),
-    "group": ("grp = :group", _same),
-    "parent": ("parent_queue = :parent ->> 0 and parent_id = :parent ->> 1", text),
+_TERMS: Final[dict[str, tuple[str, Callable[[Any], dict[str, Any]]]]] = {
+    "queue": ("queue = :queue", lambda queue: {"queue": queue}),
+    "ids": ("id in (select value from json_each(:ids))", lambda ids: {"ids": text(sorted(ids))}),
+    "names": ("name in (select value from json_each(:names))", lambda names: {"names": text(sorted(names))}),
+    "group": ("grp = :group", lambda group: {"group": group}),
+    "parent": (
+        "parent_queue = :parent ->> 0 and parent_id = :parent ->> 1",
+        lambda parent: {"parent": text(parent)},
+    ),
     "unique_key": (
         "unique_key = :unique_key and holds_key = 1 and (unique_until is null or unique_until > :now)",
-        _same,
+        lambda key: {"unique_key": key},
     ),
-    "report": ("report = :report", _same),
+    "report": ("report = :report", lambda report: {"report": report}),
 }
 
 
-def _branches(where: Where) -> tuple[Branch, ...]:
+def _branches(where: Where) -> Sequence[Branch]:
     if _is_of_lanes(where):
-        return (_IN_LANES,)
-    if _is_found_otherwise(where):
-        return (Branch(None),)
-    states = JobState if where.states is None else where.states
-    return tuple(
-        branch
-        for branch in _BRANCHES
-        if branch.state in states and (_FINISHED in branch.sql or not where.unretained)
-    )
+        return [GROUPED]
+    return [ANY] if _is_found_otherwise(where) else branches_of(where)
 
 
-def _is_of_a_queue(where: Where) -> bool:
-    """Whether the set is all jobs of a queue, or all in some states."""
-    return where.queue is not None and where == Where(queue=where.queue, states=where.states)
+def _index(where: Where, branch: Branch) -> str | None:
+    """The index to go by, where SQLite would choose another."""
+    if _is_of_lanes(where):
+        return "conveyor_jobs_waiting_lane"
+    return "conveyor_jobs_finished" if branch.unretained is not None and where.queue is not None else None
 
 
 def _is_found_otherwise(where: Where) -> bool:
     """Whether the set is not found by its states: an index of its own has it, or it is of all jobs."""
     everything = where.queue is None and where.states is None
     grouped = where.group is not None and not _is_of_lanes(where)
-    return everything or grouped or where.expired or _is_of_a_few(where)
+    return everything or grouped or where.expired or is_of_a_few(where)
 
 
 def _is_of_lanes(where: Where) -> bool:
@@ -351,9 +288,4 @@ def _is_of_lanes(where: Where) -> bool:
     found = (
         where.queue is not None and where.group is not None and where.states == frozenset({JobState.WAITING})
     )
-    return found and not where.expired and not _is_of_a_few(where)
-
-
-def _is_of_a_few(where: Where) -> bool:
-    """Whether the set is of a few rows that an index of their own finds."""
-    return where.ids is not None or where.parent is not None or where.unique_key is not None
+    return found and not where.expired and not is_of_a_few(where)
