@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from conveyor.core.errors import SchemaTooNewError, StoreUnavailableError
+from conveyor.store.sql import Migration
 from conveyor.store.sqlite import SqliteStore
-from conveyor.store.sqlite.migrate import Migration, migrations, version
+from conveyor.store.sqlite.migrate import migrations, version
 
 NEWEST = migrations()[-1].version
 PROCESSES = 16

@@ -11,7 +11,6 @@ What is wanted goes out at once if nothing went out just before, else with all t
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
@@ -21,12 +20,13 @@ from typing import Any, Final
 from uuid import uuid4
 
 from conveyor.core.errors import StoreError
-from conveyor.core.events import EVENTS, Event, Gap, JobWaiting, LocalBus
+from conveyor.core.events import Event, Gap, JobWaiting, LocalBus
 from conveyor.store.pg.connections import Connections
 from conveyor.store.pg.listener import Listener
 from conveyor.store.pg.notify_payload import Assembler, channel, chunks
 from conveyor.store.pg.options import Options
 from conveyor.store.pg.statements import Session
+from conveyor.store.sql import Wanted, decoded_wants, encoded_wants
 
 log: Final = logging.getLogger("conveyor.store.pg")
 
@@ -42,8 +42,6 @@ _ROOM: Final = 10_000
 _SINGLY: Final = 20
 #: The sender of what leaves with a user's own transaction: every process receives it, this one too.
 _TRANSACTION: Final = "-"
-
-Wanted = Mapping[str, Sequence[str] | None]
 
 
 class PgBus:
@@ -197,13 +195,7 @@ class PgBus:
             self._registered = wanted or None
 
     def _registration(self, wanted: Mapping[str, frozenset[type[Event]]]) -> Callable[[Session], Any]:
-        everything = frozenset(EVENTS.values())
-        text = json.dumps(
-            {
-                queue: None if kinds >= everything else sorted(kind.__name__ for kind in kinds)
-                for queue, kinds in wanted.items()
-            }
-        )
+        text = encoded_wants(wanted)
 
         async def listen(session: Session) -> None:
             await session.run("register_listener", handle=self._handle, wanted=text, seconds=_KNOWN)
@@ -275,7 +267,7 @@ async def _listeners(session: Session, handle: str) -> list[Wanted]:
     found: list[Wanted] = []
     for (text,) in await session.ask("find_listeners", handle=handle):
         with suppress(ValueError):  # not of this release, or not of ours at all
-            found.append(dict(json.loads(text)))
+            found.append(decoded_wants(text))
     return found
 
 

@@ -15,23 +15,16 @@ from typing import Any, Final
 from conveyor.core.store import Claim, Claimed, JobState, Stalled
 from conveyor.store.pg.groups import Move, Throttle, moved
 from conveyor.store.pg.limits import Starts
-from conveyor.store.pg.rows import (
-    ATTEMPT,
-    GROUP,
-    ID,
-    NAME,
-    SEQ,
-    instant,
-    known_instant,
-    moment,
-    record_or_reason,
-)
+from conveyor.store.pg.rows import instant, known_instant, moment, record_or_reason
 from conveyor.store.pg.statements import Again, Row, Session
 from conveyor.store.pg.turns import take_turns
 from conveyor.store.pg.waiting import Gate, View, gate, look
 from conveyor.store.sql import (
+    GROUP,
     MICROSECOND,
+    NAME,
     NO_TIME,
+    SEQ,
     FairShare,
     Taken,
     capacity,
@@ -97,7 +90,7 @@ async def claim_at_once(
 
 
 def _add(taken: Taken, row: Row) -> None:
-    taken.add(record_or_reason(row, taken.now), row[0], row[ID], row[ATTEMPT])
+    taken.add(row, record_or_reason(row, taken.now))
 
 
 def _soon(wait: timedelta | None) -> timedelta:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Final
 
 from psycopg.sql import Literal
 
-from conveyor.core.errors import SchemaTooNewError, StoreUnavailableError
+from conveyor.core.errors import StoreUnavailableError
 from conveyor.store.pg.connections import Connections
 from conveyor.store.pg.statements import AsyncSession, Session, Statements
+from conveyor.store.sql import Migration, migrations_in, pending_after
 
 #: The files of this release.
 FOLDER: Final = files("conveyor.store.pg") / "migrations"
@@ -22,24 +22,9 @@ _FAMILY: Final = 0x636F_6E76
 _LOCK: Final = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Migration:
-    """One step from a version of the tables to the next; `{schema}` in it stands for the schema."""
-
-    version: int
-    name: str
-    script: str
-
-
 def migrations(folder: Traversable = FOLDER) -> tuple[Migration, ...]:
-    """All that a folder holds, in order."""
-    found = sorted((file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda it: it.name)
-    return tuple(
-        Migration(
-            int(file.name.split("_", 1)[0]), file.name.removesuffix(".sql"), file.read_text(encoding="utf-8")
-        )
-        for file in found
-    )
+    """All that a folder holds, in order; `{schema}` in one stands for the schema."""
+    return migrations_in(folder)
 
 
 async def prepare(connections: Connections, *, folder: Traversable = FOLDER) -> int:
@@ -127,18 +112,11 @@ def script(statements: Statements, *, after: int = 0, folder: Traversable = FOLD
 
 
 async def _pending(session: Session, connections: Connections, folder: Traversable) -> tuple[Migration, ...]:
-    known = migrations(folder)
-    newest = known[-1].version
     found = 0
     if await _truth(session, "has_migrations"):
         [(found,)] = await session.ask("schema_version")
-    if found > newest:
-        raise SchemaTooNewError(
-            f"schema {session.statements.schema!r} of {connections.options.target.place} was written by a "
-            f"newer release (tables of version {found}; this one knows {newest}); "
-            "upgrade conveyor-store-pg here"
-        )
-    return tuple(migration for migration in known if migration.version > found)
+    of = f"schema {session.statements.schema!r} of {connections.options.target.place}"
+    return pending_after(found, migrations(folder), of=of, package="conveyor-store-pg")
 
 
 async def _truth(session: Session, name: str) -> bool:

@@ -7,14 +7,13 @@ microseconds.
 from __future__ import annotations
 
 import re
-from dataclasses import fields, make_dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
 from conveyor.core.store import JobKey, JobRecord
 from conveyor.store.pg.statements import Row, Session
-from conveyor.store.sql import STATES, UNREADABLE
+from conveyor.store.sql import STATES, UNREADABLE, Draft
 
 _EXPONENT: Final = re.compile(r"[0-9][eE][-+]?[0-9]")
 _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|(-?[0-9]+(?:\.[0-9]+)?[eE][-+]?[0-9]+)')
@@ -70,7 +69,7 @@ def _record(row: Row, now: datetime) -> JobRecord:
         started, cancel_requested, created_at, processed_at, finished_at, expires_at, keep_count,
     ) = row  # fmt: skip
     until = instant(unique_until)
-    made = _Draft(
+    made = Draft(
         queue,
         id,
         name,
@@ -110,14 +109,3 @@ def _record(row: Row, now: datetime) -> JobRecord:
     made.__class__ = JobRecord
     record: JobRecord = made
     return record
-
-
-# A JobRecord that can be written to, and that then becomes one: the constructor of a frozen class takes five
-# times as long, and a claim spends a good part of its time there.
-_Draft: Final = make_dataclass("_Draft", [field.name for field in fields(JobRecord)], slots=True)
-#: Where in a row of `read_records.sql` these stand.
-ID: Final = 1
-NAME: Final = 2
-GROUP: Final = 11
-SEQ: Final = 18
-ATTEMPT: Final = 27

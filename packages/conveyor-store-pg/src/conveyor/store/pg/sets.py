@@ -12,10 +12,11 @@ from conveyor.core.store import Change, Deleted, JobKey, JobRecord, JobState, Or
 from conveyor.store import sql
 from conveyor.store.pg.groups import follow
 from conveyor.store.pg.jobs import UnitOfWork, row_of
-from conveyor.store.pg.rows import ID, moment, record_or_reason
+from conveyor.store.pg.rows import moment, record_or_reason
 from conveyor.store.pg.statements import Session
 from conveyor.store.pg.where import EVERY, counts, locked, seqs
 from conveyor.store.pg.where import rows as rows_of
+from conveyor.store.sql import readable
 
 log: Final = logging.getLogger("conveyor.store.pg")
 
@@ -31,14 +32,8 @@ async def find(
 ) -> list[JobRecord]:
     """The jobs of a set, in order, without those that cannot be read."""
     now = await moment(session, now)
-    found: list[JobRecord] = []
-    for row in await rows_of(session, where, now, limit=limit, order=order, after=after):
-        record = record_or_reason(row, now)
-        if isinstance(record, JobRecord):
-            found.append(record)
-        else:
-            log.warning("job %r of queue %r cannot be read and is left out: %s", row[ID], row[0], record)
-    return found
+    found = await rows_of(session, where, now, limit=limit, order=order, after=after)
+    return readable(((row, record_or_reason(row, now)) for row in found), log)
 
 
 async def count(

@@ -35,8 +35,11 @@ from conveyor.store.sql.limits import (
     register_windows,
     windows,
 )
+from conveyor.store.sql.listeners import Wanted, decoded_wants, encoded_wants
+from conveyor.store.sql.migrations import Migration, migrations_in, pending_after
 from conveyor.store.sql.options import flag, refuse_unknown
 from conveyor.store.sql.pauses import PauseKey, pause_of
+from conveyor.store.sql.records import ATTEMPT, GROUP, ID, NAME, SEQ, Draft, readable
 from conveyor.store.sql.sets import delete, update
 from conveyor.store.sql.settling import settle
 from conveyor.store.sql.values import (
@@ -52,23 +55,30 @@ from conveyor.store.sql.work import UnitOfWork
 
 __all__ = [
     "ANY",
+    "ATTEMPT",
     "BACKWARDS",
     "BY_END",
     "FOREVER",
+    "GROUP",
     "GROUPED",
+    "ID",
     "MICROSECOND",
+    "NAME",
     "NO_TIME",
     "REMEMBERED",
+    "SEQ",
     "STATES",
     "UNGROUPED",
     "UNREADABLE",
     "Branch",
     "Capacity",
     "Created",
+    "Draft",
     "FairShare",
     "InsertTable",
     "JobTable",
     "Key",
+    "Migration",
     "More",
     "New",
     "PauseKey",
@@ -81,10 +91,13 @@ __all__ = [
     "SubQueue",
     "Taken",
     "UnitOfWork",
+    "Wanted",
     "branches_of",
     "capacity",
     "counted",
+    "decoded_wants",
     "delete",
+    "encoded_wants",
     "existing",
     "flag",
     "given",
@@ -94,11 +107,14 @@ __all__ = [
     "known_state",
     "merged",
     "microseconds",
+    "migrations_in",
     "note_starts",
     "ordered_apart",
     "pause_of",
+    "pending_after",
     "rate_name",
     "rate_of",
+    "readable",
     "refuse_full_groups",
     "refuse_unknown",
     "register_windows",

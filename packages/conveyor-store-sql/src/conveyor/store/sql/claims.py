@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 from conveyor.core.store import Claim, Claimed, JobRecord, Lease, Undecodable
 from conveyor.store.sql.limits import StartTable, capacity, rate_name, rate_of
+from conveyor.store.sql.records import ATTEMPT, ID
 from conveyor.store.sql.values import FOREVER, NO_TIME
 
 #: Whether any job is waiting that may be claimed as far as its own group goes, and else when time alone may
@@ -29,13 +31,13 @@ class Taken:
         """How many jobs it has leased."""
         return len(self.jobs) + len(self.undecodable)
 
-    def add(self, found: JobRecord | Exception, queue: str, id: str, attempt: int) -> None:
-        """Add a job that was leased, or why it cannot be read; with what is known of it even so."""
+    def add(self, row: Sequence[Any], found: JobRecord | Exception) -> None:
+        """Add a job that was leased, by its row and its record, or why there is no record."""
         if isinstance(found, JobRecord):
             self.jobs.append(found)
         else:
-            lease, reason = Lease(queue, id, self.token), f"{type(found).__name__}: {found}"
-            self.undecodable.append(Undecodable(lease=lease, attempt=attempt, reason=reason))
+            lease, reason = Lease(row[0], row[ID], self.token), f"{type(found).__name__}: {found}"
+            self.undecodable.append(Undecodable(lease=lease, attempt=row[ATTEMPT], reason=reason))
 
     def claimed(self, wait: timedelta | None = None, *, cut_short: bool = False) -> Claimed:
         """What the claim returns."""

@@ -10,7 +10,6 @@ one process writes at a time, so their numbers are in the order of their commits
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import sqlite3
 import time
@@ -22,7 +21,8 @@ from typing import Final
 from uuid import uuid4
 
 from conveyor.core.errors import StoreError
-from conveyor.core.events import EVENTS, Event, LocalBus, decode, encode
+from conveyor.core.events import Event, LocalBus, decode, encode
+from conveyor.store.sql import Wanted, decoded_wants, encoded_wants
 from conveyor.store.sqlite.errors import is_undecodable
 from conveyor.store.sqlite.reader import Reader
 from conveyor.store.sqlite.rows import written
@@ -126,13 +126,7 @@ class SqliteBus:
             self._writer.post(Priority.REST, self._stop_listening)
 
     def _listening(self) -> Callable[[sqlite3.Connection], int]:
-        everything = frozenset(EVENTS.values())
-        wanted = json.dumps(
-            {
-                queue: None if kinds >= everything else sorted(kind.__name__ for kind in kinds)
-                for queue, kinds in self._local.wanted.items()
-            }
-        )
+        wanted = encoded_wants(self._local.wanted)
 
         def listen(db: sqlite3.Connection) -> int:
             expires_at = written(datetime.now(UTC) + _KNOWN)
@@ -170,7 +164,7 @@ class Outbox:
         self._events: deque[Event] = deque(maxlen=_ROOM)
         self._wanted: list[Event] = []
         self._version: int | None = None
-        self._listeners: list[tuple[str, dict[str, list[str] | None]]] = []
+        self._listeners: list[tuple[str, Wanted]] = []
         self._pruned = 0.0
 
     def put(self, events: Sequence[Event]) -> None:
@@ -211,15 +205,15 @@ class Outbox:
         self._wanted.clear()
 
 
-def _listeners(rows: Iterable[tuple[str, str]]) -> list[tuple[str, dict[str, list[str] | None]]]:
+def _listeners(rows: Iterable[tuple[str, str]]) -> list[tuple[str, Wanted]]:
     found = []
     for wanted, expires_at in rows:
         with suppress(ValueError):  # not of this release, or not of ours at all
-            found.append((expires_at, dict(json.loads(wanted))))
+            found.append((expires_at, decoded_wants(wanted)))
     return found
 
 
-def _wants(listener: dict[str, list[str] | None], event: Event) -> bool:
+def _wants(listener: Wanted, event: Event) -> bool:
     kinds = listener.get(event.queue_name, ())
     return kinds is None or type(event).__name__ in kinds
 

@@ -21,7 +21,7 @@ from conveyor.store.sql import (
     time_until_more,
 )
 from conveyor.store.sqlite.limits import Starts
-from conveyor.store.sqlite.rows import ATTEMPT, ID, read_or, records, written
+from conveyor.store.sqlite.rows import read_or, records, written
 from conveyor.store.sqlite.statements import ask, run, text
 from conveyor.store.sqlite.turns import take_turns
 from conveyor.store.sqlite.waiting import Gate, allowed_names, before_stalled, gate, most_urgent
@@ -73,7 +73,7 @@ def _leased(db: Connection, now: datetime, request: Claim, seqs: Sequence[int]) 
             now=written(now),
         )
         for row, found in records(db, seqs, written(now)):
-            taken.add(found, request.queue, row[ID], row[ATTEMPT])
+            taken.add(row, found)
     return taken
 
 

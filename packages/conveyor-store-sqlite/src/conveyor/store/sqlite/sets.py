@@ -10,9 +10,9 @@ from typing import Final
 
 from conveyor.core.store import Change, Deleted, JobKey, JobRecord, JobState, Order, Where
 from conveyor.store import sql
-from conveyor.store.sql import UnitOfWork, run_now
+from conveyor.store.sql import UnitOfWork, readable, run_now
 from conveyor.store.sqlite.jobs import Jobs
-from conveyor.store.sqlite.rows import ID, records, written
+from conveyor.store.sqlite.rows import records, written
 from conveyor.store.sqlite.statements import ask, execute, statement
 from conveyor.store.sqlite.where import counts, seqs
 
@@ -25,13 +25,7 @@ def find(
 ) -> list[JobRecord]:
     """The jobs of a set, in order, without those that cannot be read."""
     wanted = seqs(db, where, now, limit=limit, order=order, after=after)
-    found: list[JobRecord] = []
-    for row, record in records(db, wanted, written(now)):
-        if isinstance(record, JobRecord):
-            found.append(record)
-        else:
-            log.warning("job %r of queue %r cannot be read and is left out: %s", row[ID], row[0], record)
-    return found
+    return readable(records(db, wanted, written(now)), log)
 
 
 def count(
