@@ -190,7 +190,7 @@ def test_a_file_that_cannot_be_read_is_tried_again(
     assert re.search(r"gone\.py +3 +\[Errno 2\]", capsys.readouterr().out)
 
 
-def test_a_difference_is_told_and_fails(
+def test_a_difference_is_reported_and_fails(
     folder: Path,
     main: Callable[..., int],
     monkeypatch: pytest.MonkeyPatch,
@@ -233,7 +233,7 @@ def test_the_handler_imports_nothing_of_what_only_the_program_needs() -> None:
         (["--slow", "-1"], "must not be negative"),
     ],
 )
-def test_what_cannot_be_done_is_told(
+def test_what_cannot_be_done_is_reported(
     folder: Path,
     main: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
@@ -244,7 +244,7 @@ def test_what_cannot_be_done_is_told(
     assert told in capsys.readouterr().err
 
 
-def test_a_folder_without_python_files_is_told(
+def test_a_folder_without_python_files_is_reported(
     tmp_path: Path, main: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     empty = tmp_path / "empty"

@@ -174,7 +174,7 @@ def test_a_store_is_tested_by_its_scheme(pytester: pytest.Pytester) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_in_parallel_tells_the_same(pytester: pytest.Pytester) -> None:
+def test_a_run_in_parallel_reports_the_same(pytester: pytest.Pytester) -> None:
     options = ("--conveyor-store", "memory", "--conveyor-report", "report.json")
     part = "timed_pause or opening_twice or two_handles_see"
     assert run_a_part(pytester, part, *options).ret == 0

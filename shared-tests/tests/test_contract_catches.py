@@ -53,7 +53,7 @@ class Tested(Fixtures):
         """The class of the store, with the bug in its place; tests that would hang fail soon."""
         if self.bug is None:
             return MemoryStore
-        monkeypatch.setattr(area, "PATIENCE", 3.0)
+        monkeypatch.setattr(area, "TIMEOUT", 3.0)
         monkeypatch.setattr(events, "SOON", 0.5)
         for module in (bench, every_call, happenings):
             monkeypatch.setattr(module, "SOON", 2.0)

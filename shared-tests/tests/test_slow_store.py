@@ -15,12 +15,12 @@ pytest_plugins = ["pytester"]
 
 #: What a slow store failed once, and a test that looks while calls are under way.
 SAMPLE: Final = (
-    "test_what_it_runs_is_told_with_its_heartbeat",
-    "test_what_a_worker_tells_of_itself_keeps_no_lease_from_being_renewed",
-    "test_a_queues_events_tell_a_jobs_life",
+    "test_what_it_runs_is_registered_with_its_heartbeat",
+    "test_what_a_worker_registers_of_itself_keeps_no_lease_from_being_renewed",
+    "test_a_queues_events_follow_a_jobs_life",
     "test_a_waiter_that_missed_the_event_finds_the_result",
     "test_no_look_shows_an_outcome_without_what_it_spawned",
-    "test_the_entry_of_a_dead_worker_is_removed_by_the_others",
+    "test_the_registration_of_a_dead_worker_is_removed_by_the_others",
 )
 
 

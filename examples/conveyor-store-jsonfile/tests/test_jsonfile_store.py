@@ -106,7 +106,7 @@ async def test_a_file_of_something_else_is_refused_and_not_touched(path: Path, t
     assert path.read_text() == text
 
 
-async def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+async def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailableError, match="No such file"):
         await JsonFileStore(tmp_path / "none" / "jobs.json").open()
 

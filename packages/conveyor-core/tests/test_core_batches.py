@@ -40,7 +40,7 @@ class Keeper:
         self.calls.append([job.data for job in jobs])
 
 
-async def test_a_batch_waits_for_company_as_long_as_it_lingers_and_not_longer(
+async def test_a_batch_waits_for_more_jobs_as_long_as_it_lingers_and_not_longer(
     queue: Queue[Any], clock: ManualClock, worker: Make
 ) -> None:
     keeper = Keeper()
@@ -187,7 +187,7 @@ async def test_a_thread_that_stops_half_way_as_its_worker_closes_has_done_nothin
         assert [job.attempts_made for job in jobs] == [0, 0, 0]
 
 
-async def test_a_group_whose_pause_cannot_be_read_gives_no_company(
+async def test_a_group_whose_pause_cannot_be_read_fills_no_batch(
     store: FaultyStore, queue: Queue[Any], worker: Make
 ) -> None:
     await queue.add_bulk([NewJob("work", n, group="g") for n in range(3)])
@@ -233,7 +233,7 @@ async def test_a_batch_of_one_name_takes_only_the_names_of_the_mapping(
     assert (x.calls, y.calls) == ([["x", "x"]], [["y"]])
 
 
-async def test_a_paused_group_gives_no_company(queue: Queue[Any], store: FaultyStore, worker: Make) -> None:
+async def test_a_paused_group_fills_no_batch(queue: Queue[Any], store: FaultyStore, worker: Make) -> None:
     """The pause comes between the claim of the first job and that of its company."""
     await queue.add_bulk([NewJob("work", n, group="g") for n in range(3)])
     keeper = Keeper()

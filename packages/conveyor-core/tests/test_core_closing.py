@@ -147,7 +147,7 @@ async def test_close_gives_back_what_has_not_started_at_once_with_no_attempt_use
     await closing
 
 
-async def test_another_worker_hears_at_once_of_jobs_given_back(
+async def test_another_worker_learns_at_once_of_jobs_given_back(
     queue: Queue[Any], worker: MakeWorker, clock: ManualClock
 ) -> None:
     job = await queue.add("a")
@@ -764,7 +764,7 @@ async def test_writes_of_a_handler_that_lost_its_lease_raise_and_change_nothing(
     assert job.attempt_history == []
 
 
-async def test_a_handler_that_is_being_cancelled_hears_that_its_write_was_lost(
+async def test_a_handler_that_is_being_cancelled_learns_that_its_write_was_lost(
     queue: Queue[Any], store: FaultyStore, worker: MakeWorker, clock: ManualClock
 ) -> None:
     job = await queue.add("a", timeout=5)
@@ -915,7 +915,7 @@ async def test_a_worker_outlives_each_failure_of_its_store(
     assert await others() == set()
 
 
-async def test_an_outage_is_told_once_and_so_is_its_end(
+async def test_an_outage_is_logged_once_and_so_is_its_end(
     queue: Queue[Any],
     store: FaultyStore,
     worker: MakeWorker,

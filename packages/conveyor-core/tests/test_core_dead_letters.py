@@ -38,7 +38,7 @@ async def test_a_queue_that_cannot_take_dead_letters_is_refused(
     [{"limit": 0}, {"limit": 1.5}, {"ids": [""]}, {"ids": "letter"}, {"ids": [7]}, {"limit": True}],
     ids=repr,
 )
-async def test_bad_choices_of_letters_are_refused_before_the_store_is_asked(
+async def test_bad_choices_of_dead_letters_are_refused_before_the_store_is_asked(
     queue: Queue[Any], store: FaultyStore, options: Any
 ) -> None:
     store.calls.clear()
@@ -60,7 +60,9 @@ async def test_default_options_go_before_the_queues_dead_letter_queue(store: Fau
     assert (await none.add("work")).options.dead_letter is None
 
 
-async def test_a_letter_is_the_same_for_the_same_lease_and_another_for_another(store: FaultyStore) -> None:
+async def test_a_dead_letter_is_the_same_for_the_same_lease_and_another_for_another(
+    store: FaultyStore,
+) -> None:
     record = replace(await make_job(store), token="t")
     options = JobOptions(dead_letter="dead")
     report = Report(error=Failure(type="E", message="m"))
@@ -77,14 +79,14 @@ async def test_a_letter_is_the_same_for_the_same_lease_and_another_for_another(s
 @pytest.mark.parametrize(
     "report", ["{", "[]", "{}", '{"dead_letter_of":7}', '{"dead_letter_of":{"queue":"q"}}'], ids=ascii
 )
-def test_what_is_no_letter_or_cannot_be_read_is_none(report: str) -> None:
+def test_what_is_no_dead_letter_or_cannot_be_read_is_none(report: str) -> None:
     record = JobRecord(queue="dead", id="a", name="work", report=report)
 
     assert original(record) is None
     assert dead_letter(record) is None
 
 
-async def test_a_job_whose_report_cannot_be_read_leaves_a_letter_all_the_same(
+async def test_a_job_whose_report_cannot_be_read_leaves_a_dead_letter_all_the_same(
     store: FaultyStore, worker: Callable[..., Worker[Any]]
 ) -> None:
     await make_job(store, report="[]", options='{"dead_letter":"dead"}')
@@ -97,7 +99,7 @@ async def test_a_job_whose_report_cannot_be_read_leaves_a_letter_all_the_same(
     assert letter.to_dict()["dead_letter_of"] == letter.dead_letter_of
 
 
-async def test_a_letter_that_cannot_be_run_is_still_a_letter(
+async def test_a_dead_letter_that_cannot_be_run_is_still_a_dead_letter(
     queue: Queue[Any], store: FaultyStore, clock: Any, worker: Callable[..., Worker[Any]]
 ) -> None:
     async def fail(_: Any) -> None:

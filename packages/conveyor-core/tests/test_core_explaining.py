@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from conveyor.core import InvalidOptionError, JobState, Queue
-from conveyor.core import explanation as told
+from conveyor.core import InvalidOptionError, JobState, Queue, explanation
 from conveyor.core._inspect.worker_registry import find_workers
 from conveyor.core._queue_names import workers_of
 from conveyor.core.store import JobKey
@@ -22,59 +21,68 @@ MINUTE = timedelta(minutes=1)
 @pytest.mark.parametrize(
     ("reason", "text"),
     [
-        (told.Finished(state=JobState.COMPLETED, at=NOON, why=None), f"it is completed since {SHOWN}"),
-        (told.Finished(state=JobState.FAILED, at=None, why="no"), "it is failed since an unknown time: no"),
-        (told.InDeadLetters(queue_name="d"), "a dead letter of it was added to the dead-letter queue 'd'"),
-        (told.IsDeadLetter(queue_name="q", job_id="a"), "it is the dead letter of job 'a' of queue 'q'"),
+        (explanation.Finished(state=JobState.COMPLETED, at=NOON, why=None), f"it is completed since {SHOWN}"),
         (
-            told.Running(worker="w", since=NOON, lease_until=NOON),
+            explanation.Finished(state=JobState.FAILED, at=None, why="no"),
+            "it is failed since an unknown time: no",
+        ),
+        (
+            explanation.InDeadLetters(queue_name="d"),
+            "a dead letter of it was added to the dead-letter queue 'd'",
+        ),
+        (
+            explanation.IsDeadLetter(queue_name="q", job_id="a"),
+            "it is the dead letter of job 'a' of queue 'q'",
+        ),
+        (
+            explanation.Running(worker="w", since=NOON, lease_until=NOON),
             f"worker 'w' holds it since {SHOWN}, and must give a sign of life by {SHOWN}",
         ),
         (
-            told.Running(worker=None, since=NOON, lease_until=NOON),
+            explanation.Running(worker=None, since=NOON, lease_until=NOON),
             f"it is held for a moment, by no worker, since {SHOWN}, and must give a sign of life by {SHOWN}",
         ),
-        (told.CancellationPending(), "its cancellation was asked for"),
-        (told.Delayed(until=NOON), f"it is delayed until {SHOWN}"),
+        (explanation.CancellationPending(), "its cancellation was asked for"),
+        (explanation.Delayed(until=NOON), f"it is delayed until {SHOWN}"),
         (
-            told.WaitsForChildren(pending=1, children=((JobKey("k", "a"), JobState.ACTIVE),)),
+            explanation.WaitsForChildren(pending=1, children=((JobKey("k", "a"), JobState.ACTIVE),)),
             "it waits for 1 children: 'a' of 'k' (active)",
         ),
-        (told.Paused(job_name=None, group=None, until=None), "its queue is paused until resumed"),
+        (explanation.Paused(job_name=None, group=None, until=None), "its queue is paused until resumed"),
         (
-            told.Paused(job_name="x", group=None, until=NOON),
+            explanation.Paused(job_name="x", group=None, until=NOON),
             f"jobs named 'x' are paused until {SHOWN}",
         ),
-        (told.Paused(job_name=None, group="g", until=None), "its group 'g' is paused until resumed"),
-        (told.WorkersPaused(workers=("a", "b")), "every worker that takes it is paused: a, b"),
+        (explanation.Paused(job_name=None, group="g", until=None), "its group 'g' is paused until resumed"),
+        (explanation.WorkersPaused(workers=("a", "b")), "every worker that takes it is paused: a, b"),
         (
-            told.WorkersBusy(active=3, room=2),
+            explanation.WorkersBusy(active=3, room=2),
             "the workers that take it have room for 2 jobs at once, and hold 3",
         ),
         (
-            told.AtLimit(group=None, active=2, limit=2),
+            explanation.AtLimit(group=None, active=2, limit=2),
             "its queue is at its limit: 2 jobs are active, and 2 may be",
         ),
         (
-            told.AtLimit(group="g", active=2, limit=2),
+            explanation.AtLimit(group="g", active=2, limit=2),
             "its group 'g' is at its limit: 2 jobs are active, and 2 may be",
         ),
         (
-            told.RateExceeded(group="g", starts=9, max=9, per=MINUTE, until=NOON),
+            explanation.RateExceeded(group="g", starts=9, max=9, per=MINUTE, until=NOON),
             (
                 "its group 'g' is at its rate limit: 9 jobs have started within 60 s, 9 may; "
                 f"the next may start at {SHOWN}"
             ),
         ),
         (
-            told.WithinRate(group=None, starts=0, max=9, per=MINUTE),
+            explanation.WithinRate(group=None, starts=0, max=9, per=MINUTE),
             "its queue may start 9 jobs within 60 s; at least 0 have started",
         ),
-        (told.InLine(ahead=3, exact=True), "3 waiting jobs are ahead of it"),
+        (explanation.InLine(ahead=3, exact=True), "3 waiting jobs are ahead of it"),
     ],
-    ids=lambda value: type(value).__name__ if isinstance(value, told.Reason) else "",
+    ids=lambda value: type(value).__name__ if isinstance(value, explanation.Reason) else "",
 )
-def test_every_reason_is_a_sentence(reason: told.Reason, text: str) -> None:
+def test_every_reason_is_a_sentence(reason: explanation.Reason, text: str) -> None:
     assert str(reason) == text
 
 
@@ -98,11 +106,11 @@ async def test_a_job_whose_documents_cannot_be_read_is_explained(
 
     [reason] = (await queue.explain(record.id)).reasons
 
-    assert isinstance(reason, told.Finished)
+    assert isinstance(reason, explanation.Finished)
 
 
 @pytest.mark.parametrize("payload", ['"{"', "[]", "null", '{"id": "w"}'], ids=ascii)
-async def test_an_entry_that_cannot_be_read_is_left_out(store: FaultyStore, payload: str) -> None:
+async def test_a_registration_that_cannot_be_read_is_left_out(store: FaultyStore, payload: str) -> None:
     record = await make_job(store, queue=workers_of("q"), payload=payload)
     lease = timedelta(seconds=30)
     await store.take(workers_of("q"), [record.id], token="t", lease=lease, worker="w")

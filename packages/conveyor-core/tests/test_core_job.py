@@ -482,7 +482,7 @@ async def test_a_running_handler_is_cancelled_without_delay(
         assert runner.stats().free_slots == 1
 
 
-async def test_a_cancellation_whose_event_was_lost_is_heard_at_the_next_renewal(
+async def test_a_cancellation_whose_event_was_lost_arrives_with_the_next_renewal(
     queue: Queue[Any], store: FaultyStore, worker: MakeWorker, clock: ManualClock
 ) -> None:
     job = await queue.add("a")

@@ -149,7 +149,7 @@ def test_a_parent_waits_for_the_children_that_are_created() -> None:
     assert plan.parents == frozenset()
 
 
-def test_parents_outside_of_the_call_are_told() -> None:
+def test_parents_outside_of_the_call_are_named() -> None:
     plan = planned([job("a", parent="x"), job("b", parent="y"), job("c")], {1: stored("b")}, NOW)
 
     assert plan.parents == {JobKey("q", "x")}

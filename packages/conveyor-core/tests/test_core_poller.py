@@ -136,7 +136,7 @@ async def test_what_a_claim_on_its_way_brings_goes_back_when_the_worker_closes(
     assert (counts[JobState.WAITING], counts[JobState.ACTIVE]) == (10, 0)
 
 
-async def test_a_job_whose_fate_cannot_be_told_stalls_instead_of_being_held_for_ever(
+async def test_a_job_whose_outcome_cannot_be_decided_stalls_instead_of_being_held_for_ever(
     store: Store, queue: Queue[Any], clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def handler(_: Job[Any]) -> None:

@@ -144,7 +144,7 @@ async def test_b4_events_and_removal_that_fail_do_not_turn_a_completed_job_into_
     assert "ZeroDivisionError" in caplog.text
 
 
-async def test_b5_an_event_that_cannot_be_told_loses_no_slot_and_no_run(
+async def test_b5_an_event_that_cannot_be_published_loses_no_slot_and_no_run(
     clock: ManualClock, worker: MakeWorker
 ) -> None:
     class Broken(LocalBus):
@@ -211,7 +211,7 @@ async def test_b6_a_job_that_completed_after_its_lease_ran_out_but_before_the_sw
     assert (await job.refresh()).state is S.COMPLETED
 
 
-async def test_b7_a_retry_is_told_and_counted(
+async def test_b7_a_retry_is_published_and_counted(
     queue: Queue[Any], worker: MakeWorker, clock: ManualClock
 ) -> None:
     async def handler(_: Job[Any]) -> None:
@@ -358,7 +358,7 @@ async def test_b14_close_cancels_and_gives_back(
     assert (record.state, record.attempt, record.stalled) == (S.WAITING, 0, 0)
 
 
-async def test_b14c_a_cancellation_is_told_once_and_when_it_has_happened(
+async def test_b14c_a_cancellation_is_published_once_and_when_it_has_happened(
     queue: Queue[Any], worker: MakeWorker, clock: ManualClock
 ) -> None:
     go_on = asyncio.Event()
@@ -465,7 +465,7 @@ async def test_b18_a_cancelled_job_that_is_retried_runs_to_its_end(
         assert (job.state, job.return_value, job.cancelled_at) == (S.COMPLETED, "done", None)
 
 
-async def test_b19_progress_removal_and_pauses_are_told(queue: Queue[Any], clock: ManualClock) -> None:
+async def test_b19_progress_removal_and_pauses_are_published(queue: Queue[Any], clock: ManualClock) -> None:
     told: list[str] = []
     listening = asyncio.create_task(listen(queue, told))
     await clock.settle()

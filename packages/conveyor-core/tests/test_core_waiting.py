@@ -167,7 +167,7 @@ async def test_a_timeout_leaves_the_job_as_it_is(queue: Queue[Any], clock: Manua
 
 
 @pytest.mark.parametrize("ending", ["completed", "failed", "cancelled", "removed"])
-async def test_a_waiter_that_hears_nothing_finds_out_all_the_same(clock: ManualClock, ending: str) -> None:
+async def test_a_waiter_that_receives_nothing_finds_out_all_the_same(clock: ManualClock, ending: str) -> None:
     async with WithBus(ClockedStore(MemoryStore(), clock), LocalBus()) as store:
         queue: Queue[Any] = Queue("q", store, clock=clock)
         job = await queue.add("a")
@@ -278,7 +278,7 @@ async def test_a_store_that_is_closed_ends_the_waiting(clock: ManualClock) -> No
 # -------------------------------------------------------------------- events
 
 
-async def test_a_jobs_life_is_told_in_order_until_its_end(
+async def test_a_jobs_life_is_published_in_order_until_its_end(
     queue: Queue[Any], worker: MakeWorker, clock: ManualClock
 ) -> None:
     runs = 0
@@ -329,7 +329,7 @@ async def test_a_jobs_life_is_told_in_order_until_its_end(
         (JobState.CANCELLED, "JobCancelled"),
     ],
 )
-async def test_observing_a_finished_job_tells_its_end(
+async def test_observing_a_finished_job_yields_its_end(
     queue: Queue[Any], store: FaultyStore, state: JobState, end: str, clock: ManualClock
 ) -> None:
     record = await make_job(store, state, queue="q")
@@ -356,7 +356,7 @@ async def test_observing_a_job_that_is_not_there(queue: Queue[Any]) -> None:
         await collect(queue.observe(job.id), seen)
 
 
-async def test_a_job_that_goes_while_it_is_looked_for_is_told_of(
+async def test_a_job_that_goes_while_it_is_looked_for_is_reported(
     queue: Queue[Any], store: FaultyStore, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = await queue.add("a")
@@ -392,7 +392,7 @@ async def test_closing_the_queue_ends_its_observers(queue: Queue[Any], clock: Ma
     assert (await job.refresh()).state is JobState.WAITING
 
 
-async def test_an_observer_that_cannot_keep_up_is_told_how_much_it_missed(clock: ManualClock) -> None:
+async def test_an_observer_that_cannot_keep_up_learns_how_much_it_missed(clock: ManualClock) -> None:
 
     async with WithBus(ClockedStore(MemoryStore(), clock), LocalBus(room=3)) as store:
         queue: Queue[Any] = Queue("q", store, clock=clock)
@@ -430,7 +430,7 @@ async def make_done(store: Any, job: Job[Any]) -> None:
     await store.settle([Outcome.completed(held, Report(result="done").encode(final=True))])
 
 
-async def test_every_kind_of_event_is_told_by_somebody(
+async def test_every_kind_of_event_is_published_somewhere(
     queue: Queue[Any], store: FaultyStore, worker: MakeWorker, clock: ManualClock
 ) -> None:
     events: list[Event] = []

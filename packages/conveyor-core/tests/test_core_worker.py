@@ -533,7 +533,7 @@ async def test_polling_finds_the_jobs_whose_events_were_lost(
             assert (await job.refresh()).state is JobState.COMPLETED
 
 
-async def test_a_worker_whose_bus_cannot_be_heard_polls(
+async def test_a_worker_whose_bus_brings_nothing_polls(
     clock: ManualClock, caplog: pytest.LogCaptureFixture, worker: MakeWorker
 ) -> None:
     from conveyor.core import StoreUnavailableError  # noqa: PLC0415
@@ -607,7 +607,7 @@ async def test_jobs_that_arrive_after_a_pause_of_the_worker_go_back(
 
 
 @pytest.mark.parametrize(("what", "left"), [({}, []), ({"job_name": "b"}, ["a", "a"])])
-async def test_prefetched_jobs_go_back_when_a_pause_is_heard(
+async def test_prefetched_jobs_go_back_when_a_pause_is_received(
     queue: Queue[Any], worker: MakeWorker, clock: ManualClock, what: Any, left: list[str]
 ) -> None:
     gate = Gate()

@@ -257,7 +257,7 @@ def test_what_is_no_text_is_no_dsn(dsn: object) -> None:
         Options.checked(dsn)
 
 
-def test_an_error_with_the_password_in_it_is_told_without() -> None:
+def test_an_error_with_the_password_in_it_is_reported_without() -> None:
     target = Target.parsed("postgresql://ada:s3%20cret@h/db", "dsn")
     error = psycopg.OperationalError('unexpected spaces found in "s3 cret"')
 

@@ -158,7 +158,7 @@ async def test_connections_that_all_died_while_idle_take_no_time_from_a_call(
     assert await connections.call(pid) not in before
 
 
-async def test_what_is_away_is_told_by_the_calls_and_not_by_psycopg_pool(
+async def test_what_is_away_is_reported_by_the_calls_and_not_by_psycopg_pool(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -216,7 +216,7 @@ async def test_an_application_has_one_pool_and_finds_it_as_it_was(
             assert (connection.autocommit, connection.prepare_threshold) == (False, 5)
 
 
-async def test_a_pool_that_is_not_open_is_told(pool: AsyncConnectionPool[Any], url: str) -> None:
+async def test_a_pool_that_is_not_open_is_reported(pool: AsyncConnectionPool[Any], url: str) -> None:
     with pytest.raises(StoreClosedError, match="pool that the store was given is not open"):
         await PgStore(pool=AsyncConnectionPool(url, open=False)).open()
 
@@ -226,7 +226,7 @@ async def test_a_pool_that_is_not_open_is_told(pool: AsyncConnectionPool[Any], u
             await store.count(Where(queue="q"))
 
 
-async def test_a_pool_that_the_application_uses_up_is_told(pool: AsyncConnectionPool[Any]) -> None:
+async def test_a_pool_that_the_application_uses_up_is_reported(pool: AsyncConnectionPool[Any]) -> None:
     async with PgStore(pool=pool, operation_timeout="300ms") as store:
         async with AsyncExitStack() as theirs:
             for _ in range(SIZE):

@@ -217,7 +217,7 @@ def _state(connection: Any) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("plain", [True, False], ids=["plain", "async"])
-async def test_a_text_that_the_connection_cannot_send_is_told(url: str, *, plain: bool) -> None:
+async def test_a_text_that_the_connection_cannot_send_is_reported(url: str, *, plain: bool) -> None:
     async with PgStore(url) as store, connected(url, plain=plain) as connection:
         await done(connection.execute("set client_encoding = 'LATIN1'"))
         async with store.using(connection) as inside:

@@ -259,7 +259,7 @@ async def test_a_restart_is_outlived() -> None:
                 assert await connections.call(running("select 1")) == [(1,)]
 
 
-async def test_a_server_that_is_away_is_told_as_that(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_server_that_is_away_is_reported_as_that(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     gone = "postgresql://u:s3cret@127.0.0.1:1/x"
     store = PgStore(gone, operation_timeout="100ms", listen_dsn=gone)
@@ -273,7 +273,7 @@ async def test_a_server_that_is_away_is_told_as_that(caplog: pytest.LogCaptureFi
     assert "127.0.0.1:1/x" in str(caught.value)
 
 
-async def test_a_database_that_is_not_there_is_told_at_once(server: Server) -> None:
+async def test_a_database_that_is_not_there_is_reported_at_once(server: Server) -> None:
     began = time.monotonic()
     given = Options.checked(server.dsn("nowhere"), operation_timeout="30s")
 
@@ -283,7 +283,7 @@ async def test_a_database_that_is_not_there_is_told_at_once(server: Server) -> N
     assert time.monotonic() - began < 5
 
 
-async def test_a_read_only_server_is_told_at_once_and_forgiven(server: Server, schema: str) -> None:
+async def test_a_read_only_server_is_reported_at_once_and_forgiven(server: Server, schema: str) -> None:
     async with connected(options(server, pool_size=1)) as connections:
         await connections.call(running(f"create table {schema} (n int)"))
         [(database,)] = await connections.call(running("select current_database()"))
@@ -440,7 +440,7 @@ async def test_newer_tables_are_refused_before_any_write(server: Server, schema:
             await migrate(connections)
 
 
-async def test_old_tables_are_told_when_they_may_not_be_changed(server: Server, schema: str) -> None:
+async def test_old_tables_are_reported_when_they_may_not_be_changed(server: Server, schema: str) -> None:
     async with connected(options(server, schema=schema, auto_migrate=False)) as connections:
         with pytest.raises(StoreUnavailableError, match="auto_migrate"):
             await prepare(connections)
@@ -591,7 +591,7 @@ async def test_an_event_reaches_another_process_in_a_moment(server: Server, sche
     assert sorted(took)[10] < 0.05
 
 
-async def test_two_schemas_do_not_hear_each_other(server: Server, schema: str) -> None:
+async def test_two_schemas_receive_no_events_of_each_other(server: Server, schema: str) -> None:
     async with (
         store(server, schema) as one,
         store(server, f"{schema}_b") as two,

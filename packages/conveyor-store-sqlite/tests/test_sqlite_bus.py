@@ -292,7 +292,7 @@ asyncio.run(main())
 
 
 @pytest.mark.slow
-async def test_another_process_is_heard_soon(store: SqliteStore) -> None:
+async def test_events_of_another_process_come_soon(store: SqliteStore) -> None:
     async with store.bus.subscribe({"q"}, kinds={JobCompleted}) as events:
         speaker = await asyncio.create_subprocess_exec(sys.executable, "-c", SPEAKER, store.path, "100")
         heard: list[tuple[str, timedelta]] = []

@@ -128,7 +128,7 @@ def test_a_url_that_does_not_serve_is_an_error_and_nothing_else_takes_its_place(
     assert "s3" not in str(raised.value)
 
 
-def test_what_one_process_found_missing_is_told_to_all(
+def test_what_one_process_found_missing_is_known_to_all(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     asked, none = fakes()

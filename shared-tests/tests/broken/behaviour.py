@@ -29,7 +29,7 @@ from conveyor.core.store import (
 from conveyor.store.memory.rows import EPOCH
 
 
-@caught_by("flow behaviour", "test_a_flows_events_are_told")
+@caught_by("flow behaviour", "test_a_flows_events_are_published")
 class TellsNoParent(Broken):
     """What was released is done, and not told: nobody looks at the parent before somebody polls."""
 
@@ -75,7 +75,7 @@ class SpawnsFromCompletedOnly(Broken):
         return await super().settle(spawning, now=now)
 
 
-@caught_by("dead letters", "test_a_letter_comes_though_the_job_is_removed_in_the_same_step")
+@caught_by("dead letters", "test_a_dead_letter_comes_though_the_job_is_removed_in_the_same_step")
 class SpawnsFromRowsThatStay(Broken):
     """What a job spawns is read from its row, which may have been removed by then."""
 
@@ -131,7 +131,7 @@ class ChangesInAnyState(Broken):
         return await super().update(wide, change, now=now)
 
 
-@caught_by("workers seen", "test_what_it_runs_is_told_with_its_heartbeat")
+@caught_by("worker registry", "test_what_it_runs_is_registered_with_its_heartbeat")
 class RenewsOneQueue(Broken):
     """The leases of a call are taken to be of one queue."""
 
@@ -141,7 +141,7 @@ class RenewsOneQueue(Broken):
         return replace(renewed, held=renewed.held | {beat.lease for beat in beats if beat not in own})
 
 
-@caught_by("group behaviour", "test_finished_groups_are_told_when_asked_for")
+@caught_by("group behaviour", "test_finished_groups_are_listed_when_asked_for")
 class CountsLiveGroups(Broken):
     """Counts by group come from the counters that limits need: what has ended is not in them."""
 

@@ -122,7 +122,7 @@ def adds_to_the_ready_jobs_of_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Poller, "_end_unfit", end_unfit)
 
 
-@caught_by("interleavings", "test_what_a_claim_brings_goes_back_if_its_pause_is_heard_of_meanwhile")
+@caught_by("interleavings", "test_what_a_claim_brings_goes_back_if_its_pause_is_received_meanwhile")
 def forgets_a_pause_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pause that is heard of concerns what is ready, and not what a claim on its way brings."""
     monkeypatch.setattr(Poller, "pause_received", lambda poller, _: poller.give_back())
@@ -307,8 +307,8 @@ def results_have_the_limit_of_all_workers(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(Results, "encode", of_any_size)
 
 
-@caught_by("queue behaviour", "test_every_removed_job_is_told_once_whatever_removes_it")
-@caught_by("queue behaviour", "test_a_parent_that_a_removal_releases_is_told")
+@caught_by("queue behaviour", "test_every_removed_job_has_one_event_whatever_removes_it")
+@caught_by("queue behaviour", "test_a_parent_that_a_removal_releases_has_an_event")
 def removals_are_told_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is removed, and whom that releases, is told to nobody."""
 

@@ -78,7 +78,7 @@ class KeepsQuietAboutParents(Broken):
         return replace(await super().delete(where, limit=limit, now=now), released=())
 
 
-@caught_by("flows", "test_those_are_told_as_released_that_wait_for_no_child_and_are_still_there")
+@caught_by("flows", "test_those_are_reported_as_released_that_wait_for_no_child_and_are_still_there")
 class CallsTheRemovedReleased(Broken):
     """A parent that a removal released is told of though the same call removed it."""
 
@@ -89,7 +89,7 @@ class CallsTheRemovedReleased(Broken):
         return replace(deleted, released=[*deleted.released, *gone])
 
 
-@caught_by("flows", "test_those_are_told_as_released_that_wait_for_no_child_and_are_still_there")
+@caught_by("flows", "test_those_are_reported_as_released_that_wait_for_no_child_and_are_still_there")
 class CallsEveryParentReleased(Broken):
     """The parents of what was removed are told as released, whatever else they wait for."""
 

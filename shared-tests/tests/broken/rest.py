@@ -94,7 +94,7 @@ class BlocksListeners(Broken):
         vars(self._bus)["subscribe"] = late
 
 
-@caught_by("events", "test_an_event_is_heard_once")
+@caught_by("events", "test_an_event_is_received_once")
 class RepeatsEvents(Broken):
     """Its own notification comes back to the publisher, who hears everything twice."""
 

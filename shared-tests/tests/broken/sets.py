@@ -134,7 +134,7 @@ class TellsSomeAsRemoved(Broken):
         return replace(deleted, removed=deleted.removed[:MOST])
 
 
-@caught_by("sets", "test_what_was_removed_is_told_in_the_order_in_which_it_was_added")
+@caught_by("sets", "test_what_was_removed_is_reported_in_the_order_in_which_it_was_added")
 class TellsRemovedByName(Broken):
     """What was removed is told in the order of a table's key."""
 

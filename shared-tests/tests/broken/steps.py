@@ -100,7 +100,7 @@ class RemovesInSilence(Broken):
         return replace(await super().settle(outcomes, now=now), removed=())
 
 
-@caught_by("settling", "test_only_what_is_removed_at_once_is_told_as_removed")
+@caught_by("settling", "test_only_what_is_removed_at_once_is_reported_as_removed")
 class TellsTheRetainedAsRemoved(Broken):
     """Whatever is kept for a time only is told as removed at once."""
 
@@ -110,7 +110,7 @@ class TellsTheRetainedAsRemoved(Broken):
         return replace(settled, removed=gone)
 
 
-@caught_by("settling", "test_a_job_is_told_as_removed_once")
+@caught_by("settling", "test_a_job_is_reported_as_removed_once")
 @caught_by("unique keys", "test_a_job_that_still_holds_its_key_is_removed_only_when_that_lapses")
 class TellsRemovedByRetention(Broken):
     """What was asked to be removed is told as removed: again by a repeat, and though it holds its key."""

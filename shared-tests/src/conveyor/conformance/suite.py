@@ -22,7 +22,7 @@ from conveyor.conformance.behaviour.limits import LimitBehaviour
 from conveyor.conformance.behaviour.queues import QueueBehaviour
 from conveyor.conformance.behaviour.schedules import Schedules
 from conveyor.conformance.behaviour.using import Transaction, Using
-from conveyor.conformance.behaviour.worker_registry import WorkersSeen
+from conveyor.conformance.behaviour.worker_registry import WorkerRegistry
 from conveyor.conformance.concurrency.cancellations import Cancellations
 from conveyor.conformance.concurrency.crashes import Crashes
 from conveyor.conformance.concurrency.interleavings.every_call import Interleavings
@@ -146,7 +146,7 @@ class StoreContract(
     AllFlowBehaviour,
     DeduplicationModes,
     DeadLetters,
-    WorkersSeen,
+    WorkerRegistry,
     Explaining,
     GroupBehaviour,
     LimitBehaviour,

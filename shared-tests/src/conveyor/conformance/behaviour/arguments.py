@@ -1,4 +1,4 @@
-"""Queue behaviour: what cannot be an id is refused before the store hears of it."""
+"""Queue behaviour: what cannot be an id is refused before the store is asked."""
 
 from __future__ import annotations
 
@@ -63,5 +63,5 @@ class Arguments:
         assert found.id == "5"
 
 
-async def _first(told: Awaitable[Any] | AsyncIterator[Any]) -> None:
-    await (anext(told) if isinstance(told, AsyncIterator) else told)
+async def _first(source: Awaitable[Any] | AsyncIterator[Any]) -> None:
+    await (anext(source) if isinstance(source, AsyncIterator) else source)

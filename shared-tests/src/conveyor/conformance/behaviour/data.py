@@ -31,7 +31,7 @@ class Letter:
 
 
 @dataclass
-class Parcel:
+class Shipment:
     """Data of another type that looks the same as JSON."""
 
     weight: float
@@ -179,7 +179,7 @@ class Data:
         async def given(_: Job[Any]) -> Any:
             return {"weight": 2}
 
-        async def as_it_is(_: Job[Any]) -> Parcel:
+        async def as_it_is(_: Job[Any]) -> Shipment:
             return Letter(3)  # type: ignore[return-value]
 
         await bench.run({"said": said})
@@ -213,17 +213,19 @@ class Data:
         async def letter(job: Job[Letter]) -> None:
             seen[job.name] = job.data
 
-        async def parcel(job: Job[Parcel]) -> None:
+        async def shipment(job: Job[Shipment]) -> None:
             seen[job.name] = job.data
 
         async def untyped(job: Job[Any]) -> None:
             seen[job.name] = job.data
 
-        await bench.queue.add_bulk([NewJob(name, {"weight": 2}) for name in ("letter", "parcel", "untyped")])
-        await bench.run({"letter": letter, "parcel": parcel, "untyped": untyped})
+        await bench.queue.add_bulk(
+            [NewJob(name, {"weight": 2}) for name in ("letter", "shipment", "untyped")]
+        )
+        await bench.run({"letter": letter, "shipment": shipment, "untyped": untyped})
 
-        assert seen == {"letter": Letter(2), "parcel": Parcel(2.0), "untyped": {"weight": 2}}
-        assert [type(seen[name]) for name in seen] == [Letter, Parcel, dict]
+        assert seen == {"letter": Letter(2), "shipment": Shipment(2.0), "untyped": {"weight": 2}}
+        assert [type(seen[name]) for name in seen] == [Letter, Shipment, dict]
 
     async def test_instants_and_durations_of_any_subclass_are_taken_as_plain_ones(self, bench: Bench) -> None:
         hour, ten = Span(hours=1), Moment(2026, 3, 2, 12, tzinfo=timezone(timedelta(hours=2)))

@@ -192,7 +192,7 @@ class Replacing:
         await first.refresh()
         assert (first.data, first.state, gate.runs) == (1, JobState.COMPLETED, 1)
 
-    async def test_a_holder_that_is_removed_meanwhile_is_told_by_its_id(self, bench: Bench) -> None:
+    async def test_a_holder_that_is_removed_meanwhile_is_named_by_its_id(self, bench: Bench) -> None:
         first = await bench.queue.add("work", 1, deduplication=LATEST)
         late: Queue[Any] = Queue("q", _Meanwhile(bench.store, first.remove), clock=bench.clock)
 
@@ -201,7 +201,7 @@ class Replacing:
         assert (second.id, second.deduplicated) == (first.id, True)
         assert await bench.queue.count() == 0
 
-    async def test_in_one_bulk_the_last_of_a_key_wins_and_all_are_told_so(self, bench: Bench) -> None:
+    async def test_in_one_bulk_the_last_of_a_key_wins_and_all_say_so(self, bench: Bench) -> None:
         jobs = await bench.queue.add_bulk(
             [
                 NewJob("work", 1, deduplication=LATEST),
@@ -298,9 +298,9 @@ class Replacing:
         assert await queues[0].count() == 1
 
 
-def _check(told: list[list[Any]], stored: dict[str, str | None], keys: int) -> None:
-    """Every call was told a job of its key that was created, and every job by exactly one call."""
-    answers = [answer for mine in told for answer in mine]
+def _check(by_process: list[list[Any]], stored: dict[str, str | None], keys: int) -> None:
+    """Every call was given a job of its key that was created, and every job by exactly one call."""
+    answers = [answer for mine in by_process for answer in mine]
     assert {key for key, _, _ in answers} == {f"key-{n}" for n in range(keys)}
     assert all(stored[job_id] == key for key, job_id, _ in answers)
     created = Counter(job_id for _, job_id, deduplicated in answers if not deduplicated)
@@ -314,7 +314,7 @@ class Storms:
     async def test_never_two_live_jobs_of_one_key_while_workers_finish_them(
         self, handles: tuple[Store, Store]
     ) -> None:
-        told: list[list[Any]] = []
+        by_process: list[list[Any]] = []
         busy = True
 
         async def add(store: Store) -> None:
@@ -322,7 +322,7 @@ class Storms:
             for _ in range(4):
                 named = [f"key-{n}" for n in range(10)]
                 jobs = await queue.add_bulk([NewJob("work", deduplication=Deduplication(k)) for k in named])
-                told.append([(k, job.id, job.deduplicated) for k, job in zip(named, jobs, strict=True)])
+                by_process.append([(k, job.id, job.deduplicated) for k, job in zip(named, jobs, strict=True)])
                 await asyncio.sleep(0)
 
         async def watch() -> None:
@@ -340,10 +340,10 @@ class Storms:
         async with asyncio.timeout(SOON):
             await watching
 
-        _check(told, {job.id: job.unique_key for job in await everything(handles[0])}, 10)
+        _check(by_process, {job.id: job.unique_key for job in await everything(handles[0])}, 10)
 
     @needs(Feature.MULTI_PROCESS)
-    async def test_processes_that_add_the_same_keys_at_once_are_told_the_winners(
+    async def test_processes_that_add_the_same_keys_at_once_learn_the_winners(
         self, store: Store, store_url: str | None
     ) -> None:
         await self._storm(store, store_url, "storm", 3, 60)
@@ -358,7 +358,7 @@ class Storms:
         await self._storm(store, store_url, "long_storm", 8, 1_000)
 
     async def _storm(self, store: Store, url: str | None, role: str, processes: int, keys: int) -> None:
-        playing = asyncio.create_task(in_processes(url, role, processes, patience=600))
+        playing = asyncio.create_task(in_processes(url, role, processes, timeout=600))
         while not playing.done():
             await _no_two_live(store)
             await asyncio.sleep(0.01)

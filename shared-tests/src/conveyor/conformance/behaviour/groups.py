@@ -38,7 +38,7 @@ def jobs_of(group: str | None, count: int, **options: Any) -> list[NewJob[Any]]:
 class LookingAtGroups:
     """`get_groups`, `get_group`."""
 
-    async def test_groups_are_told_with_their_counts(self, bench: Bench) -> None:
+    async def test_groups_are_listed_with_their_counts(self, bench: Bench) -> None:
         queue = bench.queue
         await queue.add_bulk([*jobs_of("g", 3), *jobs_of("h", 2, delay="1h"), *jobs_of(None, 4)])
 
@@ -68,7 +68,7 @@ class LookingAtGroups:
 
         assert (group.active, group.waiting) == (2, 1)
 
-    async def test_finished_groups_are_told_when_asked_for(self, bench: Bench) -> None:
+    async def test_finished_groups_are_listed_when_asked_for(self, bench: Bench) -> None:
         await bench.queue.add_bulk([*jobs_of("done", 2), *jobs_of("failed", 1)])
         await bench.queue.add("never", group="waits")
 
@@ -85,7 +85,7 @@ class LookingAtGroups:
         assert found[0].counts[JobState.COMPLETED] == 2
         assert found[1].counts[JobState.FAILED] == 1
 
-    async def test_one_group_is_told_whole(self, bench: Bench) -> None:
+    async def test_one_group_is_read_whole(self, bench: Bench) -> None:
         await bench.queue.add_bulk([*jobs_of("g", 2), *jobs_of("h", 1)])
         await bench.run()
         await bench.queue.add_bulk(jobs_of("g", 3))
@@ -98,7 +98,7 @@ class LookingAtGroups:
         assert found.paused
         assert (await bench.queue.get_group("no such group")).unfinished == 0
 
-    async def test_a_paused_group_is_told_until_when(self, bench: Bench) -> None:
+    async def test_a_paused_group_says_until_when(self, bench: Bench) -> None:
         await bench.queue.add_bulk(jobs_of("g", 1))
 
         async def limited(_: Job[Any]) -> None:
@@ -179,18 +179,18 @@ class KeepingGroups:
         assert removed == 2
         assert await bench.queue.count("completed") == 1
 
-    async def test_draining_a_group_is_told(self, handles: Sequence[Store]) -> None:
+    async def test_draining_a_group_publishes_an_event(self, handles: Sequence[Store]) -> None:
         queue: Queue[Any] = Queue("q", handles[0])
         drained: list[str | None] = []
 
-        async def told() -> None:
+        async def drained_elsewhere() -> None:
             async for event in Queue("q", handles[1]).events():
                 if isinstance(event, QueueDrained) and event.group is not None:
                     drained.append(event.group)
                     return
 
         async with Watcher(queue, handles[0]):
-            task = asyncio.create_task(told())
+            task = asyncio.create_task(drained_elsewhere())
             while not task.done():
                 await queue.drain(group="g")
                 await asyncio.sleep(0.01)
@@ -230,7 +230,7 @@ class KeepingGroups:
 
 
 @area("group behaviour", Feature.GROUPS)
-class TurnsOfWorkers:
+class FairShareOfWorkers:
     """Turns among groups, with workers."""
 
     async def test_the_groups_of_a_worker_take_turns(self, bench: Bench) -> None:
@@ -330,5 +330,5 @@ class TurnsOfWorkers:
         assert sorted(recorder.data[4:]) == ["g2", "h2"]
 
 
-class GroupBehaviour(LookingAtGroups, KeepingGroups, TurnsOfWorkers):
+class GroupBehaviour(LookingAtGroups, KeepingGroups, FairShareOfWorkers):
     """Groups with queues and workers."""

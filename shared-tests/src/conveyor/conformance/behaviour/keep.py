@@ -73,7 +73,7 @@ class KeepingFinishedJobs:
         queue, dead = bench.queue, bench.another_queue("dead")
         for name in ("work", "fail", "cancelled"):
             await queue.add(name, job_id=name)
-        await queue.add("fail", job_id="has a letter", dead_letter="dead")
+        await queue.add("fail", job_id="has a dead letter", dead_letter="dead")
         await queue.add("work", job_id="kept", keep="forever")
         await queue.add("fail", job_id="failed, kept", remove_on_fail=False)
         await queue.add("work", job_id="to come", delay="30 days")
@@ -82,10 +82,10 @@ class KeepingFinishedJobs:
             await queue.add("work", job_id="key", deduplication=Deduplication("k", ttl="3 days"))
         await queue.cancel("cancelled")
         await bench.run(fail_some)
-        [letter] = await dead.get_jobs()
+        [dead_letter] = await dead.get_jobs()
         await worker_of(bench, "dead").run_until_idle()
-        always = {"kept", "failed, kept", "to come", letter.id}
-        failed = {"fail", "has a letter"}
+        always = {"kept", "failed, kept", "to come", dead_letter.id}
+        failed = {"fail", "has a dead letter"}
         key = {"key"} if keyed else set[str]()
 
         async with Watcher(queue, bench.store) as watching:
@@ -95,8 +95,8 @@ class KeepingFinishedJobs:
             await bench.later(1)
             await sweep(bench, "q", "dead")
             assert await there(queue, dead) == key | failed | always
-            told = await watching.several(JobRemoved, 2)
-        assert {getattr(event, "job_id", None) for event in told} == {"work", "cancelled"}
+            received = await watching.several(JobRemoved, 2)
+        assert {getattr(event, "job_id", None) for event in received} == {"work", "cancelled"}
         await bench.later(2 * _DAY - 1)
         await sweep(bench, "q", "dead")
         assert await there(queue, dead) == key | failed | always
@@ -156,9 +156,9 @@ class KeepingFinishedJobs:
 
         async with Watcher(bench.another_queue("q"), store) as watching:
             await asyncio.gather(*(run_maintenance(worker) for worker in workers))
-            told = await watching.several(JobRemoved, 250)
+            received = await watching.several(JobRemoved, 250)
 
-        assert len({getattr(event, "job_id", None) for event in told}) == 250
+        assert len({getattr(event, "job_id", None) for event in received}) == 250
         assert await bench.queue.count() == 50
         # Whoever comes too late for a page leaves the rest to the one who was there first.
         assert max(store.removed) <= 100

@@ -21,6 +21,7 @@ from conveyor.conformance.kit.make import (
     add,
     at,
     claim,
+    claim_jobs,
     completed,
     everything,
     get,
@@ -30,7 +31,6 @@ from conveyor.conformance.kit.make import (
     new_token,
     settle,
     span,
-    take,
 )
 from conveyor.core import Queue, Worker
 from conveyor.core.discovery import open_store
@@ -81,7 +81,7 @@ def by_url(store_url: str | None) -> Store:
 
 
 def _said_of(make: Callable[[], object]) -> str:
-    """All that is told of an attempt to make a store."""
+    """All that is reported of an attempt to make a store."""
     try:
         return repr(make())
     except InvalidOptionError as error:
@@ -203,7 +203,7 @@ class Lifecycle:
         if Feature.DURABLE not in store.features:
             return
         await add(store, job("a"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
 
         await store.close()
         await store.open()
@@ -268,7 +268,7 @@ class Lifecycle:
         await add(
             store, *jobs("abc", payload='{"é":1}'), job("later", delay=span(60)), job("x", queue="other")
         )
-        held, done = await take(store, 2)
+        held, done = await claim_jobs(store, 2)
         await settle(store, completed(done), now=at(1))
         await store.pause("q", Pause(name="x"), now=at(1))
         before = await everything(store)
@@ -280,7 +280,7 @@ class Lifecycle:
         assert await store.paused("q", now=at(2)) == {Pause(name="x"): None}
         assert (await store.settle([completed(done)], now=at(2))).applied == {done.lease}
         await settle(store, completed(held), now=at(3))
-        assert ids(await take(store, 9, now=at(4))) == ["c"]
+        assert ids(await claim_jobs(store, 9, now=at(4))) == ["c"]
 
     @needs(Feature.DURABLE, Feature.UNIQUE_KEYS)
     async def test_keys_survive_reopening(self, store: Store) -> None:
@@ -312,7 +312,7 @@ class Lifecycle:
         await add(store, job("a"))
         assert ids(await everything(peer)) == ["a"]
 
-        (held,) = await take(peer)
+        (held,) = await claim_jobs(peer)
         assert await get(store, "a") == held
 
         await settle(store, completed(held), now=at(1))

@@ -125,7 +125,7 @@ class OutsideWrites:
                 jobs.append(job)
                 kept[job.id] = []
                 await asyncio.gather(*(write(job, f"line {n}") for n in range(3)))
-                await until_finished(job)  # or else the next job's news would help this one
+                await until_finished(job)  # or else the next job's events would help this one
 
         assert sorted(recorder.ids) == sorted(job.id for job in jobs)
         assert {job.id: sorted(job.logs) for job in jobs} == {id: sorted(lines) for id, lines in kept.items()}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from conveyor.conformance.behaviour.worker_registry import running, seen
+from conveyor.conformance.behaviour.worker_registry import registered, running
 from conveyor.conformance.kit.area import area, needs
 from conveyor.conformance.kit.bench import SOON, Bench, Gate, nothing
 from conveyor.conformance.kit.flow_bench import FlowBench, leaf
@@ -118,10 +118,10 @@ class Refusals:
             "the store refused the outcome: StoreError: there is no"
         )
         assert str(found[6].failed_reason).isascii()
-        [letter] = await bench.another_queue("dead").get_jobs()
-        assert letter.data == 6
-        assert letter.dead_letter_of is not None
-        assert letter.dead_letter_of.failed_reason == found[6].failed_reason
+        [dead_letter] = await bench.another_queue("dead").get_jobs()
+        assert dead_letter.data == 6
+        assert dead_letter.dead_letter_of is not None
+        assert dead_letter.dead_letter_of.failed_reason == found[6].failed_reason
         assert 0 < store.refusals < 30
 
     async def test_what_cannot_be_failed_either_is_left_to_its_leases_end(self, bench: Bench) -> None:
@@ -173,12 +173,12 @@ class Refusals:
         assert states == [S.COMPLETED, S.COMPLETED, S.FAILED, S.COMPLETED, S.COMPLETED]
         assert store.refusals < 30
 
-    async def test_a_handler_hears_that_its_write_was_refused_and_others_hear_nothing(
+    async def test_a_handler_learns_that_its_write_was_refused_and_others_learn_nothing(
         self, bench: Bench
     ) -> None:
         jobs = await bench.queue.add_bulk([NewJob("work", n) for n in range(4)])
         picky(bench)
-        heard: dict[int, type[BaseException]] = {}
+        errors: dict[int, type[BaseException]] = {}
 
         async def handler(job: Job[Any]) -> None:
             n = job.data
@@ -186,28 +186,28 @@ class Refusals:
                 try:
                     await job.update_data(data)
                 except StoreError as error:
-                    heard[n] = type(error)
+                    errors[n] = type(error)
 
         await bench.run(handler, concurrency=4)
 
-        assert heard == {1: StoreError}
+        assert errors == {1: StoreError}
         assert [(await job.refresh()).state for job in jobs] == [S.COMPLETED] * 4
         assert [job.data for job in jobs] == [[n, "again"] for n in range(4)]
 
-    async def test_what_a_worker_tells_of_itself_keeps_no_lease_from_being_renewed(
+    async def test_what_a_worker_registers_of_itself_keeps_no_lease_from_being_renewed(
         self, bench: Bench
     ) -> None:
         gate = Gate()
         picky(bench)
 
         async with running(bench, gate, lock_duration="10s", stalled_interval="1s"):
-            await seen(bench)
+            await registered(bench)
             job = await bench.queue.add(f"work {BEE}")
             await gate.until_begun()
             for _ in range(40):
                 await bench.later("1s")
                 await asyncio.sleep(0.01)
-            await seen(bench)
+            await registered(bench)
             await job.refresh()
             assert (job.state, job.stalled_count) == (S.ACTIVE, 0)
 

@@ -1,4 +1,4 @@
-"""Queue behaviour: every way of removing tells what it removed, and whom that released."""
+"""Queue behaviour: every way of removing publishes what it removed, and whom that released."""
 
 from __future__ import annotations
 
@@ -48,31 +48,33 @@ WAYS: dict[str, tuple[Callable[[Bench, list[Job[Any]]], Awaitable[object]], dict
 
 @area("queue behaviour")
 class Removals:
-    """What is told of removed jobs."""
+    """What is published of removed jobs."""
 
     @pytest.mark.parametrize("way", WAYS)
-    async def test_every_removed_job_is_told_once_whatever_removes_it(self, bench: Bench, way: str) -> None:
+    async def test_every_removed_job_has_one_event_whatever_removes_it(self, bench: Bench, way: str) -> None:
         remove, options = WAYS[way]
 
         async with Watcher(bench.queue, bench.store) as watching:
             jobs = [await bench.queue.add("work", **options) for _ in range(3)]
             await remove(bench, jobs)
-            told = await watching.several(JobRemoved, 3)
+            received = await watching.several(JobRemoved, 3)
 
-        assert sorted(getattr(event, "job_id", "") for event in told) == sorted(job.id for job in jobs)
+        assert sorted(getattr(event, "job_id", "") for event in received) == sorted(job.id for job in jobs)
         assert await bench.queue.get_jobs() == []
 
-    async def test_an_obliterated_queue_is_told_by_one_event(self, bench: Bench) -> None:
+    async def test_an_obliterated_queue_makes_one_event(self, bench: Bench) -> None:
         async with Watcher(bench.queue, bench.store) as watching:
             for _ in range(3):
                 await bench.queue.add("work")
             await bench.queue.obliterate()
-            told = await watching.until(QueueObliterated)
+            received = await watching.until(QueueObliterated)
 
-        assert [type(event) for event in told if not isinstance(event, JobWaiting)][-1] is QueueObliterated
-        assert not any(isinstance(event, JobRemoved) for event in told)
+        assert [type(event) for event in received if not isinstance(event, JobWaiting)][
+            -1
+        ] is QueueObliterated
+        assert not any(isinstance(event, JobRemoved) for event in received)
 
-    async def test_who_follows_a_job_of_an_obliterated_queue_hears_of_its_end(self, bench: Bench) -> None:
+    async def test_who_follows_a_job_of_an_obliterated_queue_receives_its_end(self, bench: Bench) -> None:
         """At once: the clock stands still, so that nobody looks by himself."""
         job = await bench.queue.add("work")
         waiting = asyncio.create_task(job.wait_until_finished())
@@ -91,10 +93,10 @@ class Removals:
             await observing
         assert type(observed[-1]) is JobRemoved
 
-    async def test_who_reads_a_job_while_its_queue_is_obliterated_hears_of_its_end(
+    async def test_who_reads_a_job_while_its_queue_is_obliterated_receives_its_end(
         self, bench: Bench
     ) -> None:
-        """What was read is not true any more when the event is heard: it has to be read again."""
+        """What was read is not true any more when the event is received: it has to be read again."""
         job = await bench.queue.add("work")
         store = HeldStore(bench.store, "q", "find", 1, "end")
         observer: Queue[Any] = Queue("q", store, clock=bench.clock)
@@ -115,7 +117,7 @@ class Removals:
             await observing
         assert type(observed[-1]) is JobRemoved
 
-    async def test_many_jobs_are_removed_unread_and_told_in_batches(self, bench: Bench) -> None:
+    async def test_many_jobs_are_removed_unread_and_published_in_batches(self, bench: Bench) -> None:
         store = FaultyStore(bench.store)
         bench.store = store  # type: ignore[assignment]
         queue = bench.another_queue("q")
@@ -130,18 +132,18 @@ class Removals:
         assert store.calls.count("find") == store.calls.count("count") == 0
 
     @needs(Feature.FLOWS)
-    async def test_a_parent_that_a_removal_releases_is_told(self, bench: Bench) -> None:
+    async def test_a_parent_that_a_removal_releases_has_an_event(self, bench: Bench) -> None:
         flow = FlowJob("parent", "q", children=[FlowJob("child", "kids")])
         made = await FlowProducer(bench.store, clock=bench.clock).add(flow)
 
         async with Watcher(bench.queue, bench.store) as watching:
             await bench.another_queue("kids").drain()
-            told = await watching.until(JobWaiting)
+            received = await watching.until(JobWaiting)
 
-        assert getattr(told[-1], "job_id", None) == made.job.id
+        assert getattr(received[-1], "job_id", None) == made.job.id
 
     @needs(Feature.FLOWS)
-    async def test_a_released_parent_may_be_claimed_before_it_is_told(self, bench: Bench) -> None:
+    async def test_a_released_parent_may_be_claimed_before_its_event(self, bench: Bench) -> None:
         class Eager(WrappedStore):
             """A store where a worker claims what a removal releases before the removal returns."""
 
@@ -157,6 +159,6 @@ class Removals:
 
         async with Watcher(queue, bench.store) as watching:
             assert await queue.remove(made.children[0].job.id)
-            [told] = await watching.several(JobRemoved, 1)
+            [received] = await watching.several(JobRemoved, 1)
 
-        assert getattr(told, "job_id", None) == made.children[0].job.id
+        assert getattr(received, "job_id", None) == made.children[0].job.id

@@ -28,7 +28,7 @@ async def all_of(store: Store, *queues: str) -> list[JobRecord]:
     return [one for queue in queues for one in await store.find(Where(queue=queue), limit=MANY)]
 
 
-def check_holds(bench: Bench, records: Sequence[JobRecord]) -> None:
+def check_leases(bench: Bench, records: Sequence[JobRecord]) -> None:
     """Nothing is held for longer than a lease, and nothing was charged."""
     latest = bench.clock.now() + LEASE
     assert [one.id for one in records if one.lease_until is not None and one.lease_until > latest] == []
@@ -44,7 +44,7 @@ ACTS: dict[str, Callable[[Queue[Any], Queue[Any]], Awaitable[object]]] = {
 
 
 @area("queue behaviour")
-class ShortHolds:
+class ShortLeases:
     """Whoever decides and dies leaves nothing held for long."""
 
     @needs(Feature.FLOWS)
@@ -70,12 +70,12 @@ class ShortHolds:
 
             died = dying.dead.is_set()
             queues = ("q", "dead", schedules_of("q"))
-            check_holds(bench, await all_of(store, *queues))
+            check_leases(bench, await all_of(store, *queues))
             await bench.later(LEASE)
             await bench.store.advance(queues)
             found = await all_of(store, *queues)
             assert [one.id for one in found if one.state is S.ACTIVE] == []
-            check_holds(bench, found)
+            check_leases(bench, found)
             for task in (calling, waiting):
                 task.cancel()
             await asyncio.wait([calling, waiting])
@@ -105,11 +105,11 @@ class Deciding:
             died = await run_and_die(dying, bench.worker_of(f"kids-{n}", bench.orderly, lock_duration=LEASE))
 
             bench.store = sound
-            check_holds(bench, await all_of(store, f"q-{n}"))
+            check_leases(bench, await all_of(store, f"q-{n}"))
             await bench.later(LEASE)
             await bench.run_all(f"q-{n}", f"kids-{n}", max_stalled=0)
             found = await all_of(store, f"q-{n}")
-            check_holds(bench, found)
+            check_leases(bench, found)
             states = {"fail": [S.FAILED], "ignore": [S.COMPLETED], "remove": []}
             assert [one.state for one in found] == states[policy], f"died at call {n}"
             if not died:

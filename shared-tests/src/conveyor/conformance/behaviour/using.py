@@ -44,13 +44,13 @@ class Using:
                 others = await queue.add_bulk([NewJob("work", n) for n in (2, 3)])
                 within = [found.id for found in await queue.get_jobs()]
                 assert await outside.count() == 0
-            told = await anext(events)
+            received = await anext(events)
 
         added = [first.id, *(other.id for other in others)]
         assert within == added
         assert [found.id for found in await outside.get_jobs()] == added
-        assert isinstance(told, JobWaiting)
-        assert told.job_id == first.id
+        assert isinstance(received, JobWaiting)
+        assert received.job_id == first.id
         assert await first.cancel()  # a job of the block is followed and acted upon like any other
         assert (await first.refresh()).state is JobState.CANCELLED
 
@@ -59,11 +59,11 @@ class Using:
             with pytest.raises(ZeroDivisionError):
                 await _add_and_fail(store, transaction)
             later = await Queue("q", store).add("work")
-            told = await anext(events)
+            received = await anext(events)
 
         assert [found.id for found in await everything(store)] == [later.id]
-        assert isinstance(told, JobWaiting)
-        assert told.job_id == later.id
+        assert isinstance(received, JobWaiting)
+        assert received.job_id == later.id
 
     async def test_within_a_block_all_is_as_if_it_were_stored(
         self, store: Store, transaction: Transaction

@@ -79,7 +79,7 @@ class Cancelled:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class Attempt:
     """A queue of its own for one attempt, with what calls need there."""
 
     store: Store
@@ -97,10 +97,10 @@ class Place:
         async with self.worker():
             pass
 
-    async def hear(self, *, job: bool) -> None:
+    async def follow(self, *, job: bool) -> None:
         """Listen for events."""
-        heard = self.queue.observe(self.waiting.id) if job else self.queue.events()
-        async for _ in heard:
+        events = self.queue.observe(self.waiting.id) if job else self.queue.events()
+        async for _ in events:
             pass
 
     async def add_a_flow(self) -> None:
@@ -110,7 +110,7 @@ class Place:
         await FlowProducer(self.store).add(FlowJob("root", name, children=kids))
 
 
-Call = Callable[[Place], Coroutine[Any, Any, Any]]
+Call = Callable[[Attempt], Coroutine[Any, Any, Any]]
 CALLS: Final[dict[str, Call]] = {
     "add": lambda p: p.queue.add("work", {"n": 1}),
     "add_bulk": lambda p: p.queue.add_bulk([NewJob("work", n) for n in range(3)]),
@@ -148,8 +148,8 @@ CALLS: Final[dict[str, Call]] = {
     "job.get_dependencies": lambda p: p.waiting.get_dependencies(),
     "wait_until_finished": lambda p: in_vain(p.waiting.wait_until_finished()),
     "wait_until_finished, with a timeout": lambda p: in_vain(p.waiting.wait_until_finished(IN_VAIN / 2)),
-    "observe": lambda p: in_vain(p.hear(job=True)),
-    "events": lambda p: in_vain(p.hear(job=False)),
+    "observe": lambda p: in_vain(p.follow(job=True)),
+    "events": lambda p: in_vain(p.follow(job=False)),
     "worker": lambda p: p.run_a_worker(),
     "worker.run": lambda p: in_vain(p.worker().run()),
     "worker.run_until_idle": lambda p: p.worker().run_until_idle(),
@@ -179,7 +179,7 @@ async def awaited(statement: Awaitable[object]) -> None:
     await statement
 
 
-async def a_place(store: Store, name: str, call: str) -> Place:
+async def an_attempt(store: Store, name: str, call: str) -> Attempt:
     """A new queue, with what a call needs."""
     queue: Queue[Any] = Queue(name, store)
     failed = None
@@ -189,7 +189,7 @@ async def a_place(store: Store, name: str, call: str) -> Place:
     if "schedule" in call:
         await queue.every("1h", "work", key="key")
     waiting, delayed = await queue.add_bulk([NewJob("work"), NewJob("work", delay="1h")])
-    return Place(store=store, queue=queue, waiting=waiting, delayed=delayed, failed=failed or waiting)
+    return Attempt(store=store, queue=queue, waiting=waiting, delayed=delayed, failed=failed or waiting)
 
 
 async def ended(before: set[asyncio.Task[Any]]) -> None:
@@ -247,7 +247,7 @@ class Cancellations:
         call = {**CALLS, **OF_FLOWS, **OF_GROUPS}[name]
 
         async def make(n: int) -> Coroutine[Any, Any, Any]:
-            return call(await a_place(store, f"q-{n}", name))
+            return call(await an_attempt(store, f"q-{n}", name))
 
         async def check(n: int) -> None:
             counts = await Queue[Any](f"q-{n}", store).get_job_counts()

@@ -135,7 +135,7 @@ class World:
         return held
 
     async def snapshot(self) -> list[JobRecord]:
-        """Everything there is in this world, told so that two worlds can be compared."""
+        """Everything there is in this world, written so that two worlds can be compared."""
         found = await self.store.find(Where(), limit=MANY, now=at(2))
         mine = [one for one in found if one.queue in {self.queue, self.other}]
         return [

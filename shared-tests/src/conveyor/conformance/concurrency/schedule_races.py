@@ -230,7 +230,7 @@ class Together:
             assert sum(rows.values()) == len(found)
 
     async def test_a_running_worker_fires_a_schedule_that_is_added_later(self, store: Store) -> None:
-        """In real time: a worker that idles hears of it, sleeps until it is due, and no longer."""
+        """In real time: a worker that idles receives its event, sleeps until it is due, and no longer."""
         queue = Queue[Any]("q", store)
         async with Worker("q", nothing, store, poll_interval="30 s", maintenance_interval="30 s"):
             await asyncio.sleep(0.01)

@@ -238,9 +238,9 @@ class DeadlyStorms:
             await queue.add_bulk([*(NewJob("good") for _ in range(199)), NewJob("deadly")])
         role = json.dumps({"way": way, "after": after, "takes": 0.002})
 
-        told = await asyncio.gather(*(asyncio.to_thread(_survive, store_url, role) for _ in range(3)))
+        printed = await asyncio.gather(*(asyncio.to_thread(_survive, store_url, role) for _ in range(3)))
 
-        claims = sum(told, Counter[str]())
+        claims = sum(printed, Counter[str]())
         found = {one.id: one for one in await store.find(Where(queue="q"), limit=3_000)}
         good = [one for one in found.values() if one.name == "good"]
         deadly = [one for one in found.values() if one.name == "deadly"]
@@ -258,11 +258,11 @@ def _survive(url: str | None, role: str) -> Counter[str]:
         [process] = started(url, "survive", [role])
         try:
             let_go([process])
-            told, _ = process.communicate(timeout=300)
+            printed, _ = process.communicate(timeout=300)
         finally:
             process.kill()
             process.communicate()
-        claims.update(line.split()[1] for line in told.splitlines() if line.startswith("claimed "))
+        claims.update(line.split()[1] for line in printed.splitlines() if line.startswith("claimed "))
         if not process.returncode:
             return claims
     raise AssertionError("deadly jobs are started again and again")

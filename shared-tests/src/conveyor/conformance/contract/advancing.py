@@ -16,6 +16,7 @@ from conveyor.conformance.kit.make import (
     at,
     child,
     claim,
+    claim_jobs,
     completed,
     everything,
     get,
@@ -26,7 +27,6 @@ from conveyor.conformance.kit.make import (
     settle,
     span,
     states,
-    take,
     take_by_id,
     take_one,
 )
@@ -61,7 +61,7 @@ class Advancing:
 
     async def test_a_lease_runs_out_at_its_end_and_not_before(self, store: Store) -> None:
         await add(store, job("a"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
 
         early = await store.advance({"q"}, now=at(30) - TICK)
         assert list(early.stalled) == []
@@ -75,7 +75,7 @@ class Advancing:
         self, store: Store
     ) -> None:
         await add(store, job("a"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
 
         await store.advance({"q"}, now=at(30))
 
@@ -84,7 +84,7 @@ class Advancing:
         assert (found.stalled, found.attempt) == (1, 1)
         assert (found.payload, found.report, found.seq) == (held.payload, held.report, held.seq)
 
-        (held,) = await take(store, now=at(40))
+        (held,) = await claim_jobs(store, now=at(40))
         await store.renew([Beat(lease=held.lease, started=True)], LEASE, now=at(40))
         await store.advance({"q"}, now=at(70))
         found = await get(store, "a")
@@ -94,11 +94,11 @@ class Advancing:
         self, store: Store
     ) -> None:
         await add(store, job("a"))
-        (first,) = await take(store)
+        (first,) = await claim_jobs(store)
         assert first.started, "the first loss of a job's lease is a stall, whether it runs by then or not"
         await store.advance({"q"}, now=at(30))
 
-        (second,) = await take(store, now=at(40))
+        (second,) = await claim_jobs(store, now=at(40))
         advanced = await store.advance({"q"}, now=at(70))
 
         assert not second.started, "a job that has stalled before has not started by being claimed"
@@ -106,7 +106,7 @@ class Advancing:
         found = await get(store, "a")
         assert (found.state, found.stalled, found.started) == (JobState.WAITING, 1, False)
 
-        (third,) = await take(store, now=at(80))
+        (third,) = await claim_jobs(store, now=at(80))
         await store.renew([Beat(lease=third.lease, started=True)], LEASE, now=at(80))
         assert (await get(store, "a")).started
         await store.renew([Beat(lease=third.lease)], LEASE, now=at(81))
@@ -119,7 +119,7 @@ class Advancing:
     @pytest.mark.parametrize("by_id", [False, True], ids=["in turn", "by id"])
     async def test_a_claim_that_starts_nothing_is_charged_nothing(self, store: Store, by_id: bool) -> None:  # noqa: FBT001 - a parameter
         await add(store, job("a"))
-        (held,) = await (take_by_id(store, "a", started=False) if by_id else take(store, started=False))
+        (held,) = await (take_by_id(store, "a", started=False) if by_id else claim_jobs(store, started=False))
 
         advanced = await store.advance({"q"}, now=at(30))
 
@@ -128,7 +128,7 @@ class Advancing:
         assert (await get(store, "a")).stalled == 0
 
         how: dict[str, Any] = {"started": False, "now": at(40)}
-        (held,) = await (take_by_id(store, "a", **how) if by_id else take(store, **how))
+        (held,) = await (take_by_id(store, "a", **how) if by_id else claim_jobs(store, **how))
         await store.renew([Beat(lease=held.lease, started=True)], LEASE, now=at(41))
         advanced = await store.advance({"q"}, now=at(71))
 
@@ -137,9 +137,9 @@ class Advancing:
 
     async def test_a_stale_beat_starts_nothing(self, store: Store) -> None:
         await add(store, job("a"))
-        (stale,) = await take(store)
+        (stale,) = await claim_jobs(store)
         await store.advance({"q"}, now=at(30))
-        await take(store, now=at(40))
+        await claim_jobs(store, now=at(40))
 
         await store.renew([Beat(lease=stale.lease, started=True)], LEASE, now=at(41))
 
@@ -190,7 +190,7 @@ class Advancing:
 
     async def test_a_stalled_job_is_still_to_be_cancelled(self, store: Store) -> None:
         await add(store, job("a"))
-        await take(store)
+        await claim_jobs(store)
         await store.update(Where(queue="q"), Change(cancel=True), now=at(1))
 
         await store.advance({"q"}, now=at(30))
@@ -300,7 +300,7 @@ class Advancing:
 
     async def test_a_lease_that_was_settled_does_not_stall(self, store: Store) -> None:
         await add(store, job("a"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
         await settle(store, completed(held), now=at(29))
 
         advanced = await store.advance({"q"}, now=at(1_000))

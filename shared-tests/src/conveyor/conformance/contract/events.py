@@ -53,17 +53,17 @@ def waiting(id: str, queue: str = "q") -> JobWaiting:
     return JobWaiting(queue_name=queue, job_id=id, at=at(0))
 
 
-async def take(events: AsyncIterator[Event], count: int) -> list[Event]:
+async def next_events(events: AsyncIterator[Event], count: int) -> list[Event]:
     """The next events of a subscription."""
     async with asyncio.timeout(SOON):
         return [await anext(events) for _ in range(count)]
 
 
-async def heard(events: AsyncIterator[Event], *, until: Event) -> list[Event]:
+async def received_until(events: AsyncIterator[Event], *, last: Event) -> list[Event]:
     """The events of a subscription up to this one."""
     found: list[Event] = []
     async with asyncio.timeout(SOON):
-        while not found or found[-1] != until:
+        while not found or found[-1] != last:
             found.append(await anext(events))
     return found[:-1]
 
@@ -86,7 +86,7 @@ class Events:
             for event in (sample(kind) for kind in EVENTS.values() if kind is not Gap):
                 await store.bus.publish([event])
 
-                assert await take(events, 1) == [event]
+                assert await next_events(events, 1) == [event]
 
     async def test_events_arrive_in_the_order_of_publishing(self, store: Store) -> None:
         published = [waiting(str(n)) for n in range(100)]
@@ -95,45 +95,45 @@ class Events:
             await store.bus.publish(published[:60])
             await store.bus.publish(published[60:])
 
-            assert await take(events, 100) == published
+            assert await next_events(events, 100) == published
 
-    async def test_a_subscriber_hears_its_queues_only(self, store: Store) -> None:
+    async def test_a_subscriber_receives_its_queues_only(self, store: Store) -> None:
         async with listening(store, {"q", "r"}) as events:
             await store.bus.publish([waiting("1", "other"), waiting("2", "r"), waiting("3", "q")])
 
-            assert await take(events, 2) == [waiting("2", "r"), waiting("3", "q")]
+            assert await next_events(events, 2) == [waiting("2", "r"), waiting("3", "q")]
 
-    async def test_a_subscriber_hears_the_kinds_it_asked_for_only(self, store: Store) -> None:
+    async def test_a_subscriber_receives_the_kinds_it_asked_for_only(self, store: Store) -> None:
         async with listening(store, kinds={JobCompleted, QueuePaused}) as events:
             await store.bus.publish(
                 [waiting("1"), sample(JobCompleted), sample(JobActive), sample(QueuePaused)]
             )
 
-            assert await take(events, 2) == [sample(JobCompleted), sample(QueuePaused)]
+            assert await next_events(events, 2) == [sample(JobCompleted), sample(QueuePaused)]
 
-    async def test_every_subscriber_hears_every_event(self, store: Store) -> None:
+    async def test_every_subscriber_receives_every_event(self, store: Store) -> None:
         async with listening(store) as one, listening(store) as two, listening(store, {"r"}) as other:
             await store.bus.publish([waiting("1"), waiting("2", "r")])
 
-            assert await take(one, 1) == [waiting("1")]
-            assert await take(two, 1) == [waiting("1")]
-            assert await take(other, 1) == [waiting("2", "r")]
+            assert await next_events(one, 1) == [waiting("1")]
+            assert await next_events(two, 1) == [waiting("1")]
+            assert await next_events(other, 1) == [waiting("2", "r")]
 
-    async def test_an_event_is_heard_once(self, store: Store) -> None:
+    async def test_an_event_is_received_once(self, store: Store) -> None:
         async with listening(store) as events:
             await store.bus.publish([waiting("1")])
-            assert await take(events, 1) == [waiting("1")]
+            assert await next_events(events, 1) == [waiting("1")]
 
             await store.bus.publish([waiting("2")])
-            assert await heard(events, until=waiting("2")) == []
+            assert await received_until(events, last=waiting("2")) == []
 
-    async def test_a_subscriber_hears_nothing_from_before(self, store: Store) -> None:
+    async def test_a_subscriber_receives_nothing_from_before(self, store: Store) -> None:
         await store.bus.publish([waiting("1")])
 
         async with listening(store) as events:
             await store.bus.publish([waiting("2")])
 
-            assert await heard(events, until=waiting("2")) == []
+            assert await received_until(events, last=waiting("2")) == []
 
     async def test_publishing_to_nobody_or_nothing_is_fine(self, store: Store) -> None:
         await store.bus.publish([])
@@ -143,16 +143,16 @@ class Events:
         async with listening(store) as idle, listening(store) as busy:
             await store.bus.publish([waiting("1")])
 
-            assert await take(busy, 1) == [waiting("1")]
-            assert await take(idle, 1) == [waiting("1")]
+            assert await next_events(busy, 1) == [waiting("1")]
+            assert await next_events(idle, 1) == [waiting("1")]
 
-    async def test_a_subscriber_who_is_too_slow_is_told_how_much_it_missed(self, store: Store) -> None:
+    async def test_a_subscriber_who_is_too_slow_learns_how_much_it_missed(self, store: Store) -> None:
         published = [waiting(str(n)) for n in range(FLOOD)]
 
         async with listening(store) as events:
             for first in range(0, FLOOD, 1_000):
                 await store.bus.publish(published[first : first + 1_000])
-            found = [*await heard(events, until=published[-1]), published[-1]]
+            found = [*await received_until(events, last=published[-1]), published[-1]]
 
         gaps = [event for event in found if isinstance(event, Gap)]
         rest = [event for event in found if not isinstance(event, Gap)]
@@ -166,16 +166,16 @@ class Events:
         async with listening(store) as _, listening(store) as events:
             for first in range(0, FLOOD, 1_000):
                 await store.bus.publish(published[first : first + 1_000])
-                assert await take(events, 1_000) == published[first : first + 1_000]
+                assert await next_events(events, 1_000) == published[first : first + 1_000]
 
     async def test_a_subscription_ends_when_it_is_left(self, store: Store) -> None:
         async with listening(store) as events:
             await store.bus.publish([waiting("1")])
-            await take(events, 1)
+            await next_events(events, 1)
 
         async with listening(store) as events:
             await store.bus.publish([waiting("2")])
-            assert await take(events, 1) == [waiting("2")]
+            assert await next_events(events, 1) == [waiting("2")]
 
     async def test_a_subscription_ends_when_the_store_is_closed(self, store: Store) -> None:
         async def listen() -> list[Event]:
@@ -204,7 +204,7 @@ class Events:
                     await anext(events)
 
             await store.bus.publish([waiting("1")])
-            assert await take(events, 1) == [waiting("1")]
+            assert await next_events(events, 1) == [waiting("1")]
 
     async def test_a_large_event_arrives(self, store: Store) -> None:
         event = JobProgress(queue_name="q", job_id="a", at=at(0), progress={"text": "é" * 20_000})
@@ -212,14 +212,14 @@ class Events:
         async with listening(store) as events:
             await store.bus.publish([event])
 
-            assert await take(events, 1) == [event]
+            assert await next_events(events, 1) == [event]
 
     @pytest.mark.parametrize("queue", ["q" * 255, "群" * 255, "it's", '"', "__all__", "\x1fq", "a b\tc"])
     async def test_events_of_queues_of_any_name_arrive(self, store: Store, queue: str) -> None:
         async with listening(store, {queue}) as events:
             await store.bus.publish([waiting("1", queue)])
 
-            assert await take(events, 1) == [waiting("1", queue)]
+            assert await next_events(events, 1) == [waiting("1", queue)]
 
 
 @area("events", Feature.MULTI_PROCESS)
@@ -233,7 +233,7 @@ class EventsOfOthers:
             for event in (sample(kind) for kind in EVENTS.values() if kind is not Gap):
                 await store.bus.publish([event])
 
-                assert await take(events, 1) == [event]
+                assert await next_events(events, 1) == [event]
 
     async def test_events_reach_another_handle_in_the_order_of_publishing(
         self, store: Store, peer: Store
@@ -244,18 +244,18 @@ class EventsOfOthers:
             for first in range(0, 300, 50):
                 await store.bus.publish(published[first : first + 50])
 
-            assert await take(events, 300) == published
+            assert await next_events(events, 300) == published
 
-    async def test_the_publisher_hears_its_own_event_once(self, store: Store, peer: Store) -> None:
+    async def test_the_publisher_receives_its_own_event_once(self, store: Store, peer: Store) -> None:
         async with listening(store) as own, listening(peer) as other:
             await store.bus.publish([waiting("1")])
-            assert await take(own, 1) == [waiting("1")]
-            assert await take(other, 1) == [waiting("1")]
+            assert await next_events(own, 1) == [waiting("1")]
+            assert await next_events(other, 1) == [waiting("1")]
             await peer.bus.publish([waiting("2")])
 
-            assert await heard(own, until=waiting("2")) == []
+            assert await received_until(own, last=waiting("2")) == []
 
-    async def test_a_listener_elsewhere_hears_its_queues_and_kinds_only(
+    async def test_a_listener_elsewhere_receives_its_queues_and_kinds_only(
         self, store: Store, peer: Store
     ) -> None:
         async with listening(peer, {"r"}, kinds={JobFailed}) as events:
@@ -263,19 +263,19 @@ class EventsOfOthers:
                 [waiting("1", "r"), sample(JobFailed, "q"), sample(JobActive, "r"), sample(JobFailed, "r")]
             )
 
-            assert await take(events, 1) == [sample(JobFailed, "r")]
+            assert await next_events(events, 1) == [sample(JobFailed, "r")]
 
-    async def test_a_listener_elsewhere_hears_nothing_from_before(self, store: Store, peer: Store) -> None:
+    async def test_a_listener_elsewhere_receives_nothing_from_before(self, store: Store, peer: Store) -> None:
         await store.bus.publish([waiting("1")])
         async with listening(store) as own:
             await store.bus.publish([waiting("2")])
-            await take(own, 1)
+            await next_events(own, 1)
             await asyncio.sleep(0.05)
 
             async with listening(peer) as events:
                 await store.bus.publish([waiting("3")])
 
-                assert await heard(events, until=waiting("3")) == []
+                assert await received_until(events, last=waiting("3")) == []
 
     async def test_a_large_event_reaches_another_handle(self, store: Store, peer: Store) -> None:
         event = JobProgress(queue_name="q", job_id="a", at=at(0), progress={"text": "é" * 20_000})
@@ -283,7 +283,7 @@ class EventsOfOthers:
         async with listening(peer) as events:
             await store.bus.publish([event, waiting("1")])
 
-            assert [one for one in await heard(events, until=waiting("1")) if one != event] == []
+            assert [one for one in await received_until(events, last=waiting("1")) if one != event] == []
 
     @pytest.mark.parametrize("queue", ["群" * 255, "it's", "\x1fq"])
     async def test_events_of_queues_of_any_name_reach_another_handle(
@@ -292,7 +292,7 @@ class EventsOfOthers:
         async with listening(peer, {queue}) as events:
             await store.bus.publish([waiting("1", queue)])
 
-            assert await take(events, 1) == [waiting("1", queue)]
+            assert await next_events(events, 1) == [waiting("1", queue)]
 
     @needs(Feature.MULTI_PROCESS)
     async def test_publishing_goes_on_when_the_other_handle_is_closed(
@@ -302,7 +302,7 @@ class EventsOfOthers:
             await peer.close()
             await store.bus.publish([waiting("1")])
 
-            assert await take(events, 1) == [waiting("1")]
+            assert await next_events(events, 1) == [waiting("1")]
 
 
 class AllEvents(Events, EventsOfOthers):

@@ -13,12 +13,12 @@ from conveyor.conformance.kit.make import (
     at,
     child,
     claim,
+    claim_jobs,
     completed,
     everything,
     job,
     span,
     states,
-    take,
     take_one,
 )
 from conveyor.core.errors import UnsupportedFeatureError
@@ -103,5 +103,5 @@ class Honesty:
                 await call(store)
 
             [found] = await everything(store)
-            held = found if found.state is JobState.ACTIVE else (await take(store))[0]
+            held = found if found.state is JobState.ACTIVE else (await claim_jobs(store))[0]
             assert (await store.settle([Outcome.given_back(held)], now=at(1))).applied == {held.lease}

@@ -12,6 +12,7 @@ from conveyor.conformance.kit.make import (
     add,
     at,
     claim,
+    claim_jobs,
     completed,
     everything,
     get,
@@ -21,7 +22,6 @@ from conveyor.conformance.kit.make import (
     retried,
     settle,
     span,
-    take,
     take_by_id,
 )
 from conveyor.core.store import Feature, JobState, Pause, Store
@@ -38,15 +38,15 @@ class Pausing:
 
         await store.pause("q", QUEUE, now=at(0))
 
-        assert await take(store, 9) == []
-        assert await take(store, 9, names=frozenset({"work"})) == []
-        assert ids(await take(store, 9, queue="other")) == ["c"]
+        assert await claim_jobs(store, 9) == []
+        assert await claim_jobs(store, 9, names=frozenset({"work"})) == []
+        assert ids(await claim_jobs(store, 9, queue="other")) == ["c"]
 
     async def test_a_queue_can_be_paused_before_it_has_a_job(self, store: Store) -> None:
         await store.pause("q", QUEUE, now=at(0))
         await add(store, job("a"))
 
-        assert await take(store) == []
+        assert await claim_jobs(store) == []
 
     async def test_a_resumed_queue_goes_on(self, store: Store) -> None:
         await add(store, *jobs("ab"))
@@ -54,26 +54,26 @@ class Pausing:
 
         await store.resume("q", QUEUE, now=at(1))
 
-        assert ids(await take(store, 9, now=at(1))) == ["a", "b"]
+        assert ids(await claim_jobs(store, 9, now=at(1))) == ["a", "b"]
 
     async def test_a_paused_name_is_passed_over(self, store: Store) -> None:
         await add(store, job("a", name="x"), job("b", name="y"), job("c", name="x"), job("d", name="z"))
 
         await store.pause("q", Pause(name="x"), now=at(0))
 
-        assert ids(await take(store, 9)) == ["b", "d"]
-        assert await take(store, 9, names=frozenset({"x"})) == []
+        assert ids(await claim_jobs(store, 9)) == ["b", "d"]
+        assert await claim_jobs(store, 9, names=frozenset({"x"})) == []
 
         await store.resume("q", Pause(name="x"), now=at(1))
-        assert ids(await take(store, 9)) == ["a", "c"]
+        assert ids(await claim_jobs(store, 9)) == ["a", "c"]
 
     async def test_a_pause_is_of_one_queue(self, store: Store) -> None:
         await add(store, job("a", name="x", queue="one"), job("b", name="x", queue="two"))
 
         await store.pause("one", Pause(name="x"), now=at(0))
 
-        assert await take(store, queue="one") == []
-        assert ids(await take(store, queue="two")) == ["b"]
+        assert await claim_jobs(store, queue="one") == []
+        assert ids(await claim_jobs(store, queue="two")) == ["b"]
 
     @needs(Feature.GROUPS)
     async def test_a_job_of_a_paused_group_is_claimed_by_its_id(self, store: Store) -> None:
@@ -88,10 +88,10 @@ class Pausing:
 
         await store.pause("q", Pause(group="g"), now=at(0))
 
-        assert set(ids(await take(store, 9))) == {"b", "c"}
+        assert set(ids(await claim_jobs(store, 9))) == {"b", "c"}
 
         await store.resume("q", Pause(group="g"), now=at(1))
-        assert set(ids(await take(store, 9))) == {"a", "d"}
+        assert set(ids(await claim_jobs(store, 9))) == {"a", "d"}
 
     @needs(Feature.GROUPS)
     async def test_a_name_and_a_group_with_one_word_are_two_things(self, store: Store) -> None:
@@ -99,7 +99,7 @@ class Pausing:
 
         await store.pause("q", Pause(name="x"), now=at(0))
 
-        assert ids(await take(store, 9)) == ["b"]
+        assert ids(await claim_jobs(store, 9)) == ["b"]
         assert await store.paused("q", now=at(1)) == {Pause(name="x"): None}
 
     async def test_resuming_undoes_exactly_this_pause(self, store: Store) -> None:
@@ -109,10 +109,10 @@ class Pausing:
         await store.pause("q", QUEUE, now=at(0))
 
         await store.resume("q", Pause(name="y"), now=at(1))
-        assert await take(store, 9, now=at(1)) == []
+        assert await claim_jobs(store, 9, now=at(1)) == []
 
         await store.resume("q", QUEUE, now=at(2))
-        assert ids(await take(store, 9, now=at(2))) == ["b"]
+        assert ids(await claim_jobs(store, 9, now=at(2))) == ["b"]
 
     async def test_resuming_what_is_not_paused_does_nothing(self, store: Store) -> None:
         await store.pause("q", Pause(name="x"), now=at(0))
@@ -124,7 +124,7 @@ class Pausing:
 
     async def test_jobs_that_run_are_not_touched(self, store: Store) -> None:
         await add(store, job("a"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
 
         await store.pause("q", QUEUE, now=at(1))
 
@@ -136,12 +136,12 @@ class Pausing:
         await store.pause("q", Pause(name="x"), now=at(0))
         before = await everything(store)
 
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
         await settle(store, retried(held), now=at(1))
         await store.resume("q", Pause(name="x"), now=at(2))
 
         assert (await everything(store))[0] == before[0]
-        assert ids(await take(store, 9, now=at(2))) == ["a", "b", "c"]
+        assert ids(await claim_jobs(store, 9, now=at(2))) == ["a", "b", "c"]
 
     async def test_delayed_jobs_of_a_paused_queue_become_due(self, store: Store) -> None:
         await add(store, job("a", delay=span(5)))
@@ -158,16 +158,16 @@ class Pausing:
         await add(store, job("a"))
         await store.pause("q", what, span(10), now=at(5))
 
-        assert await take(store, now=at(15) - TICK) == []
-        assert ids(await take(store, now=at(15))) == ["a"]
+        assert await claim_jobs(store, now=at(15) - TICK) == []
+        assert ids(await claim_jobs(store, now=at(15))) == ["a"]
 
     @needs(Feature.GROUPS)
     async def test_a_timed_pause_of_a_group_ends_by_itself(self, store: Store) -> None:
         await add(store, job("a", group="g"))
         await store.pause("q", Pause(group="g"), span(10), now=at(5))
 
-        assert await take(store, now=at(15) - TICK) == []
-        assert ids(await take(store, now=at(15))) == ["a"]
+        assert await claim_jobs(store, now=at(15) - TICK) == []
+        assert ids(await claim_jobs(store, now=at(15))) == ["a"]
 
     @pytest.mark.parametrize(
         ("first", "second", "until"),
@@ -214,7 +214,7 @@ class Pausing:
         await store.pause("q", QUEUE, span(100), now=at(0))
         await store.advance({"q"}, now=at(60))
 
-        assert await take(store, now=at(60)) == []
+        assert await claim_jobs(store, now=at(60)) == []
         assert await store.paused("q", now=at(60)) == {QUEUE: at(100)}
 
     async def test_wait_is_no_longer_than_until_a_timed_pause_ends(self, store: Store) -> None:
@@ -250,4 +250,4 @@ class Pausing:
 
         await add(store, job("a"), now=at(2))
         assert await store.paused("q", now=at(2)) == {}
-        assert ids(await take(store, now=at(2))) == ["a"]
+        assert ids(await claim_jobs(store, now=at(2))) == ["a"]

@@ -1,4 +1,4 @@
-"""Renewing: signs of life, what they write, and who is told that a lease is lost."""
+"""Renewing: signs of life, what they write, and which leases are lost."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from conveyor.conformance.kit.make import (
     LEASE,
     add,
     at,
+    claim_jobs,
     completed,
     everything,
     get,
@@ -24,7 +25,6 @@ from conveyor.conformance.kit.make import (
     retried,
     settle,
     span,
-    take,
     take_one,
 )
 from conveyor.core.store import Beat, Change, JobRecord, JobState, Lease, Renewed, Store, Where
@@ -46,7 +46,7 @@ class Renewing:
 
     async def test_a_renewed_lease_lasts_that_long_from_now(self, store: Store) -> None:
         await add(store, job("a"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
 
         renewed = await store.renew([beat(held)], span(45), now=at(10))
 
@@ -55,7 +55,7 @@ class Renewing:
 
     async def test_a_renewed_lease_does_not_stall(self, store: Store) -> None:
         await add(store, job("a"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
         await store.renew([beat(held)], LEASE, now=at(20))
 
         assert list((await store.advance({"q"}, now=at(49.999999))).stalled) == []
@@ -66,7 +66,7 @@ class Renewing:
 
     async def test_one_call_renews_many_leases_of_several_queues(self, store: Store) -> None:
         await add(store, job("a"), job("b"), job("a", queue="other"))
-        held = [*await take(store, 2), *await take(store, queue="other")]
+        held = [*await claim_jobs(store, 2), *await claim_jobs(store, queue="other")]
 
         renewed = await store.renew([beat(one) for one in held], LEASE, now=at(5))
 
@@ -76,7 +76,7 @@ class Renewing:
 
     async def test_a_beat_writes_what_it_carries(self, store: Store) -> None:
         await add(store, *jobs("abcd", payload="1", report='{"logs":[]}'))
-        a, b, c, d = await take(store, 4)
+        a, b, c, d = await claim_jobs(store, 4)
 
         await store.renew(
             [beat(a), beat(b, report="2"), beat(c, payload="3"), beat(d, report="4", payload="5")],
@@ -89,7 +89,7 @@ class Renewing:
 
     async def test_a_lease_that_ran_out_but_was_not_taken_back_is_still_held(self, store: Store) -> None:
         await add(store, job("a"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
 
         renewed = await store.renew([beat(held, report="1")], LEASE, now=at(1_000))
 
@@ -98,7 +98,7 @@ class Renewing:
 
     async def test_a_lease_that_was_taken_back_is_lost_and_writes_nothing(self, store: Store) -> None:
         await add(store, job("a"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
         await store.advance({"q"}, now=at(30))
         before = await get(store, "a")
 
@@ -107,9 +107,9 @@ class Renewing:
 
     async def test_a_lease_that_another_claim_has_now_is_lost_and_writes_nothing(self, store: Store) -> None:
         await add(store, job("a"))
-        (stale,) = await take(store, worker="same")
+        (stale,) = await claim_jobs(store, worker="same")
         await store.advance({"q"}, now=at(30))
-        (held,) = await take(store, worker="same", now=at(31))
+        (held,) = await claim_jobs(store, worker="same", now=at(31))
 
         renewed = await store.renew([beat(stale, report="1", payload="2")], LEASE, now=at(32))
 
@@ -119,7 +119,7 @@ class Renewing:
     @pytest.mark.parametrize("ending", ENDINGS)
     async def test_the_lease_of_a_finished_job_is_lost(self, store: Store, ending: str) -> None:
         await add(store, job("a"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
         await settle(store, ENDINGS[ending](held), now=at(1))
         before = await get(store, "a")
 
@@ -128,14 +128,14 @@ class Renewing:
 
     async def test_the_lease_of_a_job_that_waits_again_is_lost(self, store: Store) -> None:
         await add(store, job("a"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
         await settle(store, retried(held), now=at(1))
 
         assert await store.renew([beat(held)], LEASE, now=at(2)) == lost(held.lease)
 
     async def test_the_lease_of_a_removed_job_is_lost(self, store: Store) -> None:
         await add(store, job("settled"), job("deleted"))
-        settled, deleted = await take(store, 2)
+        settled, deleted = await claim_jobs(store, 2)
         await settle(store, completed(settled, retention=AT_ONCE), now=at(1))
         await store.delete(Where(queue="q"), limit=9, now=at(1))
 
@@ -156,7 +156,7 @@ class Renewing:
 
     async def test_a_lost_lease_fails_no_other(self, store: Store) -> None:
         await add(store, job("a"), job("b"), job("c"))
-        a, b, c = await take(store, 3)
+        a, b, c = await claim_jobs(store, 3)
         await settle(store, completed(b), now=at(1))
 
         renewed = await store.renew(
@@ -169,9 +169,9 @@ class Renewing:
 
     async def test_a_stale_beat_beside_the_current_one_writes_nothing(self, store: Store) -> None:
         await add(store, job("a"))
-        (stale,) = await take(store)
+        (stale,) = await claim_jobs(store)
         await store.advance({"q"}, now=at(30))
-        (held,) = await take(store, now=at(31))
+        (held,) = await claim_jobs(store, now=at(31))
 
         renewed = await store.renew([beat(held, report="1"), beat(stale, report="2")], LEASE, now=at(32))
 
@@ -179,11 +179,11 @@ class Renewing:
         assert renewed.lost == {stale.lease}
         assert (await get(store, "a")).report == "1"
 
-    async def test_the_holder_is_told_at_every_beat_that_the_job_should_be_cancelled(
+    async def test_the_holder_learns_at_every_beat_that_the_job_should_be_cancelled(
         self, store: Store
     ) -> None:
         await add(store, job("a"), job("b"))
-        a, b = await take(store, 2)
+        a, b = await claim_jobs(store, 2)
         await store.update(Where(queue="q", ids=frozenset("a")), Change(cancel=True), now=at(1))
 
         for moment in (2, 3):
@@ -197,7 +197,7 @@ class Renewing:
         self, store: Store
     ) -> None:
         await add(store, job("a"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
         await store.update(Where(queue="q"), Change(cancel=True), now=at(1))
 
         await store.renew([beat(held, report="1", payload="2")], LEASE, now=at(20))

@@ -91,7 +91,7 @@ def wrongly_taken(
                 if error.option == parameter:
                     continue
                 made = f"refused {error.option}"
-            except Exception as error:  # noqa: BLE001 - it is told
+            except Exception as error:  # noqa: BLE001 - it is reported
                 made = repr(error)
             wrong.append(f"{parameter}={what}: {made}")
     return sorted(wrong)

@@ -18,7 +18,7 @@ T = TypeVar("T", bound=type)
 F = TypeVar("F", bound="Callable[..., Any]")
 
 #: A store that hangs fails its test, instead of stopping the run.
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 
 def area(name: str, *features: Feature) -> Callable[[T], T]:
@@ -57,7 +57,7 @@ def patient(test: F) -> F:
 
 def many_calls(test: F) -> F:
     """Say that a test makes hundreds of calls one after the other: a slow store needs minutes for it."""
-    test.conveyor_patience = 10  # type: ignore[attr-defined]
+    test.conveyor_timeout_factor = 10  # type: ignore[attr-defined]
     return test
 
 
@@ -72,11 +72,11 @@ def _bounded(test: Any) -> Any:
         return test
 
     unbounded: bool = getattr(test, "conveyor_patient", False)
-    times: int = getattr(test, "conveyor_patience", 1)
+    times: int = getattr(test, "conveyor_timeout_factor", 1)
 
     @functools.wraps(test)
     async def bounded(*args: Any, **kwargs: Any) -> None:
-        async with asyncio.timeout(None if unbounded else times * PATIENCE):
+        async with asyncio.timeout(None if unbounded else times * TIMEOUT):
             await test(*args, **kwargs)
 
     # explicit, so that the test runs whatever the `asyncio_mode` of the user's project is

@@ -124,7 +124,7 @@ class Recorder:
 
 
 class Gate:
-    """A handler that tells when it has begun, and waits until it may go on."""
+    """A handler that says when it has begun, and waits until it may go on."""
 
     def __init__(self) -> None:
         """Begin closed."""
@@ -152,18 +152,18 @@ class Watcher:
         """Watch `queue` for what is published by `store`."""
         self._queue = queue
         self._store = store
-        self._told: list[Event] = []
+        self._events: list[Event] = []
 
     async def __aenter__(self) -> Self:
         """Begin to watch, and return when events arrive."""
         self._task = asyncio.create_task(self._watch())
         signal = QueueDrained(queue_name=self._queue.name, at=START)
 
-        async def heard() -> bool:
+        async def arrived() -> bool:
             await self._store.bus.publish([signal])
-            return bool(self._told)
+            return bool(self._events)
 
-        await until(heard)
+        await until(arrived)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -174,22 +174,22 @@ class Watcher:
     async def until(self, kind: type[Event]) -> list[Event]:
         """Wait for an event of this kind, and return all up to it."""
 
-        async def heard() -> bool:
-            return any(type(event) is kind for event in self._told)
+        async def arrived() -> bool:
+            return any(type(event) is kind for event in self._events)
 
-        await until(heard)
-        events = [event for event in self._told if not isinstance(event, QueueDrained)]
+        await until(arrived)
+        events = [event for event in self._events if not isinstance(event, QueueDrained)]
         return events[: [type(event) for event in events].index(kind) + 1]
 
     async def several(self, kind: type[Event], count: int) -> list[Event]:
         """Wait for so many events of this kind, and return all of this kind."""
 
-        async def heard() -> bool:
-            return sum(type(event) is kind for event in self._told) >= count
+        async def arrived() -> bool:
+            return sum(type(event) is kind for event in self._events) >= count
 
-        await until(heard)
-        return [event for event in self._told if type(event) is kind]
+        await until(arrived)
+        return [event for event in self._events if type(event) is kind]
 
     async def _watch(self) -> None:
         async for event in self._queue.events():
-            self._told.append(event)
+            self._events.append(event)

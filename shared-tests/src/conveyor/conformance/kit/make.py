@@ -110,7 +110,9 @@ async def add(store: Store, *jobs: JobRecord, now: datetime = START) -> Sequence
     return await store.insert(jobs, now=now)
 
 
-async def take(store: Store, count: int = 1, *, now: datetime = START, **fields: Any) -> list[JobRecord]:
+async def claim_jobs(
+    store: Store, count: int = 1, *, now: datetime = START, **fields: Any
+) -> list[JobRecord]:
     """Claim up to `count` jobs."""
     return list((await store.claim(claim(count, **fields), now=now)).jobs)
 

@@ -18,7 +18,7 @@ async def in_processes(
     count: int = 3,
     *,
     arguments: Sequence[str] | None = None,
-    patience: float = 50,
+    timeout: float = 50,
     clock_off_by: float = 0,
 ) -> list[list[Any]]:
     """Play a role in several processes at once, and return what each got."""
@@ -28,7 +28,7 @@ async def in_processes(
 
     def play() -> list[list[Any]]:
         let_go(processes)
-        return [_answer(process, patience) for process in processes]
+        return [_answer(process, timeout) for process in processes]
 
     try:
         return await asyncio.to_thread(play)
@@ -70,9 +70,9 @@ def let_go(processes: Sequence[subprocess.Popen[str]]) -> None:
         process.stdin.flush()
 
 
-def _answer(process: subprocess.Popen[str], patience: float) -> list[Any]:
+def _answer(process: subprocess.Popen[str], timeout: float) -> list[Any]:
     """What a process says last, or why it died."""
-    output, errors = process.communicate(timeout=patience)
+    output, errors = process.communicate(timeout=timeout)
     if not output:  # some are told to die when they have answered
         pytest.fail(f"a process that used the store died ({process.returncode}):\n{errors}")
     answer: list[Any] = json.loads(output.splitlines()[-1])

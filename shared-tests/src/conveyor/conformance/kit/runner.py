@@ -26,7 +26,7 @@ from conveyor.core.testing import ClockedStore, ManualClock, WrappedStore
 
 
 async def claim_all(store: Store, _: str) -> list[str]:
-    """Claim jobs until there are none, and tell their ids."""
+    """Claim jobs until there are none, and return their ids."""
     found: list[str] = []
     while jobs := (await store.claim(claim(3, lease=LEASE * 100), now=at(0))).jobs:
         found += [held.id for held in jobs]
@@ -34,7 +34,7 @@ async def claim_all(store: Store, _: str) -> list[str]:
 
 
 async def act_without_now(store: Store, _: str) -> list[str]:
-    """Do what time has made due, claim what there is, by the store's clock; tell which jobs that moved."""
+    """Do what time has made due, claim what there is, by the store's clock; return the jobs that moved."""
     advanced = await store.advance({"q"})
     claimed = await store.claim(claim(9, lease=LEASE * 20))
     moved = [*advanced.due, *advanced.stalled, *advanced.unstarted]
@@ -42,7 +42,7 @@ async def act_without_now(store: Store, _: str) -> list[str]:
 
 
 async def add_keys(store: Store, who: str) -> list[bool]:
-    """Add jobs for the same keys as everybody, and tell which were created."""
+    """Add jobs for the same keys as everybody, and return which were created."""
     created: list[bool] = []
     for n in range(20):
         (answer,) = await store.insert([job(f"{who}-{n}", unique_key=f"k{n}")], now=at(0))
@@ -51,7 +51,7 @@ async def add_keys(store: Store, who: str) -> list[bool]:
 
 
 async def work(store: Store, _: str) -> list[int]:
-    """Work jobs off, two at a time in all processes together, and tell how many were active each time."""
+    """Work jobs off, two at a time in all processes together, and return how many were active each time."""
     seen: list[int] = []
     idle = 0
     while idle < 20:
@@ -64,7 +64,7 @@ async def work(store: Store, _: str) -> list[int]:
 
 
 async def end_children(store: Store, _: str) -> list[str]:
-    """Complete children until there are none, and tell which parents that released."""
+    """Complete children until there are none, and return which parents that released."""
     released: list[str] = []
     while jobs := (await store.claim(claim(1, queue="kids", lease=LEASE * 100), now=at(0))).jobs:
         settled = await store.settle([completed(held) for held in jobs], now=at(1))
@@ -73,7 +73,7 @@ async def end_children(store: Store, _: str) -> list[str]:
 
 
 async def append(store: Store, who: str) -> list[str]:
-    """Add jobs one by one, and tell their ids."""
+    """Add jobs one by one, and return their ids."""
     mine = [f"{who}-{n}" for n in range(30)]
     for one in mine:
         await store.insert([job(one)], now=at(0))
@@ -81,9 +81,9 @@ async def append(store: Store, who: str) -> list[str]:
 
 
 async def storm(store: Store, _: str, *, keys: int = 60) -> list[tuple[str, str, bool]]:
-    """Add jobs for the same keys as everybody while working them off, and tell what each call returned."""
+    """Add jobs for the same keys as everybody while working them off, and return what each call did."""
     queue: Queue[Any] = Queue("q", store)
-    told: list[tuple[str, str, bool]] = []
+    answers: list[tuple[str, str, bool]] = []
 
     async def nothing(_: Job[Any]) -> None:
         """Finish at once."""
@@ -92,8 +92,8 @@ async def storm(store: Store, _: str, *, keys: int = 60) -> list[tuple[str, str,
         for first in range(0, keys, 20):
             named = [f"key-{n}" for n in range(first, min(keys, first + 20))]
             jobs = await queue.add_bulk([NewJob("work", deduplication=Deduplication(key)) for key in named])
-            told += [(key, job.id, job.deduplicated) for key, job in zip(named, jobs, strict=True)]
-    return told
+            answers += [(key, job.id, job.deduplicated) for key, job in zip(named, jobs, strict=True)]
+    return answers
 
 
 async def long_storm(store: Store, who: str) -> list[tuple[str, str, bool]]:
@@ -104,8 +104,8 @@ async def long_storm(store: Store, who: str) -> list[tuple[str, str, bool]]:
 async def run_worker(store: Store, options: str) -> list[tuple[str, str, float, float]]:
     """Run a worker, made as `options` says, until every job of the queue has finished.
 
-    Tells of each run the job's id, when it was claimed, and when its handler began and ended, by a clock
-    that all processes of a machine share. A run is told as it ends, too: who kills this process knows it.
+    Returns of each run the job's id, when it was claimed, and when its handler began and ended, by a clock
+    that all processes of a machine share. A run is printed as it begins: who kills this process knows it.
     """
     how = json.loads(options)
     runs: list[tuple[str, str, float, float]] = []
@@ -133,7 +133,7 @@ async def run_worker(store: Store, options: str) -> list[tuple[str, str, float, 
     return runs
 
 
-class ToldClaims(WrappedStore):
+class PrintedClaims(WrappedStore):
     """A store that says of each job that it was claimed, before anybody can die of it."""
 
     async def claim(self, request: Claim, **how: Any) -> Claimed:
@@ -158,7 +158,7 @@ async def survive(store: Store, options: str) -> list[str]:
         os._exit(9)
 
     async with Worker[Any](
-        "q", handler, ToldClaims(store), concurrency=4, lock_duration="1s", stalled_interval="200ms"
+        "q", handler, PrintedClaims(store), concurrency=4, lock_duration="1s", stalled_interval="200ms"
     ):
         while any(not state.terminal for _, state in await store.count(Where(queue="q"))):  # noqa: ASYNC110
             await asyncio.sleep(0.05)

@@ -37,14 +37,14 @@ async def held(store: Store) -> None:
 
 async def listening(store: Store) -> None:
     """Be in the middle of waiting for an event."""
-    heard: asyncio.Event = asyncio.Event()
+    received: asyncio.Event = asyncio.Event()
 
     async def listen() -> None:
         async for _ in Queue("unclosed", store).events():
-            heard.set()
+            received.set()
 
     kept.append(asyncio.create_task(listen()))
-    while not heard.is_set():
+    while not received.is_set():
         await used(store)
         await asyncio.sleep(0.01)
 

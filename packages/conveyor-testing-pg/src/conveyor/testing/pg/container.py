@@ -15,7 +15,7 @@ from conveyor.testing.pg.errors import NotUsableError, ServiceError
 from conveyor.testing.pg.ports import free_port
 
 SIGNALS: Final = {"fast": "SIGINT", "immediate": "SIGQUIT"}
-PATIENCE: Final = 60.0
+TIMEOUT: Final = 60.0
 
 
 def find_engine() -> None:
@@ -63,7 +63,7 @@ class Container:
             self._made = True
         host = self._container.get_container_host_ip()
         self.url = f"postgresql://postgres:postgres@{host}:{self._port}/postgres"
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while True:
             try:
                 psycopg.connect(self.url, connect_timeout=2).close()
@@ -78,7 +78,7 @@ class Container:
         """Stop it, and return when it is gone."""
         container = self._container.get_wrapped_container()
         container.kill(signal=SIGNALS[mode])
-        container.wait(timeout=PATIENCE)
+        container.wait(timeout=TIMEOUT)
 
     def end(self) -> None:
         """Be gone, whatever the state."""

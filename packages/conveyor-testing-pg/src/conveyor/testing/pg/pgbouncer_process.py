@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 from conveyor.testing.pg.account import unprivileged
 from conveyor.testing.pg.errors import ServiceError
 from conveyor.testing.pg.ports import free_port
-from conveyor.testing.pg.postgres import PATIENCE, wait_until_up
+from conveyor.testing.pg.postgres import TIMEOUT, wait_until_up
 
 
 class PgBouncer:
@@ -69,7 +69,7 @@ class PgBouncer:
         if self._process is None or self._process.poll() is not None:
             raise ServiceError("the bouncer does not run")
         self._process.send_signal(signal.SIGINT if mode == "fast" else signal.SIGTERM)
-        self._process.wait(PATIENCE)
+        self._process.wait(TIMEOUT)
 
     def end(self) -> None:
         """Be gone, whatever the state."""

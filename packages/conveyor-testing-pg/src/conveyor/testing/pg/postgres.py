@@ -18,7 +18,7 @@ from conveyor.testing.pg.ports import free_port
 
 #: How to stop it: `fast` ends sessions and writes everything; `immediate` is a crash.
 STOPS: Final = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
-PATIENCE: Final = 30.0
+TIMEOUT: Final = 30.0
 
 
 class Postgres:
@@ -54,7 +54,7 @@ class Postgres:
         if self._process is None or self._process.poll() is not None:
             raise ServiceError("the server does not run")
         self._process.send_signal(STOPS[mode])
-        self._process.wait(PATIENCE)
+        self._process.wait(TIMEOUT)
 
     def end(self) -> None:
         """Be gone, whatever the state."""
@@ -86,7 +86,7 @@ class Postgres:
 
 def wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     """Return when a server answers there. Raises ServiceError when it ends, or after half a minute."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while True:
         if process.poll() is not None:
             raise ServiceError(f"the server ended with {process.returncode}:\n{tail(log)}")

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from conveyor.testing.pg.errors import NotUsableError, ServiceError
 
-PATIENCE: Final = {"docker": 300.0}  # the image may have to be fetched
+START_TIMEOUTS: Final = {"docker": 300.0}  # the image may have to be fetched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ def supervise(kind: str, owner: int, options: Mapping[str, Any]) -> Supervised:
     finally:
         os.close(write)
     try:
-        said = _first_line(read, PATIENCE.get(kind, 120.0))
+        said = _first_line(read, START_TIMEOUTS.get(kind, 120.0))
     finally:
         os.close(read)
     try:
@@ -72,9 +72,9 @@ def supervise(kind: str, owner: int, options: Mapping[str, Any]) -> Supervised:
     return Supervised(url=facts["url"], home=Path(facts["home"]))
 
 
-def _first_line(pipe: int, patience: float) -> str:
+def _first_line(pipe: int, timeout: float) -> str:
     said = b""
-    end = time.monotonic() + patience
+    end = time.monotonic() + timeout
     while (left := end - time.monotonic()) > 0:
         if not select.select([pipe], [], [], left)[0]:
             break

@@ -23,7 +23,7 @@ from conveyor.core.store import Where
 
 
 class Door:
-    """A batch's handler that waits, and tells how it ended."""
+    """A batch's handler that waits, and records how it ended."""
 
     def __init__(self) -> None:
         """Begin closed."""

@@ -53,12 +53,12 @@ class Outcomes:
         assert {job.failed_reason for job in jobs} == {"all of it"}
 
     @pytest.mark.parametrize(
-        ("result", "told"),
+        ("result", "described"),
         [([1, 2], "2 results"), ([], "0 results"), ("abcde", "str"), ({"a": 1}, "dict"), (5, "int")],
         ids=["too few", "none", "text", "mapping", "number"],
     )
     async def test_the_wrong_number_of_results_fails_every_job(
-        self, bench: Bench, result: object, told: str
+        self, bench: Bench, result: object, described: str
     ) -> None:
         jobs = await five(bench.queue, attempts=2, backoff="1h")
 
@@ -70,7 +70,7 @@ class Outcomes:
         assert await states_of(jobs) == [JobState.DELAYED] * 5
         assert {job.attempts_made for job in jobs} == {1}
         assert {job.attempt_history[-1].error_type for job in jobs} == {"BatchResultError"}
-        assert all(f"for 5 jobs it returned {told}" in str(job.failed_reason) for job in jobs)
+        assert all(f"for 5 jobs it returned {described}" in str(job.failed_reason) for job in jobs)
 
     async def test_a_handler_that_returns_nothing_has_done_every_job(self, bench: Bench) -> None:
         jobs = await five(bench.queue)
@@ -247,7 +247,7 @@ class Outcomes:
         assert (await jobs[2].refresh()).return_value == ["kid-2"]
         assert await bench.another_queue("kids").count() == 1
 
-    async def test_each_job_that_fails_for_good_leaves_a_letter_of_its_own(self, bench: Bench) -> None:
+    async def test_each_job_that_fails_for_good_leaves_a_dead_letter_of_its_own(self, bench: Bench) -> None:
         for n in range(4):
             await bench.queue.add("work", n, dead_letter="dead" if n else None, attempts=1 + (n == 2))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from conveyor.conformance.behaviour.dead_letters.jobs import give_up, letters, lost, unstorable
+from conveyor.conformance.behaviour.dead_letters.jobs import dead_letters, give_up, lost, unstorable
 from conveyor.conformance.kit.area import area
 from conveyor.conformance.kit.bench import Bench, Gate, Watcher, fail, nothing
 from conveyor.conformance.kit.make import at
@@ -37,14 +37,18 @@ class Dying:
             await fail(job)
 
         await bench.run(handler)
-        assert await letters(bench) == []
+        assert await dead_letters(bench) == []
         await bench.later("5s")
         await bench.run(handler)
 
-        [letter] = await letters(bench)
-        assert (letter.name, letter.data, letter.state) == ("charge", {"n": 1}, JobState.WAITING)
-        assert (letter.attempts_made, letter.logs, letter.parent_id) == (0, [], None)
-        origin = letter.dead_letter_of
+        [dead_letter] = await dead_letters(bench)
+        assert (dead_letter.name, dead_letter.data, dead_letter.state) == (
+            "charge",
+            {"n": 1},
+            JobState.WAITING,
+        )
+        assert (dead_letter.attempts_made, dead_letter.logs, dead_letter.parent_id) == (0, [], None)
+        origin = dead_letter.dead_letter_of
         assert isinstance(origin, DeadLetter)
         assert (origin.queue_name, origin.job_id, origin.priority) == ("q", job.id, 3)
         assert (origin.created_at, origin.failed_at) == (at(0), at(5))
@@ -56,7 +60,7 @@ class Dying:
         await job.refresh()
         assert (job.state, job.dead_letter_of) == (JobState.FAILED, None)
 
-    async def test_a_letter_has_the_data_that_the_job_had_in_the_end(self, bench: Bench) -> None:
+    async def test_a_dead_letter_has_the_data_that_the_job_had_in_the_end(self, bench: Bench) -> None:
         async def handler(job: Job[Any]) -> None:
             await job.update_data(job.data | {"step": 2})
             await fail(job)
@@ -64,12 +68,12 @@ class Dying:
         await bench.queue.add("charge", {"n": 1}, dead_letter="dead", remove_on_fail=True)
         await bench.run(handler)
 
-        [letter] = await letters(bench)
-        assert letter.data == {"n": 1, "step": 2}
+        [dead_letter] = await dead_letters(bench)
+        assert dead_letter.data == {"n": 1, "step": 2}
         assert await bench.another_queue("dead").redrive() == 1
         assert [job.data for job in await bench.queue.get_jobs()] == [{"n": 1, "step": 2}]
 
-    async def test_every_way_of_failing_for_good_makes_a_letter(self, bench: Bench) -> None:
+    async def test_every_way_of_failing_for_good_makes_a_dead_letter(self, bench: Bench) -> None:
         queue = bench.another_queue("q", dead_letter="dead", default_job_options={"attempts": 5})
         await queue.add("given up")
         await bench.run(give_up)
@@ -90,7 +94,7 @@ class Dying:
         await bench.later("1s")
         await running
 
-        found = {letter.name: letter.dead_letter_of for letter in await letters(bench)}
+        found = {dead_letter.name: dead_letter.dead_letter_of for dead_letter in await dead_letters(bench)}
 
         assert {name: origin and origin.error_type for name, origin in found.items()} == {
             "given up": "Unrecoverable",
@@ -115,18 +119,21 @@ class Dying:
         await queue.add("without", dead_letter=None)
         await bench.run(fail)
 
-        assert await letters(bench) == []
+        assert await dead_letters(bench) == []
 
-    async def test_a_letter_comes_though_the_job_is_removed_in_the_same_step(self, bench: Bench) -> None:
+    async def test_a_dead_letter_comes_though_the_job_is_removed_in_the_same_step(self, bench: Bench) -> None:
         job = await bench.queue.add("work", 1, dead_letter="dead", remove_on_fail=True)
 
         await bench.run(fail)
 
-        [letter] = await letters(bench)
+        [dead_letter] = await dead_letters(bench)
         assert await bench.queue.get_job(job.id) is None
-        assert (letter.data, letter.dead_letter_of and letter.dead_letter_of.job_id) == (1, job.id)
+        assert (dead_letter.data, dead_letter.dead_letter_of and dead_letter.dead_letter_of.job_id) == (
+            1,
+            job.id,
+        )
 
-    async def test_an_outcome_that_is_written_twice_makes_one_letter(self, bench: Bench) -> None:
+    async def test_an_outcome_that_is_written_twice_makes_one_dead_letter(self, bench: Bench) -> None:
         class Twice(WrappedStore):
             async def settle(self, outcomes: Any, **options: Any) -> Any:
                 await super().settle(outcomes, **options)
@@ -137,9 +144,9 @@ class Dying:
 
         await worker.run_until_idle()
 
-        assert len(await letters(bench)) == 1
+        assert len(await dead_letters(bench)) == 1
 
-    async def test_a_worker_that_lost_its_lease_makes_no_letter(self, bench: Bench) -> None:
+    async def test_a_worker_that_lost_its_lease_makes_no_dead_letter(self, bench: Bench) -> None:
         gate = Gate()
 
         async def handler(job: Job[Any]) -> None:
@@ -156,40 +163,48 @@ class Dying:
         gate.opened.set()
         await late
 
-        assert await letters(bench) == []
+        assert await dead_letters(bench) == []
         assert await bench.state(job) is JobState.COMPLETED
 
-    async def test_each_life_of_a_job_that_fails_leaves_a_letter(self, bench: Bench) -> None:
+    async def test_each_life_of_a_job_that_fails_leaves_a_dead_letter(self, bench: Bench) -> None:
         job = await bench.queue.add("work", dead_letter="dead")
         await bench.run(fail)
         await job.retry()
         await bench.run(fail)
 
-        assert [one.dead_letter_of and one.dead_letter_of.job_id for one in await letters(bench)] == [
+        assert [one.dead_letter_of and one.dead_letter_of.job_id for one in await dead_letters(bench)] == [
             job.id,
             job.id,
         ]
 
-    async def test_letters_can_be_worked_like_other_jobs_and_keep_what_they_say(self, bench: Bench) -> None:
+    async def test_dead_letters_can_be_worked_like_other_jobs_and_keep_what_they_say(
+        self, bench: Bench
+    ) -> None:
         await bench.queue.add("work", {"n": 1}, dead_letter="dead")
         await bench.run(fail)
         seen: list[Any] = []
 
-        async def inspect(letter: Job[Any]) -> str:
-            await letter.log("looked at")
-            assert letter.dead_letter_of is not None
-            seen.append((letter.data, letter.dead_letter_of.failed_reason))
+        async def inspect(dead_letter: Job[Any]) -> str:
+            await dead_letter.log("looked at")
+            assert dead_letter.dead_letter_of is not None
+            seen.append((dead_letter.data, dead_letter.dead_letter_of.failed_reason))
             return "told"
 
         worker: Worker[Any] = Worker("dead", inspect, bench.store, clock=bench.clock)
         await worker.run_until_idle()
 
-        [letter] = await letters(bench)
+        [dead_letter] = await dead_letters(bench)
         assert seen == [({"n": 1}, "run 1 went wrong")]
-        assert (letter.state, letter.return_value, letter.logs) == (JobState.COMPLETED, "told", ["looked at"])
-        assert letter.dead_letter_of is not None
+        assert (dead_letter.state, dead_letter.return_value, dead_letter.logs) == (
+            JobState.COMPLETED,
+            "told",
+            ["looked at"],
+        )
+        assert dead_letter.dead_letter_of is not None
 
-    async def test_workers_of_the_dead_letter_queue_are_told(self, handles: tuple[Store, Store]) -> None:
+    async def test_workers_of_the_dead_letter_queue_receive_an_event(
+        self, handles: tuple[Store, Store]
+    ) -> None:
         mine, other = handles
         job = await Queue[Any]("q", mine).add("work", dead_letter="dead")
 

@@ -22,7 +22,7 @@ async def unstorable(_: Job[Any]) -> object:
     return object()
 
 
-async def letters(bench: Bench) -> list[Job[Any]]:
+async def dead_letters(bench: Bench) -> list[Job[Any]]:
     """The jobs of the dead-letter queue."""
     return await bench.another_queue("dead").get_jobs()
 

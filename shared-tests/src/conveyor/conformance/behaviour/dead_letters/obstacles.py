@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from conveyor.conformance.behaviour.dead_letters.jobs import letters
+from conveyor.conformance.behaviour.dead_letters.jobs import dead_letters
 from conveyor.conformance.kit.area import area, needs
 from conveyor.conformance.kit.bench import Bench, fail
 from conveyor.conformance.kit.make import everything
@@ -46,7 +46,7 @@ class _Dying(WrappedStore):
 class Obstacles:
     """Ids and keys that are taken, others who redrive, and calls that are cut short."""
 
-    async def test_a_letter_stays_where_another_job_has_its_id(self, bench: Bench) -> None:
+    async def test_a_dead_letter_stays_where_another_job_has_its_id(self, bench: Bench) -> None:
         await bench.queue.add("work", 1, job_id="order-42", dead_letter="dead", remove_on_fail=True)
         await bench.run(fail)
         await bench.later("1s")
@@ -54,14 +54,16 @@ class Obstacles:
 
         assert await bench.another_queue("dead").redrive() == 0
 
-        [letter] = await letters(bench)
-        assert (letter.state, letter.data) == (JobState.WAITING, 1)
+        [dead_letter] = await dead_letters(bench)
+        assert (dead_letter.state, dead_letter.data) == (JobState.WAITING, 1)
         await other.remove()
         assert await bench.another_queue("dead").redrive() == 1
 
     @needs(Feature.UNIQUE_KEYS)
     @pytest.mark.parametrize("removed", [False, True], ids=["still there", "removed"])
-    async def test_a_letter_stays_where_another_job_has_its_key(self, bench: Bench, *, removed: bool) -> None:
+    async def test_a_dead_letter_stays_where_another_job_has_its_key(
+        self, bench: Bench, *, removed: bool
+    ) -> None:
         once = Deduplication("report")
         await bench.queue.add("work", 1, deduplication=once, dead_letter="dead", remove_on_fail=removed)
         await bench.run(fail)
@@ -69,15 +71,15 @@ class Obstacles:
 
         assert await bench.another_queue("dead").redrive() == 0
 
-        [letter] = await letters(bench)
-        assert letter.state is JobState.WAITING
+        [dead_letter] = await dead_letters(bench)
+        assert dead_letter.state is JobState.WAITING
         await other.cancel()
         assert await bench.another_queue("dead").redrive() == 1
         assert [job.data for job in await bench.queue.get_jobs("waiting")] == [1]
 
     @needs(Feature.UNIQUE_KEYS)
     @pytest.mark.parametrize("taken", ["id", "key"])
-    async def test_a_letter_whose_place_is_taken_in_the_last_moment_waits_again(
+    async def test_a_dead_letter_whose_place_is_taken_in_the_last_moment_waits_again(
         self, bench: Bench, taken: str
     ) -> None:
         once = Deduplication("report")
@@ -97,12 +99,12 @@ class Obstacles:
 
         assert await Queue[Any]("dead", Late(bench.store), clock=bench.clock).redrive() == 0
 
-        [letter] = await letters(bench)
-        assert (letter.state, letter.data) == (JobState.WAITING, 1)
-        assert letter.dead_letter_of is not None
+        [dead_letter] = await dead_letters(bench)
+        assert (dead_letter.state, dead_letter.data) == (JobState.WAITING, 1)
+        assert dead_letter.dead_letter_of is not None
         assert [job.data for job in await bench.queue.get_jobs()] == [2]
 
-    async def test_the_letter_of_a_job_that_was_retried_by_hand_goes_and_is_not_counted(
+    async def test_the_dead_letter_of_a_job_that_was_retried_by_hand_goes_and_is_not_counted(
         self, bench: Bench
     ) -> None:
         job = await bench.queue.add("work", dead_letter="dead")
@@ -112,19 +114,19 @@ class Obstacles:
 
         assert await bench.another_queue("dead").redrive() == 0
 
-        assert await letters(bench) == []
+        assert await dead_letters(bench) == []
         assert await bench.state(job) is JobState.COMPLETED
 
-    async def test_two_letters_of_one_job_send_it_back_once(self, bench: Bench) -> None:
+    async def test_two_dead_letters_of_one_job_send_it_back_once(self, bench: Bench) -> None:
         job = await bench.queue.add("work", dead_letter="dead")
         await bench.run(fail)
         await job.retry()
         await bench.run(fail)
-        assert len(await letters(bench)) == 2
+        assert len(await dead_letters(bench)) == 2
 
         assert await bench.another_queue("dead").redrive() == 1
 
-        assert await letters(bench) == []
+        assert await dead_letters(bench) == []
         assert await bench.state(job) is JobState.WAITING
 
     async def test_many_who_redrive_at_once_send_each_job_back_once(
@@ -164,12 +166,14 @@ class Obstacles:
 
             live = await bench.queue.get_jobs("waiting")
             assert [(one.id, one.data) for one in live] == [("order-42", 1)]
-            assert [one.state for one in await letters(bench) if one.state is not JobState.COMPLETED] == []
+            assert [
+                one.state for one in await dead_letters(bench) if one.state is not JobState.COMPLETED
+            ] == []
             await dead.clean("completed")
         assert at_call > 4
         assert job.id == "order-42"
 
-    async def test_a_call_that_is_cancelled_leaves_no_letter_held(self, bench: Bench) -> None:
+    async def test_a_call_that_is_cancelled_leaves_no_dead_letter_held(self, bench: Bench) -> None:
         reached = asyncio.Event()
 
         class Slow(WrappedStore):
@@ -188,11 +192,11 @@ class Obstacles:
         assert await _ends_cancelled(calling)
         for _ in range(50):
             await asyncio.sleep(0.01)
-            if await bench.queue.count("waiting") and not await letters(bench):
+            if await bench.queue.count("waiting") and not await dead_letters(bench):
                 break
 
         assert await bench.queue.count("waiting") == 1
-        assert await letters(bench) == []
+        assert await dead_letters(bench) == []
 
 
 async def _ends_cancelled(task: Awaitable[object]) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from conveyor.conformance.behaviour.dead_letters.jobs import give_up, letters
+from conveyor.conformance.behaviour.dead_letters.jobs import dead_letters, give_up
 from conveyor.conformance.kit.area import area, needs
 from conveyor.conformance.kit.bench import Bench, Recorder, Watcher, fail, nothing
 from conveyor.conformance.kit.make import add, child, look, take_one
@@ -51,7 +51,7 @@ class Redriving:
 
         assert await bench.another_queue("dead").redrive() == 1
 
-        assert await letters(bench) == []
+        assert await dead_letters(bench) == []
         again = await bench.queue.get_job("order-42")
         assert again is not None
         assert (again.state, again.data, again.priority) == (JobState.WAITING, {"n": [1, None]}, 7)
@@ -87,7 +87,7 @@ class Redriving:
         for n in range(5):
             await queue.add("work", n, job_id=f"{n}")
         await bench.run(fail)
-        last = (await letters(bench))[-1]
+        last = (await dead_letters(bench))[-1]
 
         assert await dead.redrive(ids=[last.id, "unknown"]) == 1
         assert await dead.redrive(limit=2) == 2
@@ -97,7 +97,7 @@ class Redriving:
         assert await dead.redrive(ids=[]) == 0
         assert (await dead.redrive(), await dead.redrive()) == (2, 0)
 
-    async def test_many_letters_of_several_queues_go_back_each_to_its_own(self, bench: Bench) -> None:
+    async def test_many_dead_letters_of_several_queues_go_back_each_to_its_own(self, bench: Bench) -> None:
         names = ["q", "other"]
         for name in names:
             queue = bench.another_queue(name, dead_letter="dead")
@@ -126,7 +126,7 @@ class Redriving:
 
         assert await dead.redrive() == 1
 
-        assert len(await letters(bench)) == 1
+        assert len(await dead_letters(bench)) == 1
 
     async def test_other_jobs_of_the_queue_stay(self, bench: Bench) -> None:
         dead = bench.another_queue("dead")
@@ -136,10 +136,10 @@ class Redriving:
 
         assert await dead.redrive() == 1
 
-        assert [job.id for job in await letters(bench)] == [own.id]
+        assert [job.id for job in await dead_letters(bench)] == [own.id]
         assert (await own.refresh()).state is JobState.WAITING
 
-    async def test_going_back_is_told_in_both_queues(self, handles: tuple[Store, Store]) -> None:
+    async def test_going_back_has_events_in_both_queues(self, handles: tuple[Store, Store]) -> None:
         mine, other = handles
         job = await Queue[Any]("q", mine).add("work", dead_letter="dead")
         worker: Worker[Any] = Worker("q", give_up, mine)
@@ -158,7 +158,7 @@ class Redriving:
         assert waiting.job_id == job.id
 
     @needs(Feature.FLOWS)
-    async def test_a_letter_has_no_parent_and_a_child_goes_back_as_one(self, bench: Bench) -> None:
+    async def test_a_dead_letter_has_no_parent_and_a_child_goes_back_as_one(self, bench: Bench) -> None:
         await add(
             bench.store,
             child("kid", options='{"dead_letter":"dead"}'),
@@ -168,9 +168,9 @@ class Redriving:
         await bench.store.settle([Outcome.given_back(held)])
         await bench.run({"work": fail})
 
-        [letter] = await letters(bench)
-        assert letter.parent_id is None
-        origin = letter.dead_letter_of
+        [dead_letter] = await dead_letters(bench)
+        assert dead_letter.parent_id is None
+        origin = dead_letter.dead_letter_of
         assert origin is not None
         assert (origin.parent_queue_name, origin.parent_id) == ("q", "parent")
         assert await bench.another_queue("dead").redrive() == 1
@@ -196,8 +196,8 @@ class Redriving:
 
         async with Watcher(bench.queue, bench.store) as watcher:
             assert await bench.another_queue("dead").redrive() == 1
-            told = await watcher.until(JobWaitingChildren)
-        assert told[-1].job_id == added.children[0].job.id  # type: ignore[attr-defined]
+            received = await watcher.until(JobWaitingChildren)
+        assert received[-1].job_id == added.children[0].job.id  # type: ignore[attr-defined]
         assert await bench.state(added.job) is JobState.WAITING_CHILDREN
         await Worker("kids", nothing, bench.store, clock=bench.clock).run_until_idle()
         await bench.run()

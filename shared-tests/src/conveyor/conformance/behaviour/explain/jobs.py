@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from conveyor.conformance.kit.bench import Bench
-from conveyor.core import explanation as told
+from conveyor.core import explanation
 from conveyor.core.explanation import Reason
 
 #: Nobody runs in the tests that have no worker.
-NOBODY = told.NoWorker(job_name=None, others=0)
-NEXT = told.InLine(ahead=0, exact=True)
+NO_WORKERS = explanation.NoWorker(job_name=None, others=0)
+NEXT = explanation.InLine(ahead=0, exact=True)
 
 
 async def why(bench: Bench, id: str) -> tuple[Reason, ...]:

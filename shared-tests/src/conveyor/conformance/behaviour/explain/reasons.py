@@ -7,8 +7,8 @@ from datetime import timedelta
 
 import pytest
 
-from conveyor.conformance.behaviour.explain.jobs import NEXT, NOBODY, why
-from conveyor.conformance.behaviour.worker_registry import running, seen
+from conveyor.conformance.behaviour.explain.jobs import NEXT, NO_WORKERS, why
+from conveyor.conformance.behaviour.worker_registry import registered, running
 from conveyor.conformance.kit.area import area, needs
 from conveyor.conformance.kit.bench import Bench, Gate, fail, nothing
 from conveyor.conformance.kit.make import add, at, child, take_one
@@ -18,15 +18,15 @@ from conveyor.core import (
     JobNotFoundError,
     JobState,
     NewJob,
+    explanation,
 )
-from conveyor.core import explanation as told
 from conveyor.core.store import Change, JobKey, JobRecord, Pause, Where
 from conveyor.core.testing import FaultyStore
 
 
 @area("explain")
 class Reasons:
-    """What is told, by the job's state and what is stored around it."""
+    """What an explanation says, by the job's state and what is stored around it."""
 
     async def test_an_unknown_job_is_not_found(self, bench: Bench) -> None:
         with pytest.raises(JobNotFoundError):
@@ -40,7 +40,7 @@ class Reasons:
 
         assert isinstance(found, Explanation)
         assert (found.queue_name, found.job_id, found.job_name) == ("q", job.id, "work")
-        assert (found.state, found.blocked, found.reasons) == (JobState.WAITING, True, (NOBODY, NEXT))
+        assert (found.state, found.blocked, found.reasons) == (JobState.WAITING, True, (NO_WORKERS, NEXT))
         assert str(found).splitlines() == [
             f"job {job.id!r} (work) of queue 'q' is waiting:",
             "- no worker is registered for its queue",
@@ -53,10 +53,10 @@ class Reasons:
 
         found = await bench.queue.explain(job.id)
 
-        assert found.reasons == (told.Delayed(until=at(3_600)), NOBODY)
+        assert found.reasons == (explanation.Delayed(until=at(3_600)), NO_WORKERS)
         assert "delayed until 2026-03-02T10:00:00.000+00:00" in str(found)
 
-    async def test_pauses_that_bear_on_it_are_told_and_others_are_not(self, bench: Bench) -> None:
+    async def test_pauses_that_bear_on_it_are_named_and_others_are_not(self, bench: Bench) -> None:
         job = await bench.queue.add("work")
         await bench.queue.pause()
         await bench.queue.pause("work")
@@ -65,9 +65,9 @@ class Reasons:
 
         reasons = await why(bench, job.id)
 
-        assert {reason for reason in reasons if isinstance(reason, told.Paused)} == {
-            told.Paused(job_name=None, group=None, until=None),
-            told.Paused(job_name="work", group=None, until=None),
+        assert {reason for reason in reasons if isinstance(reason, explanation.Paused)} == {
+            explanation.Paused(job_name=None, group=None, until=None),
+            explanation.Paused(job_name="work", group=None, until=None),
         }
 
     @needs(Feature.GROUPS)
@@ -77,8 +77,8 @@ class Reasons:
         other = await bench.queue.add("work", group="h")
         await bench.store.pause("q", Pause(group="g"), timedelta(minutes=5))
 
-        assert told.Paused(job_name=None, group="g", until=at(300)) in await why(bench, job.id)
-        assert await why(bench, other.id) == (NOBODY, told.InLine(ahead=1, exact=True))
+        assert explanation.Paused(job_name=None, group="g", until=at(300)) in await why(bench, job.id)
+        assert await why(bench, other.id) == (NO_WORKERS, explanation.InLine(ahead=1, exact=True))
 
     @needs(Feature.FLOWS)
     async def test_a_parent_names_the_children_that_have_not_ended(self, bench: Bench) -> None:
@@ -89,7 +89,7 @@ class Reasons:
 
         [reason, *_] = await why(bench, "parent")
 
-        assert isinstance(reason, told.WaitsForChildren)
+        assert isinstance(reason, explanation.WaitsForChildren)
         assert (reason.pending, len(reason.children)) == (15, 10)
         assert reason.children[:2] == (
             (JobKey("kids", "kid-00"), JobState.ACTIVE),
@@ -110,8 +110,8 @@ class Reasons:
 
         gate.opened.set()
         await task
-        held = told.Running(worker="mail-1", since=at(0), lease_until=at(30))
-        assert found.reasons == (held, told.CancellationPending())
+        held = explanation.Running(worker="mail-1", since=at(0), lease_until=at(30))
+        assert found.reasons == (held, explanation.CancellationPending())
         assert not found.blocked
 
     async def test_a_finished_job_says_how_it_ended(self, bench: Bench) -> None:
@@ -121,18 +121,20 @@ class Reasons:
         await bench.run(fail)
         cancelled = await bench.queue.add("work", delay="1h")
         await cancelled.cancel()
-        [letter] = await bench.another_queue("dead").get_jobs()
+        [dead_letter] = await bench.another_queue("dead").get_jobs()
 
-        assert await why(bench, done.id) == (told.Finished(state=JobState.COMPLETED, at=at(0), why=None),)
+        assert await why(bench, done.id) == (
+            explanation.Finished(state=JobState.COMPLETED, at=at(0), why=None),
+        )
         assert await why(bench, failed.id) == (
-            told.Finished(state=JobState.FAILED, at=at(0), why="run 1 went wrong"),
-            told.InDeadLetters(queue_name="dead"),
+            explanation.Finished(state=JobState.FAILED, at=at(0), why="run 1 went wrong"),
+            explanation.InDeadLetters(queue_name="dead"),
         )
         assert await why(bench, cancelled.id) == (
-            told.Finished(state=JobState.CANCELLED, at=at(0), why=None),
+            explanation.Finished(state=JobState.CANCELLED, at=at(0), why=None),
         )
-        found = await bench.another_queue("dead").explain(letter.id)
-        assert told.IsDeadLetter(queue_name="q", job_id=failed.id) in found.reasons
+        found = await bench.another_queue("dead").explain(dead_letter.id)
+        assert explanation.IsDeadLetter(queue_name="q", job_id=failed.id) in found.reasons
 
     async def test_the_place_in_line_is_that_of_claims(self, bench: Bench) -> None:
         jobs = await bench.queue.add_bulk(
@@ -147,20 +149,20 @@ class Reasons:
 
         places = [(await why(bench, job.id))[-1] for job in jobs if job.state is JobState.WAITING]
 
-        assert [place.ahead for place in places if isinstance(place, told.InLine)] == [2, 0, 1, 3]
+        assert [place.ahead for place in places if isinstance(place, explanation.InLine)] == [2, 0, 1, 3]
 
     async def test_a_long_line_is_counted_up_to_a_thousand(self, bench: Bench) -> None:
         jobs = await bench.queue.add_bulk([NewJob("work") for _ in range(1_100)])
 
-        assert (await why(bench, jobs[999].id))[-1] == told.InLine(ahead=999, exact=True)
+        assert (await why(bench, jobs[999].id))[-1] == explanation.InLine(ahead=999, exact=True)
         last = (await why(bench, jobs[-1].id))[-1]
-        assert last == told.InLine(ahead=1_000, exact=False)
+        assert last == explanation.InLine(ahead=1_000, exact=False)
         assert str(last) == "at least 1000 waiting jobs are ahead of it"
 
     async def test_explaining_changes_nothing_and_costs_little(self, bench: Bench) -> None:
         job = await bench.queue.add("work", group="g" if Feature.GROUPS in bench.store.features else None)
         async with running(bench, {"other": nothing}):
-            await seen(bench)
+            await registered(bench)
             before = await bench.store.find(Where(queue="q"), limit=9)
             faulty = FaultyStore(bench.store)
             queue = bench.another_queue("q")

@@ -278,16 +278,16 @@ class AddingFlows:
         await bench.run_all("q")
         assert await bench.state(added.job) is JobState.COMPLETED
 
-    async def test_a_flows_events_are_told(self, store: Store) -> None:
+    async def test_a_flows_events_are_published(self, store: Store) -> None:
         bench = FlowBench(store)
         async with Watcher(bench.queue, bench.store) as watcher:
             await bench.producer.add(leaf("root", children=[leaf("kid", "r")]))
             await bench.run_all("r")
             await bench.run_all("q")
 
-            told = await watcher.until(JobCompleted)
+            received = await watcher.until(JobCompleted)
 
-        kinds = [type(event) for event in told]
+        kinds = [type(event) for event in received]
         assert kinds[0] is JobWaitingChildren
         assert JobWaiting in kinds
 

@@ -74,10 +74,10 @@ class Cancelling:
 
         assert (await bench.queue.get_job_counts())[S.CANCELLED] == 251
 
-    async def test_a_child_retried_while_its_parents_fate_is_decided_leaves_nothing_stuck(
+    async def test_a_child_retried_while_its_parents_outcome_is_decided_leaves_nothing_stuck(
         self, store: Store
     ) -> None:
-        """A retry and the fate of a parent, at once: whoever comes first, the parent ends in the end."""
+        """A retry and the outcome of a parent, at once: whoever comes first, the parent ends in the end."""
         for n in range(5):
             bench = FlowBench(store)
             queue, kids = f"q{n}", f"kids{n}"
@@ -104,7 +104,7 @@ class Cancelling:
 
     @pytest.mark.parametrize("kind", [JobWaiting, JobDelayed])
     @pytest.mark.parametrize("how", ["remove", "drain", "clean", "obliterate", "obliterate by force"])
-    async def test_removing_the_last_children_tells_of_their_parent(
+    async def test_removing_the_last_children_publishes_their_parents_event(
         self, store: Store, how: str, kind: type[JobWaiting | JobDelayed]
     ) -> None:
         bench = FlowBench(store)
@@ -131,22 +131,24 @@ class Cancelling:
                 case _:
                     await take_first(bench)
                     await queue.obliterate(force=True)
-            told = await watcher.until(kind)
+            received = await watcher.until(kind)
 
-        assert [event.job_id for event in told if isinstance(event, kind)] == ["root"]
+        assert [event.job_id for event in received if isinstance(event, kind)] == ["root"]
         assert (await bench.states("q"))["root"] == ("delayed" if options else "waiting")
 
-    async def test_draining_parents_with_their_children_tells_of_none(self, store: Store) -> None:
+    async def test_draining_parents_with_their_children_publishes_no_event_of_them(
+        self, store: Store
+    ) -> None:
         bench = FlowBench(store)
         await bench.producer.add(leaf("root", children=[leaf("a"), leaf("b", children=[leaf("c")])]))
 
         async with Watcher(bench.queue, bench.store) as watcher:
             assert await bench.queue.drain() == 4
             await bench.queue.pause()
-            told = await watcher.until(QueuePaused)
+            received = await watcher.until(QueuePaused)
 
-        # Each of them is told as removed, and no parent as free of its children.
-        assert [type(event) for event in told] == [JobRemoved] * 4 + [QueuePaused]
+        # Each of them is published as removed, and no parent as free of its children.
+        assert [type(event) for event in received] == [JobRemoved] * 4 + [QueuePaused]
 
 
 async def take_first(bench: FlowBench) -> Claimed:

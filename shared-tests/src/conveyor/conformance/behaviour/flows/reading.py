@@ -236,7 +236,7 @@ class Reading:
     async def test_a_parent_whose_children_cannot_be_read_now_is_looked_at_again(self, store: Store) -> None:
         bench = FlowBench(store)
 
-        class Deaf(WrappedStore):
+        class NoNotifications(WrappedStore):
             times = 2
 
             async def count(self, where: Where, **kwargs: Any) -> Any:
@@ -246,7 +246,7 @@ class Reading:
                 return await super().count(where, **kwargs)
 
         await bench.producer.add(leaf("root", children=[leaf("a")]))
-        bench.store = Deaf(bench.store)  # type: ignore[assignment]
+        bench.store = NoNotifications(bench.store)  # type: ignore[assignment]
         await bench.run_all("q")
         for _ in range(3):
             await bench.later("1s")

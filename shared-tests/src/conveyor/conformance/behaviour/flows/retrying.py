@@ -36,8 +36,8 @@ class Retrying:
                 await (await bench.job("kids", "kid")).retry()
             else:
                 assert await bench.another_queue("kids").retry_jobs() == 1
-            told = await watcher.until(JobWaitingChildren)
-            assert told[-1].job_id == "middle"  # type: ignore[attr-defined]
+            received = await watcher.until(JobWaitingChildren)
+            assert received[-1].job_id == "middle"  # type: ignore[attr-defined]
         assert await bench.states("q", "kids") == {
             "kid": "waiting",
             "middle": "waiting-children",

@@ -14,7 +14,7 @@ from conveyor.conformance.behaviour.queues.managing import Managing
 from conveyor.conformance.behaviour.queues.waiting import Waiting
 from conveyor.conformance.behaviour.refusals import Refusals
 from conveyor.conformance.behaviour.removals import Removals
-from conveyor.conformance.behaviour.short_leases import ShortHolds
+from conveyor.conformance.behaviour.short_leases import ShortLeases
 from conveyor.conformance.behaviour.workers import Workers
 
 
@@ -29,7 +29,7 @@ class QueueBehaviour(
     EndedRuns,
     Executors,
     Refusals,
-    ShortHolds,
+    ShortLeases,
     OutsideWrites,
     Removals,
     KeepingFinishedJobs,

@@ -33,7 +33,7 @@ class Waiting:
     """`wait_until_finished` and events, in real time; on another handle where the store has one."""
 
     async def test_a_result_is_waited_for(self, handles: tuple[Store, Store]) -> None:
-        """B12: upstream's waiters in another process heard nothing."""
+        """B12: upstream's waiters in another process received nothing."""
         mine, other = handles
         queue: Queue[Any] = Queue("q", mine)
         elsewhere: Queue[Any] = Queue("q", other)
@@ -107,7 +107,7 @@ class Waiting:
                 "two seconds after an event that was lost, a waiter looks itself"
             )
 
-    async def test_a_queues_events_tell_a_jobs_life(self, handles: tuple[Store, Store]) -> None:
+    async def test_a_queues_events_follow_a_jobs_life(self, handles: tuple[Store, Store]) -> None:
         """B19: every event that is documented is sent, progress and removal included; B7: so are retries."""
         mine, other = handles
         queue: Queue[Any] = Queue("q", mine)
@@ -123,18 +123,18 @@ class Waiting:
             async with Worker("q", handler, mine):
                 await job.wait_until_finished(SOON)
             await job.remove()
-            told = await watching.until(JobRemoved)
+            received = await watching.until(JobRemoved)
 
-        names = [type(event).__name__ for event in told]
+        names = [type(event).__name__ for event in received]
         assert names[0] == "JobWaiting"
         assert [name for name in names if name not in {"JobWaiting", "JobDelayed"}] == [
             *("JobActive", "JobProgress", "JobRetrying"),
             *("JobActive", "JobProgress", "JobCompleted", "JobRemoved"),
         ]
-        assert {event.queue_name for event in told} == {"q"}
+        assert {event.queue_name for event in received} == {"q"}
 
-    async def test_pausing_is_told(self, handles: tuple[Store, Store]) -> None:
-        """B19: upstream told nobody."""
+    async def test_pausing_publishes_events(self, handles: tuple[Store, Store]) -> None:
+        """B19: upstream published nothing."""
         mine, other = handles
         watcher: Queue[Any] = Queue("q", other)
 
@@ -161,10 +161,10 @@ class Waiting:
         async with Worker("q", nothing, store):
             await other.wait_until_finished(SOON)
             async with asyncio.timeout(SOON):
-                told = await observing
+                received = await observing
 
-        assert told[-1] == f"JobCompleted {job.id}"
-        assert not [line for line in told if other.id in line]
+        assert received[-1] == f"JobCompleted {job.id}"
+        assert not [line for line in received if other.id in line]
 
     async def test_the_events_of_a_job_that_has_finished_end_at_once(self, bench: Bench) -> None:
         job = await bench.queue.add("work")
@@ -172,8 +172,8 @@ class Waiting:
         assert await bench.state(job) is JobState.COMPLETED
 
         async with asyncio.timeout(SOON):
-            told = [type(event).__name__ async for event in bench.queue.observe(job.id)]
+            received = [type(event).__name__ async for event in bench.queue.observe(job.id)]
 
-        assert told == ["JobCompleted"]
+        assert received == ["JobCompleted"]
         with pytest.raises(JobNotFoundError, match="nobody"):
             await anext(bench.queue.observe("nobody"))

@@ -20,7 +20,7 @@ from conveyor.core.events import CancelRequested
 from conveyor.core.store import Feature, Store, Where
 
 #: For a call that not every worker makes.
-PATIENCE: Final = 0.2
+TIMEOUT: Final = 0.2
 #: How many workers are played at once: a closed one waits two seconds for a claim, however slow the store is.
 AT_ONCE: Final = 6
 CERTAIN: Final = (("claim", 1), ("settle", 1), ("renew", 1), ("advance", 1), *WRITTEN[:2])
@@ -61,7 +61,7 @@ class Interleavings:
             async with at_once:
                 life = await begin(store, held, phase, batched=kind == "batches")
                 try:
-                    await live(life, happens, SOON if held in certain else PATIENCE)
+                    await live(life, happens, SOON if held in certain else TIMEOUT)
                 except BaseException as error:
                     error.add_note(f"call {held[1]} of {held[0]} was held at its {phase}")
                     raise
@@ -80,7 +80,7 @@ class Interleavings:
                 group.create_task(play(held, phase))
 
     @pytest.mark.parametrize("held", ["claim", "count"])
-    async def test_what_a_claim_brings_goes_back_if_its_pause_is_heard_of_meanwhile(
+    async def test_what_a_claim_brings_goes_back_if_its_pause_is_received_meanwhile(
         self, store: Store, held: str
     ) -> None:
         if held == "count" and Feature.FLOWS not in store.features:
@@ -130,7 +130,7 @@ class Interleavings:
             async with Watcher(queue, store) as watcher:
                 assert await queue.cancel(job.id)
                 await watcher.until(CancelRequested)
-            await asyncio.sleep(MOMENT)  # the worker hears it at the same time
+            await asyncio.sleep(MOMENT)  # the worker receives it at the same time
             holding.let_go.set()
             await until_finished(job)
 

@@ -106,10 +106,10 @@ EVENTS: Final[tuple[Callable[[Life], Awaitable[None]], ...]] = (
 WHILE_WRITING: Final = (worker_closes_at_once, job_is_cancelled, leases_are_lost, store_is_away)
 
 
-async def live(life: Life, happens: Callable[[Life], Awaitable[None]], patience: float) -> None:
+async def live(life: Life, happens: Callable[[Life], Awaitable[None]], within: float) -> None:
     """Let something happen within the call that is held, and see every job finish."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(patience):
+        async with asyncio.timeout(within):
             await life.held.reached.wait()
     happening = asyncio.ensure_future(happens(life))
     await asyncio.sleep(MOMENT)

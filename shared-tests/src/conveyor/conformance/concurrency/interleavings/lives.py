@@ -15,7 +15,7 @@ from conveyor.core import Batch, FlowJob, FlowProducer, Job, JobState, NewJob, Q
 from conveyor.core.errors import StoreError
 from conveyor.core.store import Feature, Store
 
-#: For what is heard in the middle of a call. A store that tells it later is tested less, and passes.
+#: For what is received in the middle of a call. A store that brings it later is tested less, and passes.
 MOMENT: Final = 0.02
 #: For what ends as soon as the store has answered.
 LONG: Final = "1 minute"

@@ -82,12 +82,12 @@ class Step:
 
     def __str__(self) -> str:
         values = dict(self.values)
-        arguments = [told(value) for value in values.pop("arguments", ())]
-        options = [f"{key}={told(value)}" for key, value in values.items() if value not in (None, False)]
+        arguments = [as_code(value) for value in values.pop("arguments", ())]
+        options = [f"{key}={as_code(value)}" for key, value in values.items() if value not in (None, False)]
         return f"{self.method}({', '.join([*arguments, *options])})"
 
 
-def told(value: Any) -> str:  # noqa: PLR0911 - one for each kind
+def as_code(value: Any) -> str:  # noqa: PLR0911 - one for each kind
     """A value of a step, what goes without saying left out."""
     match value:
         case JobKey():
@@ -99,12 +99,12 @@ def told(value: Any) -> str:  # noqa: PLR0911 - one for each kind
         case timedelta():
             return f"{value.total_seconds():g}s"
         case list() | tuple() | set() | frozenset():
-            return f"[{', '.join(map(told, value))}]"
+            return f"[{', '.join(map(as_code, value))}]"
         case dict():
-            return f"({', '.join(f'{k}={told(v)}' for k, v in value.items() if v not in (None, ()))})"
+            return f"({', '.join(f'{k}={as_code(v)}' for k, v in value.items() if v not in (None, ()))})"
         case _ if is_dataclass(value):
             given = [(f.name, getattr(value, f.name)) for f in fields(value) if f.name not in UNSAID]
-            shown_ones = [f"{name}={told(one)}" for name, one in given if one not in (None, False, (), 0)]
+            shown_ones = [f"{name}={as_code(one)}" for name, one in given if one not in (None, False, (), 0)]
             return f"{type(value).__name__}({', '.join(shown_ones)})"
         case _:
             return repr(value)

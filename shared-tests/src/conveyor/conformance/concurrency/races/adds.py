@@ -9,11 +9,11 @@ from conveyor.conformance.kit.area import area, needs
 from conveyor.conformance.kit.make import (
     add,
     at,
+    claim_jobs,
     everything,
     ids,
     job,
     jobs,
-    take,
 )
 from conveyor.core.errors import GroupFullError
 from conveyor.core.store import (
@@ -74,7 +74,7 @@ class AddRaces:
             added = await at_once([adder(s, f"{n}-{m}", f"g{n}") for m, s in enumerate(turns(handles, 8))])
 
             assert sum(added) == 2, (
-                f"of 8 who add to a group of 2 at once, {sum(added)} were told that they did"
+                f"of 8 who add to a group of 2 at once, {sum(added)} returned that they did"
             )
         in_groups = Counter(one.group for one in await everything(handles[0]))
         assert set(in_groups.values()) == {2}, f"a group of 2 has 2 jobs: {in_groups}"
@@ -92,6 +92,6 @@ class AddRaces:
         for name, store in zip(wanted, turns(handles, 20), strict=True):
             await add(store, job(name))
 
-        claimed = [ids(await take(store))[0] for store in reversed(turns(handles, 20))]
+        claimed = [ids(await claim_jobs(store))[0] for store in reversed(turns(handles, 20))]
 
         assert claimed == wanted

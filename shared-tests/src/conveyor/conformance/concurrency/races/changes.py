@@ -26,6 +26,7 @@ from conveyor.conformance.kit.make import (
     add,
     at,
     cancelled,
+    claim_jobs,
     completed,
     everything,
     failed,
@@ -37,7 +38,6 @@ from conveyor.conformance.kit.make import (
     retried,
     span,
     states,
-    take,
     take_one,
 )
 from conveyor.core.store import (
@@ -155,14 +155,14 @@ class ChangeRaces:
 
     async def test_a_stalled_job_is_counted_once_by_many_advances(self, handles: Handles) -> None:
         await add(handles[0], *jobs("abcdef"))
-        await take(handles[0], 6)
+        await claim_jobs(handles[0], 6)
 
         advanced = await at_once([store.advance({"q"}, now=at(60)) for store in turns(handles, 6)])
 
         assert sorted(key.id for one in advanced for key in one.stalled) == list("abcdef")
         assert {one.stalled for one in await everything(handles[0])} == {1}
 
-    async def test_a_due_job_is_told_once_by_many_advances(self, handles: Handles) -> None:
+    async def test_a_due_job_is_reported_once_by_many_advances(self, handles: Handles) -> None:
         await add(handles[0], *jobs("abcdef", delay=span(5)))
 
         advanced = await at_once([store.advance({"q"}, now=at(60)) for store in turns(handles, 6)])
@@ -254,7 +254,7 @@ class ChangeRaces:
         async def worker(store: Store) -> None:
             while sum(accepted.values()) < len(names):
                 second = next(clock)
-                held = await take(store, dice.randint(1, 4), now=at(second), lease=span(15))
+                held = await claim_jobs(store, dice.randint(1, 4), now=at(second), lease=span(15))
                 await asyncio.sleep(0)
                 await store.advance({"q"}, now=at(next(clock)))
                 outcomes = [dice.choice(ways)(one) for one in held]

@@ -12,13 +12,13 @@ from conveyor.conformance.kit.make import (
     add,
     at,
     claim,
+    claim_jobs,
     completed,
     everything,
     ids,
     job,
     jobs,
     settle,
-    take,
     take_by_id,
 )
 from conveyor.core.store import (
@@ -39,7 +39,7 @@ class ClaimRaces:
 
         async def claimer(store: Store) -> list[JobRecord]:
             mine: list[JobRecord] = []
-            while found := await take(store, 4):
+            while found := await claim_jobs(store, 4):
                 mine += found
                 await asyncio.sleep(0)
             return mine
@@ -53,7 +53,7 @@ class ClaimRaces:
         for n in range(ROUNDS):
             await add(handles[0], job(str(n)))
 
-            found = await at_once([take(store, 2) for store in turns(handles, 6)])
+            found = await at_once([claim_jobs(store, 2) for store in turns(handles, 6)])
 
             assert [ids(mine) for mine in found if mine] == [[str(n)]]
 
@@ -70,7 +70,9 @@ class ClaimRaces:
             names = [f"{n}-{m}" for m in range(6)]
             await add(handles[0], *jobs(names))
 
-            found = await at_once([take(handles[0], 6), *(take_by_id(handles[1], [name]) for name in names)])
+            found = await at_once(
+                [claim_jobs(handles[0], 6), *(take_by_id(handles[1], [name]) for name in names)]
+            )
 
             assert Counter(held.id for mine in found for held in mine) == Counter(names)
 
@@ -99,11 +101,11 @@ class ClaimRaces:
     async def test_the_next_job_of_a_group_is_found_while_the_last_one_ends(self, handles: Handles) -> None:
         wanted = [str(n) for n in range(4 * ROUNDS)]
         await add(handles[0], *jobs(wanted, group="g"), *(job(f"late-{n}", priority=5) for n in range(9)))
-        found = await take(handles[0])
+        found = await claim_jobs(handles[0])
         for _ in wanted[1:]:
             [last] = found[-1:]
 
-            following, _ = await asyncio.gather(take(handles[0]), settle(handles[1], completed(last)))
+            following, _ = await asyncio.gather(claim_jobs(handles[0]), settle(handles[1], completed(last)))
 
             found += following
         assert ids(found) == wanted
@@ -112,7 +114,7 @@ class ClaimRaces:
         await add(handles[0], *jobs("abc"))
         for store, other in (handles, reversed(handles)):
             await store.pause("q", Pause(), now=at(0))
-            assert await take(other, 9) == []
+            assert await claim_jobs(other, 9) == []
 
             await other.resume("q", Pause(), now=at(1))
-            assert len(await take(store, 1, now=at(1))) == 1
+            assert len(await claim_jobs(store, 1, now=at(1))) == 1

@@ -13,12 +13,12 @@ from conveyor.conformance.kit.make import (
     add,
     at,
     child,
+    claim_jobs,
     completed,
     failed,
     get,
     job,
     jobs,
-    take,
     take_one,
 )
 from conveyor.core.store import (
@@ -62,7 +62,7 @@ class FamilyRaces:
         parents = [f"parent-{n}" for n in range(6)]
         kids = [child(f"{parent}-{m}", of=parent) for parent in parents for m in range(6)]
         await add(handles[0], *kids, *jobs(parents))
-        held = await take(handles[0], 99)
+        held = await claim_jobs(handles[0], 99)
         dice.shuffle(held)
 
         answers = await at_once(

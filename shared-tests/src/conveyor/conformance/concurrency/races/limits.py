@@ -12,13 +12,13 @@ from conveyor.conformance.kit.area import area, needs
 from conveyor.conformance.kit.make import (
     add,
     at,
+    claim_jobs,
     completed,
     everything,
     job,
     jobs,
     settle,
     span,
-    take,
 )
 from conveyor.core.store import (
     Feature,
@@ -40,7 +40,7 @@ class LimitRaces:
         async def worker(store: Store) -> None:
             idle = 0
             while idle < 5:
-                held = await take(store, 4, **limits)
+                held = await claim_jobs(store, 4, **limits)
                 active = await store.find(
                     replace(Q, states=frozenset({JobState.ACTIVE})), limit=99, now=at(0)
                 )
@@ -79,7 +79,7 @@ class LimitRaces:
 
         for second in (0, 5, 10, 19, 20):
             found = await at_once(
-                [take(store, 3, limit=limit, now=at(second)) for store in turns(handles, 8)]
+                [claim_jobs(store, 3, limit=limit, now=at(second)) for store in turns(handles, 8)]
             )
 
             assert sum(map(len, found)) == (0 if second % 10 else 5)
@@ -89,6 +89,6 @@ class LimitRaces:
         await add(handles[0], *(job(f"job-{n}", group="gh"[n % 2]) for n in range(40)))
         limit = Limit(rate=Rate(max=3, per=span(10)))
 
-        found = await at_once([take(store, 3, group_limit=limit) for store in turns(handles, 8)])
+        found = await at_once([claim_jobs(store, 3, group_limit=limit) for store in turns(handles, 8)])
 
         assert Counter(held.group for mine in found for held in mine) == {"g": 3, "h": 3}

@@ -14,13 +14,13 @@ from conveyor.conformance.kit.make import (
     add,
     at,
     child,
+    claim_jobs,
     completed,
     failed,
     job,
     jobs,
     look,
     settle,
-    take,
     take_one,
 )
 from conveyor.core.store import Feature, JobRecord, JobState, Settled, Store
@@ -55,7 +55,7 @@ class StepRaces:
         parents = [f"parent-{n}" for n in range(STEPS)]
         kids = [child(f"{parent}-{m}", of=parent) for parent in parents for m in range(2)]
         await add(handles[0], *kids, *jobs(parents))
-        held = await take(handles[0], 2 * STEPS)
+        held = await claim_jobs(handles[0], 2 * STEPS)
 
         async def end_them() -> None:
             for n, one in enumerate(held):
@@ -121,7 +121,7 @@ class StepRaces:
             await add(handles[1], job(f"{id}-next", group=id, group_max_size=1), now=at(1))
 
         async def start(id: str) -> None:
-            (held,) = await take(handles[0], 1, now=at(1))
+            (held,) = await claim_jobs(handles[0], 1, now=at(1))
             assert held.id == id, "the only job that waits is claimed"
 
         for n in range(STEPS):

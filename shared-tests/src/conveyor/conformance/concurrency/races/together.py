@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 from conveyor.conformance.kit.make import (
     add,
     at,
+    claim_jobs,
     completed,
     jobs,
-    take,
 )
 from conveyor.core.store import (
     JobRecord,
@@ -53,7 +53,7 @@ async def while_at_work(handles: Handles, call: Callable[[], Coroutine[Any, Any,
 async def work(store: Store, mine: list[JobRecord]) -> None:
     """Claim and complete jobs until none is waiting, and keep each as it was claimed."""
     while await store.count(WAITING, now=at(0)):
-        taken = await take(store, 5)  # none: somebody else is at those that wait
+        taken = await claim_jobs(store, 5)  # none: somebody else is at those that wait
         mine += taken
         await asyncio.sleep(0)
         await store.settle([completed(record) for record in taken], now=at(0))

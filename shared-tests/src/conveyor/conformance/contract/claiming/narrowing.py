@@ -14,6 +14,7 @@ from conveyor.conformance.kit.make import (
     at,
     child,
     claim,
+    claim_jobs,
     get,
     ids,
     in_state,
@@ -21,7 +22,6 @@ from conveyor.conformance.kit.make import (
     jobs,
     settle,
     span,
-    take,
     take_by_id,
     take_one,
 )
@@ -35,8 +35,8 @@ class Narrowing:
     async def test_names_narrow_a_claim(self, store: Store) -> None:
         await add(store, job("a", name="x"), job("b", name="y"), job("c", name="z"), job("d", name="y"))
 
-        assert ids(await take(store, 5, names=frozenset({"y", "z"}))) == ["b", "c", "d"]
-        assert ids(await take(store, 5)) == ["a"]
+        assert ids(await claim_jobs(store, 5, names=frozenset({"y", "z"}))) == ["b", "c", "d"]
+        assert ids(await claim_jobs(store, 5)) == ["a"]
 
     async def test_names_do_not_change_the_order(self, store: Store) -> None:
         await add(
@@ -47,20 +47,20 @@ class Narrowing:
             job("d", name="y", lifo=True),
         )
 
-        assert ids(await take(store, 5, names=frozenset({"x", "y"}))) == ["b", "d", "c", "a"]
+        assert ids(await claim_jobs(store, 5, names=frozenset({"x", "y"}))) == ["b", "d", "c", "a"]
 
     async def test_names_that_no_job_has_claim_nothing(self, store: Store) -> None:
         await add(store, job("a", name="x"))
 
-        assert await take(store, 5, names=frozenset({"X", "y"})) == []
-        assert await take(store, 5, names=frozenset()) == []
+        assert await claim_jobs(store, 5, names=frozenset({"X", "y"})) == []
+        assert await claim_jobs(store, 5, names=frozenset()) == []
 
     async def test_ids_claim_exactly_these(self, store: Store) -> None:
         await add(store, *jobs("abcd"))
 
         assert ids(await take_by_id(store, ["d", "b", "missing", "b"])) == ["b", "d"]
         assert await take_by_id(store, []) == []
-        assert ids(await take(store, 9)) == ["a", "c"]
+        assert ids(await claim_jobs(store, 9)) == ["a", "c"]
 
     async def test_ids_are_looked_for_in_the_claims_queue_only(self, store: Store) -> None:
         await add(store, job("a", queue="other"))
@@ -115,7 +115,7 @@ class Narrowing:
         await store.pause("q", Pause(name="x"), now=at(0))
         await store.pause("q", Pause(), now=at(0))
 
-        assert ids(await take(store, 5)) == []
+        assert ids(await claim_jobs(store, 5)) == []
         assert ids(await take_by_id(store, "ab")) == ["a", "b"]
 
     @pytest.mark.parametrize(

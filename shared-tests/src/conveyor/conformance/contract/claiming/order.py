@@ -11,6 +11,7 @@ from conveyor.conformance.kit.make import (
     DONE,
     add,
     at,
+    claim_jobs,
     completed,
     ids,
     job,
@@ -18,7 +19,6 @@ from conveyor.conformance.kit.make import (
     retried,
     settle,
     span,
-    take,
     take_one,
 )
 from conveyor.core.store import Change, Outcome, Store, Where
@@ -31,13 +31,13 @@ class ClaimOrder:
     async def test_the_lowest_priority_goes_first(self, store: Store) -> None:
         await add(store, job("c", priority=5), job("a", priority=-5), job("b"))
 
-        assert ids(await take(store, 5)) == ["a", "b", "c"]
+        assert ids(await claim_jobs(store, 5)) == ["a", "b", "c"]
 
     async def test_within_a_priority_the_first_in_goes_first(self, store: Store) -> None:
         await add(store, job("z"), job("y"))
         await add(store, job("x"))
 
-        assert ids(await take(store, 5)) == ["z", "y", "x"]
+        assert ids(await claim_jobs(store, 5)) == ["z", "y", "x"]
 
     async def test_lifo_jobs_go_ahead_of_their_priority_newest_first(self, store: Store) -> None:
         await add(
@@ -50,27 +50,27 @@ class ClaimOrder:
             job("late", priority=1, lifo=True),
         )
 
-        assert ids(await take(store, 9)) == ["urgent", "lifo-2", "lifo-1", "fifo-1", "fifo-2", "late"]
+        assert ids(await claim_jobs(store, 9)) == ["urgent", "lifo-2", "lifo-1", "fifo-1", "fifo-2", "late"]
 
     async def test_newest_first_reverses_all_within_a_priority(self, store: Store) -> None:
         await add(store, job("a"), job("b", lifo=True), job("c"), job("d", priority=1), job("e", priority=-1))
 
-        assert ids(await take(store, 9, newest_first=True)) == ["e", "c", "b", "a", "d"]
+        assert ids(await claim_jobs(store, 9, newest_first=True)) == ["e", "c", "b", "a", "d"]
 
     async def test_newest_first_and_oldest_first_share_a_queue(self, store: Store) -> None:
         await add(store, *jobs("abcd"))
 
-        assert ids(await take(store, newest_first=True)) == ["d"]
-        assert ids(await take(store)) == ["a"]
-        assert ids(await take(store, newest_first=True)) == ["c"]
-        assert ids(await take(store)) == ["b"]
+        assert ids(await claim_jobs(store, newest_first=True)) == ["d"]
+        assert ids(await claim_jobs(store)) == ["a"]
+        assert ids(await claim_jobs(store, newest_first=True)) == ["c"]
+        assert ids(await claim_jobs(store)) == ["b"]
 
     async def test_with_ageing_a_job_that_waits_gains_on_later_ones(self, store: Store) -> None:
         await add(store, job("patient", priority=3, ageing=span(10)), now=at(0))
         await add(store, job("soon", priority=0, ageing=span(10)), now=at(29))
         await add(store, job("late", priority=0, ageing=span(10)), now=at(31))
 
-        assert ids(await take(store, 5, now=at(40))) == ["soon", "patient", "late"]
+        assert ids(await claim_jobs(store, 5, now=at(40))) == ["soon", "patient", "late"]
 
     @pytest.mark.parametrize("way", ["retried", "given back", "stalled", "retried by hand"])
     async def test_with_ageing_a_job_that_waits_again_keeps_its_age(self, store: Store, way: str) -> None:
@@ -88,7 +88,7 @@ class ClaimOrder:
                 await settle(store, completed(held), now=at(61))
                 await store.update(Where(queue="q"), Change(retry=True), now=at(62))
 
-        assert ids(await take(store, 5, now=at(200))) == ["old", "new"]
+        assert ids(await claim_jobs(store, 5, now=at(200))) == ["old", "new"]
 
     @pytest.mark.parametrize("lifo", [False, True])
     async def test_a_retried_job_keeps_its_place(self, store: Store, *, lifo: bool) -> None:
@@ -97,7 +97,7 @@ class ClaimOrder:
         held = await take_one(store, "b")
         await settle(store, retried(held))
 
-        assert ids(await take(store, 5)) == order
+        assert ids(await claim_jobs(store, 5)) == order
 
     async def test_a_job_whose_retry_was_delayed_keeps_its_place(self, store: Store) -> None:
         await add(store, *jobs("abc"))
@@ -105,43 +105,43 @@ class ClaimOrder:
         await settle(store, retried(held, delay=5))
         await store.advance({"q"}, now=at(5))
 
-        assert ids(await take(store, 5, now=at(6))) == ["a", "b", "c"]
+        assert ids(await claim_jobs(store, 5, now=at(6))) == ["a", "b", "c"]
 
     async def test_a_promoted_job_keeps_its_place(self, store: Store) -> None:
         await add(store, job("a"), job("b", delay=span(60)), job("c"))
         await store.update(Where(queue="q", ids=frozenset("b")), Change(delay=timedelta(0)), now=at(1))
 
-        assert ids(await take(store, 5, now=at(1))) == ["a", "b", "c"]
+        assert ids(await claim_jobs(store, 5, now=at(1))) == ["a", "b", "c"]
 
     async def test_a_due_job_keeps_its_place(self, store: Store) -> None:
         await add(store, job("a"), job("b", delay=span(60)), job("c"))
         await store.advance({"q"}, now=at(60))
 
-        assert ids(await take(store, 5, now=at(60))) == ["a", "b", "c"]
+        assert ids(await claim_jobs(store, 5, now=at(60))) == ["a", "b", "c"]
 
     async def test_a_due_lifo_job_keeps_its_place(self, store: Store) -> None:
         await add(store, job("a", lifo=True), job("b", lifo=True, delay=span(60)), job("c", lifo=True))
         await store.advance({"q"}, now=at(60))
 
-        assert ids(await take(store, 5, now=at(60))) == ["c", "b", "a"]
+        assert ids(await claim_jobs(store, 5, now=at(60))) == ["c", "b", "a"]
 
     async def test_a_stalled_job_keeps_its_place(self, store: Store) -> None:
         await add(store, *jobs("abc"))
         await take_one(store, "b")
         await store.advance({"q"}, now=at(30))
 
-        assert ids(await take(store, 5, now=at(31))) == ["a", "b", "c"]
+        assert ids(await claim_jobs(store, 5, now=at(31))) == ["a", "b", "c"]
 
     async def test_a_finished_job_that_is_retried_keeps_its_place(self, store: Store) -> None:
         await add(store, *jobs("abc"))
         await settle(store, Outcome.failed(await take_one(store, "a"), DONE))
         await store.update(Where(queue="q", ids=frozenset("a")), Change(retry=True), now=at(1))
 
-        assert ids(await take(store, 5, now=at(1))) == ["a", "b", "c"]
+        assert ids(await claim_jobs(store, 5, now=at(1))) == ["a", "b", "c"]
 
     async def test_a_job_given_back_keeps_its_place(self, store: Store) -> None:
         await add(store, *jobs("abc"))
-        (held, _) = await take(store, 2)
+        (held, _) = await claim_jobs(store, 2)
         await settle(store, Outcome.given_back(held))
 
-        assert ids(await take(store, 5)) == ["a", "c"]
+        assert ids(await claim_jobs(store, 5)) == ["a", "c"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from conveyor.conformance.kit.area import area
-from conveyor.conformance.kit.make import LEASE, add, at, claim, ids, job, span, take
+from conveyor.conformance.kit.make import LEASE, add, at, claim, claim_jobs, ids, job, span
 from conveyor.core.store import Pause, Store
 
 
@@ -15,7 +15,7 @@ class Waits:
 
     async def test_a_claim_waits_for_nothing_with_nothing_in_sight(self, store: Store) -> None:
         await add(store, job("a"))
-        await take(store)
+        await claim_jobs(store)
 
         assert (await store.claim(claim(), now=at(1))).wait is None
 

@@ -10,13 +10,13 @@ from conveyor.conformance.kit.make import (
     add,
     at,
     child,
+    claim_jobs,
     completed,
     get,
     ids,
     job,
     settle,
     states,
-    take,
     take_by_id,
     take_one,
 )
@@ -35,7 +35,7 @@ class Awaiting:
 
     async def test_the_job_runs_again_when_its_new_children_have_ended(self, store: Store) -> None:
         await add(store, job("parent", payload="7"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
 
         settled = await settle(
             store, Outcome.awaiting(held, DONE, children=(child("a"), child("b", queue="other"))), now=at(1)
@@ -51,7 +51,7 @@ class Awaiting:
         assert await end(store, "a", second=2) == []
         other = await take_one(store, "b", queue="other", now=at(3))
         assert list((await settle(store, completed(other), now=at(3))).released) == [PARENT]
-        (again,) = await take(store, now=at(4))
+        (again,) = await claim_jobs(store, now=at(4))
         assert (again.id, again.attempt) == ("parent", 2)
 
     async def test_only_the_children_that_were_created_are_waited_for(self, store: Store) -> None:
@@ -75,7 +75,7 @@ class Awaiting:
 
     async def test_grandchildren_come_with_the_children(self, store: Store) -> None:
         await add(store, job("parent"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
 
         await settle(
             store,
@@ -90,7 +90,7 @@ class Awaiting:
 
     async def test_a_stale_job_adds_no_children(self, store: Store) -> None:
         await add(store, job("parent"))
-        (stale,) = await take(store)
+        (stale,) = await claim_jobs(store)
         await store.advance({"q"}, now=at(30))
 
         settled = await store.settle([Outcome.awaiting(stale, DONE, children=(child("a"),))], now=at(31))
@@ -100,7 +100,7 @@ class Awaiting:
 
     async def test_repeating_it_adds_nothing_and_waits_for_nothing_more(self, store: Store) -> None:
         await add(store, job("parent"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
         outcome = Outcome.awaiting(held, DONE, children=(child("a"),))
         await settle(store, outcome, now=at(1))
 

@@ -10,6 +10,7 @@ from conveyor.conformance.kit.make import (
     add,
     at,
     child,
+    claim_jobs,
     completed,
     everything,
     get,
@@ -18,7 +19,6 @@ from conveyor.conformance.kit.make import (
     look,
     settle,
     span,
-    take,
 )
 from conveyor.core.store import (
     Feature,
@@ -45,7 +45,7 @@ class InsertingFamilies:
     async def test_a_parent_that_waits_for_its_children_is_not_claimed(self, store: Store) -> None:
         await family(store, "a", "b")
 
-        assert ids(await take(store, 9)) == ["a", "b"]
+        assert ids(await claim_jobs(store, 9)) == ["a", "b"]
 
     async def test_a_family_of_three_generations_is_inserted_in_one_call(self, store: Store) -> None:
         await add(
@@ -59,7 +59,7 @@ class InsertingFamilies:
 
         assert (await get(store, "branch")).pending == 2
         assert (await get(store, "parent")).pending == 2
-        assert ids(await take(store, 9)) == ["leaf-1", "leaf-2", "twig"]
+        assert ids(await claim_jobs(store, 9)) == ["leaf-1", "leaf-2", "twig"]
 
     async def test_a_parent_already_waiting_for_children_waits_for_a_new_one_too(self, store: Store) -> None:
         await family(store, "a")
@@ -183,7 +183,7 @@ class InsertingFamilies:
         """A parent waits for a thousand children that are added with it."""
         await family(store, *(f"kid-{n}" for n in range(1_000)))
 
-        held = await take(store, 1_000)
+        held = await claim_jobs(store, 1_000)
         first = await settle(store, *map(completed, held[:999]), now=at(1))
         last = await settle(store, completed(held[999]), now=at(2))
 

@@ -16,6 +16,7 @@ from conveyor.conformance.kit.make import (
     at,
     cancelled,
     child,
+    claim_jobs,
     completed,
     everything,
     failed,
@@ -27,7 +28,6 @@ from conveyor.conformance.kit.make import (
     settle,
     span,
     states,
-    take,
     take_one,
 )
 from conveyor.core.store import (
@@ -58,7 +58,7 @@ class Releasing:
         assert await end(store, "b", ending) == [PARENT]
         parent = await get(store, "parent")
         assert (parent.state, parent.pending) == (JobState.WAITING, 0)
-        assert ids(await take(store, now=at(2))) == ["parent"]
+        assert ids(await claim_jobs(store, now=at(2))) == ["parent"]
 
     async def test_a_child_remembers_that_it_has_released_its_parent(self, store: Store) -> None:
         await family(store, "a", "b")
@@ -69,7 +69,7 @@ class Releasing:
 
     async def test_two_children_that_end_in_one_call_release_their_parent_once(self, store: Store) -> None:
         await family(store, "a", "b")
-        a, b = await take(store, 2)
+        a, b = await claim_jobs(store, 2)
 
         settled = await settle(store, completed(a), failed(b), now=at(1))
 
@@ -159,7 +159,7 @@ class Releasing:
         held = await take_one(store, "a", queue="kids")
         await settle(store, completed(held), now=at(1))
 
-        assert ids(await take(store, 9, now=at(2))) == ["parent", "later"]
+        assert ids(await claim_jobs(store, 9, now=at(2))) == ["parent", "later"]
 
     async def test_release_all_ends_the_waiting_of_the_parent_at_once(self, store: Store) -> None:
         await family(store, "a", "b", "c")
@@ -280,7 +280,7 @@ class Releasing:
         assert (ids(deleted.removed), list(deleted.released)) == (["a", "b", "parent"], [])
         assert await everything(store) == []
 
-    async def test_those_are_told_as_released_that_wait_for_no_child_and_are_still_there(
+    async def test_those_are_reported_as_released_that_wait_for_no_child_and_are_still_there(
         self, store: Store
     ) -> None:
         """A parent released in the call and removed by it, one that still waits, one that waits no more."""

@@ -13,6 +13,7 @@ from conveyor.conformance.kit.make import (
     add,
     at,
     child,
+    claim_jobs,
     failed,
     get,
     ids,
@@ -20,7 +21,6 @@ from conveyor.conformance.kit.make import (
     settle,
     span,
     states,
-    take,
     take_by_id,
     take_one,
 )
@@ -81,7 +81,7 @@ class Reopening:
         assert parent.payload == "7"
         assert await end(store, "a", second=6) == []
         assert await end(store, "b", second=7) == [PARENT]
-        assert ids(await take(store, now=at(8))) == ["parent"]
+        assert ids(await claim_jobs(store, now=at(8))) == ["parent"]
 
     @pytest.mark.parametrize(
         "state", [JobState.DELAYED, JobState.ACTIVE, JobState.COMPLETED, JobState.CANCELLED]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from conveyor.conformance.contract.groups.fair_share import Turns
+from conveyor.conformance.contract.groups.fair_share import FairShare
 from conveyor.conformance.contract.groups.sizes import GroupNames, Sizes
 
 
-class Groups(Turns, Sizes, GroupNames):
+class Groups(FairShare, Sizes, GroupNames):
     """Groups."""

@@ -11,18 +11,18 @@ from conveyor.conformance.kit.area import area
 from conveyor.conformance.kit.make import (
     add,
     at,
+    claim_jobs,
     ids,
     retried,
     settle,
     span,
-    take,
     take_one,
 )
 from conveyor.core.store import Feature, Outcome, Pause, Stalled, Store
 
 
 @area("groups", Feature.GROUPS)
-class Turns:
+class FairShare:
     """Who goes next."""
 
     async def test_groups_take_turns(self, store: Store) -> None:
@@ -34,8 +34,8 @@ class Turns:
     async def test_one_claim_of_many_jobs_takes_turns_as_many_claims_do(self, store: Store) -> None:
         await add(store, *members("g1", "g2", "g3", "h1", "h2", "i1"))
 
-        assert ids(await take(store, 4)) == ["g1", "h1", "i1", "g2"]
-        assert ids(await take(store, 9)) == ["h2", "g3"]
+        assert ids(await claim_jobs(store, 4)) == ["g1", "h1", "i1", "g2"]
+        assert ids(await claim_jobs(store, 9)) == ["h2", "g3"]
 
     async def test_jobs_without_a_group_take_turns_as_one_more_group(self, store: Store) -> None:
         await add(store, *members("-1", "-2", "-3", "g1", "g2", "h1"))
@@ -90,7 +90,7 @@ class Turns:
         await take_one(store, "h1")
         await store.advance({"q"}, now=at(30))
 
-        found = [ids(await take(store, 9, stalled=Stalled.ALONE, now=at(31))) for _ in range(3)]
+        found = [ids(await claim_jobs(store, 9, stalled=Stalled.ALONE, now=at(31))) for _ in range(3)]
 
         assert found == [["g1"], ["h1"], ["-1", "g2", "h2"]]
 
@@ -126,7 +126,7 @@ class Turns:
 
     async def test_a_turn_is_taken_whatever_becomes_of_the_job(self, store: Store) -> None:
         await add(store, *members("g1", "g2", "h1"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
         await settle(store, Outcome.given_back(held))
 
         assert await run_all(store) == ["h1", "g1", "g2"]
@@ -163,17 +163,17 @@ class Turns:
 
     async def test_a_retried_job_goes_back_to_its_place_in_its_group(self, store: Store) -> None:
         await add(store, *members("g1", "g2", "h1"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
         await settle(store, retried(held))
 
         assert await run_all(store) == ["h1", "g1", "g2"]
 
     async def test_a_small_group_is_served_within_two_rounds_of_a_large_one(self, store: Store) -> None:
         await add(store, *members(*(f"g{n}" for n in range(500))))
-        await take(store, 100)
+        await claim_jobs(store, 100)
         await add(store, *members("h1"))
 
-        assert "h1" in ids(await take(store, 2))
+        assert "h1" in ids(await claim_jobs(store, 2))
 
     # ----------------------------------------------------------- forgetting
 

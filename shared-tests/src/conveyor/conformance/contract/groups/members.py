@@ -7,10 +7,10 @@ from typing import Any
 from conveyor.conformance.kit.make import (
     AT_ONCE,
     at,
+    claim_jobs,
     completed,
     job,
     settle,
-    take,
 )
 from conveyor.core.store import JobRecord, Store, Where
 
@@ -29,7 +29,7 @@ def members(*names: str, **fields: Any) -> list[JobRecord]:
 
 async def run(store: Store, second: float = 0, **fields: Any) -> str:
     """Claim one job, complete and remove it, and return its id; "" when there is none."""
-    found = await take(store, now=at(second), **fields)
+    found = await claim_jobs(store, now=at(second), **fields)
     if not found:
         return ""
     await settle(store, completed(found[0], retention=AT_ONCE), now=at(second))

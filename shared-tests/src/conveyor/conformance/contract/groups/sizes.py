@@ -11,6 +11,7 @@ from conveyor.conformance.kit.area import area, needs
 from conveyor.conformance.kit.make import (
     add,
     at,
+    claim_jobs,
     completed,
     everything,
     get,
@@ -20,7 +21,6 @@ from conveyor.conformance.kit.make import (
     retried,
     settle,
     span,
-    take,
     take_one,
 )
 from conveyor.core.errors import GroupFullError
@@ -74,7 +74,7 @@ class Sizes:
 
     async def test_active_and_finished_jobs_do_not_count(self, store: Store) -> None:
         await add(store, *members("g1", "g2"))
-        g1, _ = await take(store, 2)
+        g1, _ = await claim_jobs(store, 2)
         await settle(store, completed(g1))
 
         await add(store, member("g3", group_max_size=1))
@@ -111,7 +111,7 @@ class Sizes:
 
     async def test_a_job_goes_back_to_a_full_group(self, store: Store) -> None:
         await add(store, member("g1", group_max_size=1))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
         await add(store, member("g2", group_max_size=1))
 
         await settle(store, retried(held), now=at(1))
@@ -120,7 +120,7 @@ class Sizes:
 
     async def test_a_retried_finished_job_counts_and_is_not_refused(self, store: Store) -> None:
         await add(store, member("g1", group_max_size=1))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
         await settle(store, completed(held))
         await add(store, member("g2", group_max_size=1))
 
@@ -147,4 +147,4 @@ class GroupNames:
     async def test_no_name_of_a_group_means_anything(self, store: Store, group: str) -> None:
         await add(store, *jobs("ab"), job("c", group=group), job("d", group=group))
 
-        assert ids(await take(store, 9)) == ["a", "c", "b", "d"]
+        assert ids(await claim_jobs(store, 9)) == ["a", "c", "b", "d"]

@@ -11,12 +11,12 @@ from conveyor.conformance.kit.make import (
     LEASE,
     add,
     at,
+    claim_jobs,
     completed,
     everything,
     get,
     job,
     settle,
-    take,
 )
 from conveyor.core.store import (
     Beat,
@@ -64,7 +64,7 @@ class Documents:
             await add(store, job(kind, payload=text, options=text, report=text))
 
             stored = await get(store, kind)
-            (held,) = await take(store)
+            (held,) = await claim_jobs(store)
             for found in (stored, held):
                 assert same(found.payload, text), kind
                 assert same(found.options, text), kind
@@ -73,7 +73,7 @@ class Documents:
     async def test_documents_that_are_written_later_come_back_equal(self, store: Store) -> None:
         for kind, text in DOCUMENTS.items():
             await add(store, *(job(f"{written} {kind}") for written in ("beat", "settled", "changed")))
-            beat, settled, changed = await take(store, 3)
+            beat, settled, changed = await claim_jobs(store, 3)
 
             await store.renew([Beat(lease=beat.lease, report=text, payload=text)], LEASE, now=at(1))
             await settle(store, Outcome.completed(settled, text), now=at(1))
@@ -89,9 +89,9 @@ class Documents:
         text = DOCUMENTS["escapes"]
         await add(store, job("a", payload=text, options=text))
         for second in range(3):
-            (held,) = await take(store, now=at(second))
+            (held,) = await claim_jobs(store, now=at(second))
             await settle(store, Outcome.retry(held, text, delay=timedelta(0)), now=at(second))
-        await take(store, now=at(5))
+        await claim_jobs(store, now=at(5))
         await store.advance({"q"}, now=at(100))
 
         found = await get(store, "a")
@@ -101,7 +101,7 @@ class Documents:
 
     async def test_spawned_documents_come_back_equal(self, store: Store) -> None:
         await add(store, job("a"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
         texts = list(DOCUMENTS.values())
         spawn = tuple(job(str(n), payload=text) for n, text in enumerate(texts))
 

@@ -7,6 +7,7 @@ from conveyor.conformance.kit.make import (
     LEASE,
     add,
     at,
+    claim_jobs,
     completed,
     everything,
     get,
@@ -14,7 +15,6 @@ from conveyor.conformance.kit.make import (
     job,
     look,
     settle,
-    take,
     take_one,
 )
 from conveyor.core.store import (
@@ -97,7 +97,7 @@ class Names:
 
         for queue in NAMES:
             assert {key[0] for key in await store.count(Where(queue=queue), now=at(0))} == {queue}
-            (held,) = await take(store, 5, queue=queue)
+            (held,) = await claim_jobs(store, 5, queue=queue)
             assert (held.queue, held.id) == (queue, "a")
             await settle(store, completed(held), now=at(1))
             assert ids((await store.advance({queue}, now=at(60))).due) == ["b"]
@@ -126,9 +126,9 @@ class Names:
             assert ids(await store.find(where, limit=9, now=at(0))) == [n]
             await store.pause("q", Pause(name=name), now=at(0))
             assert await store.paused("q", now=at(0)) == {Pause(name=name): None}
-            assert await take(store, names=frozenset({name})) == []
+            assert await claim_jobs(store, names=frozenset({name})) == []
             await store.resume("q", Pause(name=name), now=at(0))
-            (held,) = await take(store, 9, names=frozenset({name}))
+            (held,) = await claim_jobs(store, 9, names=frozenset({name}))
             assert (held.id, held.name) == (n, name)
 
     async def test_pausing_a_name_pauses_no_other(self, store: Store) -> None:
@@ -137,7 +137,7 @@ class Names:
         for name in NAMES[:20]:
             await store.pause("q", Pause(name=name), now=at(0))
 
-        assert ids(await take(store, 99)) == list(kinds)[20:]
+        assert ids(await claim_jobs(store, 99)) == list(kinds)[20:]
 
     @needs(Feature.GROUPS)
     async def test_groups_of_any_name_are_told_apart(self, store: Store) -> None:
@@ -147,7 +147,7 @@ class Names:
         counts = await store.count(Where(queue="q"), by_group=True, now=at(0))
         assert counts == {(group, JobState.WAITING): 1 for group in NAMES}
         await store.pause("q", Pause(group="__ungrouped__"), now=at(0))
-        assert len(await take(store, 99)) == len(NAMES) - 1
+        assert len(await claim_jobs(store, 99)) == len(NAMES) - 1
 
     @needs(Feature.UNIQUE_KEYS)
     async def test_keys_of_any_text_are_told_apart(self, store: Store) -> None:
@@ -161,7 +161,7 @@ class Names:
     async def test_workers_of_any_name_hold_jobs(self, store: Store) -> None:
         for n, name in numbered(NAMES).items():
             await add(store, job(n))
-            (held,) = await take(store, worker=name)
+            (held,) = await claim_jobs(store, worker=name)
             assert held.locked_by == name
 
     @needs(Feature.FLOWS)

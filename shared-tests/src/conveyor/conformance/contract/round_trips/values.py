@@ -15,6 +15,7 @@ from conveyor.conformance.kit.make import (
     at,
     child,
     claim,
+    claim_jobs,
     completed,
     everything,
     get,
@@ -22,7 +23,6 @@ from conveyor.conformance.kit.make import (
     in_state,
     job,
     settle,
-    take,
 )
 from conveyor.core.store import (
     Beat,
@@ -73,7 +73,13 @@ class Values:
             store, *(job(str(p), priority=p) for p in (2**31 - 1, 0, -(2**31), 2**31 - 2, -(2**31) + 1))
         )
 
-        assert ids(await take(store, 9)) == ["-2147483648", "-2147483647", "0", "2147483646", "2147483647"]
+        assert ids(await claim_jobs(store, 9)) == [
+            "-2147483648",
+            "-2147483647",
+            "0",
+            "2147483646",
+            "2147483647",
+        ]
 
     @pytest.mark.parametrize("moment", INSTANTS, ids=str)
     async def test_instants_come_back_to_the_microsecond(self, store: Store, moment: datetime) -> None:
@@ -86,7 +92,7 @@ class Values:
         assert found.run_at.utcoffset() == timedelta(0)
 
         due = await store.advance({"q"}, now=moment)
-        (held,) = await take(store, now=moment)
+        (held,) = await claim_jobs(store, now=moment)
         await settle(store, completed(held), now=moment)
         found = await get(store, "a", now=moment)
         assert len(due.due) == 1
@@ -123,7 +129,7 @@ class Values:
     async def test_leases_of_any_length(self, store: Store, length: timedelta) -> None:
         """A lease may be of any length, and ends that long after its claim or its latest beat."""
         await add(store, job("a"))
-        (held,) = await take(store, lease=length)
+        (held,) = await claim_jobs(store, lease=length)
         assert held.lease_until == at(0) + length
 
         await store.renew([Beat(lease=held.lease)], length, now=at(5))
@@ -141,7 +147,7 @@ class Values:
             moment = at(0) + timedelta(microseconds=40 * n)
             await add(store, job(str(n), ageing=timedelta(seconds=1), priority=5 - 5 * (n == 1)), now=moment)
 
-        assert ids(await take(store, 9)) == ["1", "0", "2"]
+        assert ids(await claim_jobs(store, 9)) == ["1", "0", "2"]
 
     async def test_a_huge_count_is_a_count(self, store: Store) -> None:
         await add(store, job("a"))
@@ -154,8 +160,8 @@ class Values:
         await add(store, job("a"), job("b"))
         limit = Limit(rate=Rate(max=1, per=timedelta(days=36_525)))
 
-        assert ids(await take(store, 9, limit=limit)) == ["a"]
-        assert await take(store, 9, limit=limit, now=at(1_000_000)) == []
+        assert ids(await claim_jobs(store, 9, limit=limit)) == ["a"]
+        assert await claim_jobs(store, 9, limit=limit, now=at(1_000_000)) == []
 
     async def test_the_record_of_a_claim_is_the_record_that_is_stored(self, store: Store) -> None:
         full: dict[str, Any] = {
@@ -166,7 +172,7 @@ class Values:
             "lifo": True,
         }
         await add(store, job("a", **full))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
 
         assert await get(store, "a") == held
         assert held == replace(held, **full)

@@ -14,6 +14,7 @@ from conveyor.conformance.kit.make import (
     add,
     at,
     cancelled,
+    claim_jobs,
     completed,
     everything,
     failed,
@@ -26,7 +27,6 @@ from conveyor.conformance.kit.make import (
     settle,
     span,
     states,
-    take,
     take_one,
 )
 from conveyor.core.store import (
@@ -95,7 +95,7 @@ class Changing:
         await store.update(replace(Q, ids=frozenset("c")), Change(priority=-1), now=at(1))
         await store.update(replace(Q, ids=frozenset("a")), Change(priority=1), now=at(1))
 
-        assert ids(await take(store, 9)) == ["c", "b", "a"]
+        assert ids(await claim_jobs(store, 9)) == ["c", "b", "a"]
 
     async def test_a_priority_changed_back_gives_the_old_place_back(self, store: Store) -> None:
         await add(store, *jobs("abc"))
@@ -104,7 +104,7 @@ class Changing:
         await store.update(b, Change(priority=1), now=at(1))
         await store.update(b, Change(priority=0), now=at(1))
 
-        assert ids(await take(store, 9)) == ["a", "b", "c"]
+        assert ids(await claim_jobs(store, 9)) == ["a", "b", "c"]
 
     async def test_a_changed_priority_holds_for_an_active_job_that_waits_again(self, store: Store) -> None:
         await add(store, *jobs("abc"))
@@ -112,7 +112,7 @@ class Changing:
         await store.update(replace(Q, ids=frozenset("c")), Change(priority=-1), now=at(1))
         await settle(store, Outcome.given_back(held))
 
-        assert ids(await take(store, 9)) == ["c", "a", "b"]
+        assert ids(await claim_jobs(store, 9)) == ["c", "a", "b"]
 
     async def test_a_waiting_job_can_be_delayed(self, store: Store) -> None:
         await add(store, *jobs("abc"))
@@ -123,7 +123,7 @@ class Changing:
         found = await everything(store)
         assert [one.run_at for one in found] == [at(70), at(99), None]
         assert [one.state.value for one in found] == ["delayed", "delayed", "waiting"]
-        assert ids(await take(store, 9, now=at(11))) == ["c"]
+        assert ids(await claim_jobs(store, 9, now=at(11))) == ["c"]
 
     async def test_a_delayed_job_can_be_delayed_anew(self, store: Store) -> None:
         await add(store, *jobs("ab", delay=span(60)))
@@ -144,11 +144,11 @@ class Changing:
 
         found = await get(store, "a")
         assert (found.state, found.run_at) == (JobState.WAITING, None)
-        assert ids(await take(store, now=at(10))) == ["a"]
+        assert ids(await claim_jobs(store, now=at(10))) == ["a"]
 
     async def test_cancelling_asks_the_holder(self, store: Store) -> None:
         await add(store, job("a"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
 
         await store.update(Q, Change(cancel=True), now=at(1))
 
@@ -159,7 +159,7 @@ class Changing:
     @pytest.mark.parametrize("state", TERMINAL)
     async def test_a_finished_job_can_be_retried(self, store: Store, state: JobState) -> None:
         await add(store, job("a", payload="1", options="2", priority=3))
-        await take(store)
+        await claim_jobs(store)
         await store.advance({"q"}, now=at(30))
         held = await take_one(store, "a", now=at(31))
         await store.update(Q, Change(cancel=True), now=at(32))
@@ -189,7 +189,7 @@ class Changing:
         await finish(store, "a", at_second=1)
         await store.update(Q, Change(retry=True), now=at(2))
 
-        (held,) = await take(store, now=at(3))
+        (held,) = await claim_jobs(store, now=at(3))
         assert (held.attempt, held.cancel_requested) == (1, False)
 
         await settle(store, failed(held), now=at(4))
@@ -197,7 +197,7 @@ class Changing:
 
     async def test_the_old_lease_of_a_retried_job_is_stale(self, store: Store) -> None:
         await add(store, job("a"))
-        (old,) = await take(store)
+        (old,) = await claim_jobs(store)
         await settle(store, completed(old), now=at(1))
         await store.update(Q, Change(retry=True), now=at(2))
 

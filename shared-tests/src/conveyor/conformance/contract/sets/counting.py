@@ -12,13 +12,13 @@ from conveyor.conformance.kit.make import (
     START,
     add,
     at,
+    claim_jobs,
     completed,
     failed,
     job,
     jobs,
     settle,
     span,
-    take,
     take_one,
 )
 from conveyor.core.store import (
@@ -123,7 +123,7 @@ class Counting:
         await add(store, *jobs("abcd"), job("e", delay=span(60)))
         assert await counted() == {"waiting": 4, "delayed": 1}
 
-        a, b, c = await take(store, 3)
+        a, b, c = await claim_jobs(store, 3)
         assert await counted() == {"waiting": 1, "delayed": 1, "active": 3}
 
         await settle(store, completed(a), failed(b))

@@ -13,11 +13,11 @@ from conveyor.conformance.kit.make import (
     START,
     add,
     at,
+    claim_jobs,
     ids,
     job,
     jobs,
     span,
-    take,
     take_one,
 )
 from conveyor.core.store import (
@@ -78,7 +78,7 @@ class Paging:
 
         order = await found(store, where, order=Order.CLAIM)
 
-        assert order == ids(await take(store, 99))
+        assert order == ids(await claim_jobs(store, 99))
 
     async def test_the_order_of_claiming_holds_for_jobs_in_any_state(self, store: Store) -> None:
         await add(store, job("a"), job("b", lifo=True), job("c", priority=-1), job("d", delay=span(9)))

@@ -12,6 +12,7 @@ from conveyor.conformance.kit.make import (
     WRONG,
     add,
     at,
+    claim_jobs,
     everything,
     ids,
     job,
@@ -19,7 +20,6 @@ from conveyor.conformance.kit.make import (
     look,
     span,
     states,
-    take,
 )
 from conveyor.core.store import (
     JobKey,
@@ -51,7 +51,9 @@ class Removing:
         assert ids(await delete_all(store, limit=5)) == ["c", "d"]
         assert await delete_all(store, limit=5) == []
 
-    async def test_what_was_removed_is_told_in_the_order_in_which_it_was_added(self, store: Store) -> None:
+    async def test_what_was_removed_is_reported_in_the_order_in_which_it_was_added(
+        self, store: Store
+    ) -> None:
         await add(store, job("d", queue="other"), job("c", priority=9), job("a"), job("b", delay=span(60)))
         await add(store, job("d"))
         await finish(store, "d", at_second=1)
@@ -76,7 +78,7 @@ class Removing:
         await delete_all(store, replace(Q, ids=frozenset("ad")))
         await store.advance({"q"}, now=at(9))
 
-        assert ids(await take(store, 9, now=at(9))) == ["b", "c"]
+        assert ids(await claim_jobs(store, 9, now=at(9))) == ["b", "c"]
 
     async def test_expired_jobs_are_removed_as_found(self, store: Store) -> None:
         await add(store, *jobs("abc"))
@@ -101,10 +103,10 @@ class Removing:
 
     async def test_a_forgotten_queue_begins_anew(self, store: Store) -> None:
         await add(store, job("a", name="x"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
         await store.forget("q", now=at(1))
         await add(store, job("a", name="x"), now=at(2))
 
         assert (await store.settle([Outcome.completed(held, DONE)], now=at(3))).applied == frozenset()
         assert (await store.settle([Outcome.failed(held, WRONG)], now=at(3))).applied == frozenset()
-        assert ids(await take(store, 9, now=at(3))) == ["a"]
+        assert ids(await claim_jobs(store, 9, now=at(3))) == ["a"]

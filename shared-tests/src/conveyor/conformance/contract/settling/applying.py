@@ -17,6 +17,7 @@ from conveyor.conformance.kit.make import (
     add,
     at,
     child,
+    claim_jobs,
     completed,
     everything,
     failed,
@@ -28,7 +29,6 @@ from conveyor.conformance.kit.make import (
     settle,
     span,
     states,
-    take,
     take_by_id,
     take_one,
 )
@@ -50,7 +50,7 @@ class Applying:
     @pytest.mark.parametrize("ending", ENDINGS)
     async def test_a_job_that_ends_has_its_outcome_and_no_lease(self, store: Store, ending: str) -> None:
         await add(store, job("a", payload="7", priority=3))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
 
         settled = await store.settle([replace(ENDINGS[ending](held), report='{"x":1}')], now=at(9))
 
@@ -67,8 +67,8 @@ class Applying:
 
     async def test_one_call_settles_many_jobs_of_several_queues(self, store: Store) -> None:
         await add(store, job("a"), job("b"), job("c"), job("a", queue="other"))
-        a, b, c = await take(store, 3)
-        (d,) = await take(store, queue="other")
+        a, b, c = await claim_jobs(store, 3)
+        (d,) = await claim_jobs(store, queue="other")
 
         await settle(store, completed(a), failed(b), retried(c), completed(d), now=at(1))
 
@@ -81,7 +81,7 @@ class Applying:
 
     async def test_the_attempt_is_what_the_outcome_says(self, store: Store) -> None:
         await add(store, job("a"), job("b"), job("c"))
-        a, b, c = await take(store, 3)
+        a, b, c = await claim_jobs(store, 3)
 
         await settle(
             store, retried(a), Outcome.snoozed(b, DONE, delay=timedelta(0)), Outcome.given_back(c), now=at(1)
@@ -91,7 +91,7 @@ class Applying:
 
     async def test_a_report_of_none_leaves_the_report(self, store: Store) -> None:
         await add(store, job("a", report='{"logs":["kept"]}'))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
 
         await settle(store, Outcome.given_back(held), now=at(1))
 
@@ -99,7 +99,7 @@ class Applying:
 
     async def test_a_retry_after_a_delay_is_delayed_by_it_from_now(self, store: Store) -> None:
         await add(store, job("a"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
 
         await settle(store, retried(held, delay=60), now=at(10))
 
@@ -110,13 +110,13 @@ class Applying:
 
     async def test_a_retry_without_delay_is_waiting_at_once(self, store: Store) -> None:
         await add(store, job("a"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
 
         await settle(store, retried(held), now=at(10))
 
         found = await get(store, "a")
         assert (found.state, found.run_at) == (JobState.WAITING, None)
-        assert ids(await take(store, now=at(10))) == ["a"]
+        assert ids(await claim_jobs(store, now=at(10))) == ["a"]
 
     async def test_an_outcome_that_says_so_is_one_stall_more(self, store: Store) -> None:
         await add(store, job("a"), job("b", delay=span(60)))
@@ -147,7 +147,7 @@ class Applying:
 
     async def test_a_job_snoozed_until_an_instant_is_delayed_until_then(self, store: Store) -> None:
         await add(store, job("a"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
 
         await settle(store, Outcome.snoozed(held, DONE, run_at=at(10) + TICK), now=at(10))
 
@@ -156,7 +156,7 @@ class Applying:
 
     async def test_a_job_snoozed_until_an_instant_that_is_past_is_waiting(self, store: Store) -> None:
         await add(store, job("a"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
 
         await settle(store, Outcome.snoozed(held, DONE, run_at=at(10)), now=at(10))
 
@@ -204,11 +204,11 @@ class Applying:
 
     async def test_a_job_that_waits_again_is_still_to_be_cancelled(self, store: Store) -> None:
         await add(store, job("a"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
         await store.update(Where(queue="q"), Change(cancel=True), now=at(1))
 
         await settle(store, retried(held), now=at(2))
 
         assert (await get(store, "a")).cancel_requested
-        (held,) = await take(store, now=at(3))
+        (held,) = await claim_jobs(store, now=at(3))
         assert held.cancel_requested

@@ -15,6 +15,7 @@ from conveyor.conformance.kit.make import (
     add,
     at,
     cancelled,
+    claim_jobs,
     completed,
     everything,
     failed,
@@ -26,7 +27,6 @@ from conveyor.conformance.kit.make import (
     settle,
     span,
     states,
-    take,
     take_by_id,
 )
 from conveyor.core.store import (
@@ -46,7 +46,7 @@ class Ending:
 
     async def test_a_job_that_was_removed_by_somebody_else_is_not_settled(self, store: Store) -> None:
         await add(store, job("a"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
         await store.delete(Where(queue="q"), limit=1, now=at(1))
         await add(store, job("a"), now=at(2))
 
@@ -58,14 +58,14 @@ class Ending:
         self, store: Store, ending: str
     ) -> None:
         await add(store, job("a"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
         await settle(store, ENDINGS[ending](held), now=at(1))
         before = await everything(store)
 
         where = Where(queue="q")
         await store.advance({"q"}, now=at(1_000))
         await take_by_id(store, "a", now=at(2))
-        await take(store, 5, now=at(2))
+        await claim_jobs(store, 5, now=at(2))
         for change in (Change(payload="1"), Change(priority=1), Change(delay=span(1)), Change(cancel=True)):
             assert await store.update(where, change, now=at(2)) == frozenset()
         await store.settle([Outcome.given_back(held)], now=at(2))
@@ -75,7 +75,7 @@ class Ending:
 
     async def test_a_job_that_ends_is_not_to_be_cancelled_any_more(self, store: Store) -> None:
         await add(store, job("a"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
         await store.update(Where(queue="q"), Change(cancel=True), now=at(1))
 
         await settle(store, completed(held), now=at(2))
@@ -84,7 +84,7 @@ class Ending:
 
     async def test_a_retention_of_age_zero_removes_the_job_at_once(self, store: Store) -> None:
         await add(store, job("a"), job("b"))
-        a, b = await take(store, 2)
+        a, b = await claim_jobs(store, 2)
 
         settled = await settle(
             store, completed(a, retention=AT_ONCE), failed(b, retention=AT_ONCE), now=at(1)
@@ -94,9 +94,9 @@ class Ending:
         assert await everything(store) == []
         assert await look(store, "a") is None
 
-    async def test_only_what_is_removed_at_once_is_told_as_removed(self, store: Store) -> None:
+    async def test_only_what_is_removed_at_once_is_reported_as_removed(self, store: Store) -> None:
         await add(store, *jobs("abcdef"), job("a", queue="other"))
-        (a, b, c, d, e, f), (g,) = await take(store, 6), await take(store, queue="other")
+        (a, b, c, d, e, f), (g,) = await claim_jobs(store, 6), await claim_jobs(store, queue="other")
         stale = replace(f, token="forged")
 
         settled = await store.settle(
@@ -116,9 +116,9 @@ class Ending:
         assert set(await states(store)) == {*"abcdf"}
         assert await everything(store, "other") == []
 
-    async def test_a_job_is_told_as_removed_once(self, store: Store) -> None:
+    async def test_a_job_is_reported_as_removed_once(self, store: Store) -> None:
         await add(store, *jobs("ab"))
-        a, b = await take(store, 2)
+        a, b = await claim_jobs(store, 2)
         await settle(store, completed(a, retention=AT_ONCE), now=at(1))
 
         again = await store.settle([completed(a, retention=AT_ONCE)], now=at(2))
@@ -132,7 +132,7 @@ class Ending:
 
     async def test_a_retention_by_age_counts_from_the_jobs_end(self, store: Store) -> None:
         await add(store, job("a"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
 
         await settle(store, completed(held, retention=Retention(age=span(60))), now=at(10))
 
@@ -141,7 +141,7 @@ class Ending:
 
     async def test_a_retention_by_count_is_kept_with_the_job(self, store: Store) -> None:
         await add(store, job("a"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
 
         await settle(store, completed(held, retention=Retention(count=3)), now=at(10))
 

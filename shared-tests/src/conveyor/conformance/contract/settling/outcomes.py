@@ -10,11 +10,11 @@ from conveyor.conformance.kit.make import (
     ENDINGS,
     WRONG,
     at,
+    claim_jobs,
     completed,
     retried,
     settle,
     span,
-    take,
     take_one,
 )
 from conveyor.core.store import (
@@ -38,7 +38,7 @@ OUTCOMES: dict[str, Callable[[JobRecord], Outcome]] = {
 
 async def stale_by_stall(store: Store) -> JobRecord:
     """A hold on job "a" that was taken back."""
-    (stale,) = await take(store)
+    (stale,) = await claim_jobs(store)
     await store.advance({"q"}, now=at(30))
     return stale
 
@@ -66,7 +66,7 @@ async def stale_by_cancelling(store: Store) -> JobRecord:
 
 async def stale_by_a_forged_token(store: Store) -> JobRecord:
     """A hold on job "a" with a token that nobody was given."""
-    (held,) = await take(store)
+    (held,) = await claim_jobs(store)
     return replace(held, token="forged")
 
 

@@ -13,6 +13,7 @@ from conveyor.conformance.kit.make import (
     ENDINGS,
     add,
     at,
+    claim_jobs,
     completed,
     everything,
     failed,
@@ -20,7 +21,6 @@ from conveyor.conformance.kit.make import (
     job,
     retried,
     settle,
-    take,
 )
 from conveyor.core.store import (
     Settled,
@@ -37,7 +37,7 @@ class Repeating:
         self, store: Store, kind: str
     ) -> None:
         await add(store, job("a"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
         outcome = OUTCOMES[kind](held)
         await settle(store, outcome, now=at(1))
         before = await everything(store)
@@ -50,9 +50,9 @@ class Repeating:
 
     async def test_a_repeated_outcome_does_not_touch_the_next_claim(self, store: Store) -> None:
         await add(store, job("a"))
-        (first,) = await take(store)
+        (first,) = await claim_jobs(store)
         await settle(store, retried(first), now=at(1))
-        (second,) = await take(store, now=at(2))
+        (second,) = await claim_jobs(store, now=at(2))
 
         settled = await store.settle([retried(first)], now=at(3))
 
@@ -61,7 +61,7 @@ class Repeating:
 
     async def test_a_repeat_is_recognised_beside_new_outcomes(self, store: Store) -> None:
         await add(store, job("a"), job("b"))
-        a, b = await take(store, 2)
+        a, b = await claim_jobs(store, 2)
         await settle(store, completed(a), now=at(1))
 
         settled = await store.settle([completed(a), completed(b)], now=at(2))
@@ -75,7 +75,7 @@ class Repeating:
         self, store: Store, first: str, second: str
     ) -> None:
         await add(store, job("a"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
         await settle(store, ENDINGS[first](held), now=at(1))
         before = await everything(store)
 
@@ -87,7 +87,7 @@ class Repeating:
         self, store: Store
     ) -> None:
         await add(store, job("a"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
         outcome = completed(held, retention=AT_ONCE)
         await settle(store, outcome, now=at(1))
         await add(store, job("a", payload="2"), now=at(2))
@@ -99,7 +99,7 @@ class Repeating:
 
     async def test_repeats_are_recognised_for_ten_minutes_of_advances(self, store: Store) -> None:
         await add(store, job("kept"), job("removed"))
-        kept, removed = await take(store, 2)
+        kept, removed = await claim_jobs(store, 2)
         outcomes = [completed(kept), completed(removed, retention=AT_ONCE)]
         await settle(store, *outcomes, now=at(1))
         for minute in range(1, 10):

@@ -15,6 +15,7 @@ from conveyor.conformance.kit.make import (
     DONE,
     add,
     at,
+    claim_jobs,
     completed,
     everything,
     get,
@@ -24,7 +25,6 @@ from conveyor.conformance.kit.make import (
     settle,
     span,
     states,
-    take,
     take_one,
 )
 from conveyor.core.store import (
@@ -44,7 +44,7 @@ class Spawning:
 
     async def test_spawned_jobs_are_inserted_when_the_outcome_applies(self, store: Store) -> None:
         await add(store, job("a"), job("there", delay=span(5)))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
         spawn = (job("b", payload="2"), job("later", delay=span(60)), job("there"), job("x", queue="other"))
 
         settled = await settle(store, completed(held, spawn=spawn), now=at(1))
@@ -74,7 +74,7 @@ class Spawning:
 
     async def test_a_repeated_outcome_spawns_nothing_again(self, store: Store) -> None:
         await add(store, job("a"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
         outcome = completed(held, spawn=(job("b"),))
         await settle(store, outcome, now=at(1))
         await store.delete(Where(queue="q", ids=frozenset("b")), limit=1, now=at(2))
@@ -87,7 +87,7 @@ class Spawning:
     async def test_a_job_that_runs_later_may_spawn_too(self, store: Store) -> None:
         await add(store, job("schedule", run_at=at(10)))
         await store.advance({"q"}, now=at(10))
-        (held,) = await take(store, now=at(10))
+        (held,) = await claim_jobs(store, now=at(10))
 
         settled = await settle(
             store, Outcome.snoozed(held, DONE, run_at=at(20), spawn=(job("tick-1"),)), now=at(10)
@@ -98,7 +98,7 @@ class Spawning:
 
     async def test_spawned_jobs_of_several_outcomes_come_in_order(self, store: Store) -> None:
         await add(store, job("a"), job("b"), job("c"))
-        a, b, c = await take(store, 3)
+        a, b, c = await claim_jobs(store, 3)
         stale = replace(b, token="stale")
 
         settled = await store.settle(
@@ -115,7 +115,7 @@ class Spawning:
 
     async def test_a_removed_job_may_spawn_its_own_id_again(self, store: Store) -> None:
         await add(store, job("a", payload="1"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
 
         settled = await settle(
             store, completed(held, retention=AT_ONCE, spawn=(job("a", payload="2"),)), now=at(1)

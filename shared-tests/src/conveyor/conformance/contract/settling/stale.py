@@ -14,6 +14,7 @@ from conveyor.conformance.kit.make import (
     WRONG,
     add,
     at,
+    claim_jobs,
     completed,
     everything,
     failed,
@@ -23,7 +24,6 @@ from conveyor.conformance.kit.make import (
     retried,
     settle,
     states,
-    take,
 )
 from conveyor.core.store import (
     Change,
@@ -56,9 +56,9 @@ class StaleOutcomes:
 
     async def test_a_worker_that_lost_its_lease_cannot_complete_the_job(self, store: Store) -> None:
         await add(store, job("a"))
-        (stale,) = await take(store, worker="same")
+        (stale,) = await claim_jobs(store, worker="same")
         await store.advance({"q"}, now=at(30))
-        (held,) = await take(store, worker="same", now=at(31))
+        (held,) = await claim_jobs(store, worker="same", now=at(31))
 
         assert (await store.settle([completed(stale)], now=at(32))).applied == frozenset()
         assert (await store.settle([failed(held)], now=at(33))).applied == {held.lease}
@@ -66,7 +66,7 @@ class StaleOutcomes:
 
     async def test_a_stale_outcome_fails_no_other(self, store: Store) -> None:
         await add(store, job("a"), job("b"), job("c"))
-        a, b, c = await take(store, 3)
+        a, b, c = await claim_jobs(store, 3)
         await store.delete(Where(queue="q", ids=frozenset("b")), limit=1, now=at(1))
 
         settled = await store.settle([completed(a), completed(b), retried(c)], now=at(2))
@@ -76,7 +76,7 @@ class StaleOutcomes:
 
     async def test_an_outcome_for_a_job_that_does_not_exist_is_stale(self, store: Store) -> None:
         await add(store, job("a"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
         missing = replace(held, id="missing")
 
         assert await store.settle([completed(missing)], now=at(1)) == NOTHING
@@ -84,7 +84,7 @@ class StaleOutcomes:
 
     async def test_a_lease_that_ran_out_but_was_not_taken_back_may_settle(self, store: Store) -> None:
         await add(store, job("a"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
 
         await settle(store, completed(held), now=at(1_000))
 
@@ -92,7 +92,7 @@ class StaleOutcomes:
 
     async def test_a_renewed_lease_settles_under_its_token(self, store: Store) -> None:
         await add(store, job("a"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
         await store.update(Where(queue="q"), Change(payload="2", priority=9), now=at(1))
 
         await settle(store, completed(held), now=at(2))
@@ -102,7 +102,7 @@ class StaleOutcomes:
 
     async def test_of_two_outcomes_for_one_lease_the_first_is_applied(self, store: Store) -> None:
         await add(store, job("a"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
 
         settled = await store.settle([retried(held, delay=60), completed(held)], now=at(1))
 
@@ -111,7 +111,7 @@ class StaleOutcomes:
 
     async def test_an_outcome_read_from_an_unreadable_row_fails_the_job(self, store: Store) -> None:
         await add(store, job("a"), job("b"))
-        a, b = await take(store, 2)
+        a, b = await claim_jobs(store, 2)
         row = Undecodable(lease=a.lease, attempt=1, reason="nested too deep")
 
         await settle(store, Outcome.unreadable(row, WRONG), completed(b), now=at(1))
@@ -122,7 +122,7 @@ class StaleOutcomes:
 
     async def test_a_lease_of_another_queue_does_not_fit(self, store: Store) -> None:
         await add(store, job("a"), job("a", queue="other"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
         outcome = replace(completed(held), lease=Lease("other", "a", held.lease.token))
 
         assert await store.settle([outcome], now=at(1)) == NOTHING

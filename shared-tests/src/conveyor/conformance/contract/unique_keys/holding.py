@@ -9,6 +9,7 @@ from conveyor.conformance.kit.area import area
 from conveyor.conformance.kit.make import (
     add,
     at,
+    claim_jobs,
     completed,
     everything,
     get,
@@ -18,7 +19,6 @@ from conveyor.conformance.kit.make import (
     look,
     settle,
     span,
-    take,
     take_one,
 )
 from conveyor.core.store import (
@@ -44,7 +44,7 @@ class Holding:
         assert (c.unique_key, c.holds_key, c.unique_until) == (None, False, None)
 
     @pytest.mark.parametrize("state", LIVE)
-    async def test_a_job_whose_key_is_held_is_not_created_and_the_holder_is_told(
+    async def test_a_job_whose_key_is_held_is_not_created_and_the_holder_is_named(
         self, store: Store, state: JobState
     ) -> None:
         holder = await in_state(store, state, job("a", unique_key="k"))
@@ -133,7 +133,7 @@ class Holding:
 
     async def test_a_job_that_ends_may_spawn_the_next_holder_of_its_key(self, store: Store) -> None:
         await add(store, job("a", unique_key="k"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
 
         settled = await settle(store, completed(held, spawn=(job("b", unique_key="k"),)), now=at(1))
 
@@ -142,7 +142,7 @@ class Holding:
 
     async def test_a_job_given_back_keeps_its_key(self, store: Store) -> None:
         await add(store, job("a", unique_key="k"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
         await settle(store, Outcome.given_back(held), now=at(1))
 
         assert (await get(store, "a")).holds_key

@@ -12,6 +12,7 @@ from conveyor.conformance.kit.make import (
     TICK,
     add,
     at,
+    claim_jobs,
     completed,
     get,
     ids,
@@ -21,7 +22,6 @@ from conveyor.conformance.kit.make import (
     retried,
     settle,
     span,
-    take,
     take_one,
 )
 from conveyor.core.store import (
@@ -42,7 +42,7 @@ class Lapsing:
     @pytest.mark.parametrize("ending", ENDINGS)
     async def test_a_key_without_a_time_lapses_when_its_job_ends(self, store: Store, ending: str) -> None:
         await add(store, job("a", unique_key="k"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
         await settle(store, ENDINGS[ending](held), now=at(1))
 
         assert not (await get(store, "a")).holds_key
@@ -60,7 +60,7 @@ class Lapsing:
 
     async def test_a_key_without_a_time_is_held_while_the_job_stalls(self, store: Store) -> None:
         await add(store, job("a", unique_key="k"))
-        await take(store)
+        await claim_jobs(store)
         await store.advance({"q"}, now=at(1_000))
 
         (answer,) = await add(store, job("b", unique_key="k"), now=at(1_001))
@@ -81,7 +81,7 @@ class Lapsing:
         self, store: Store, ending: str
     ) -> None:
         await add(store, job("a", unique_key="k", unique_for=span(60)))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
         await settle(store, ENDINGS[ending](held), now=at(1))
 
         (answer,) = await add(store, job("b", unique_key="k"), now=at(60) - TICK)
@@ -110,14 +110,14 @@ class Lapsing:
 
         assert (await get(store, "a", now=at(10) - TICK)).holds_key
         assert not (await get(store, "a", now=at(10))).holds_key
-        (held,) = await take(store, now=at(11))
+        (held,) = await claim_jobs(store, now=at(11))
         assert not held.holds_key
 
     async def test_a_job_whose_key_has_lapsed_ends_without_touching_the_new_holder(
         self, store: Store
     ) -> None:
         await add(store, job("a", unique_key="k", unique_for=span(10)))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
         await add(store, job("b", unique_key="k"), now=at(10))
 
         await settle(store, completed(held), now=at(11))
@@ -165,7 +165,7 @@ class Lapsing:
         self, store: Store
     ) -> None:
         await add(store, job("a", unique_key="k", unique_for=span(60)))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
 
         settled = await settle(store, completed(held, retention=AT_ONCE), now=at(1))
 
@@ -182,7 +182,7 @@ class Lapsing:
             job("a", unique_key="k", unique_for=span(60)),
             job("b", unique_key="l", unique_for=span(10)),
         )
-        a, b = await take(store, 2)
+        a, b = await claim_jobs(store, 2)
 
         keep = Retention(age=span(20))
         await settle(store, completed(a, retention=keep), completed(b, retention=keep), now=at(5))
@@ -192,7 +192,7 @@ class Lapsing:
 
     async def test_a_job_whose_key_lapsed_before_its_end_is_removed_at_once(self, store: Store) -> None:
         await add(store, job("a", unique_key="k", unique_for=span(10)))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
 
         settled = await settle(store, completed(held, retention=AT_ONCE), now=at(10))
 
@@ -201,7 +201,7 @@ class Lapsing:
 
     async def test_a_job_with_a_key_without_a_time_is_removed_at_once(self, store: Store) -> None:
         await add(store, job("a", unique_key="k"))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
 
         settled = await settle(store, completed(held, retention=AT_ONCE), now=at(1))
 

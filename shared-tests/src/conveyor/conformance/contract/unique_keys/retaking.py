@@ -7,6 +7,7 @@ from conveyor.conformance.kit.area import area
 from conveyor.conformance.kit.make import (
     add,
     at,
+    claim_jobs,
     completed,
     everything,
     get,
@@ -14,7 +15,6 @@ from conveyor.conformance.kit.make import (
     job,
     settle,
     span,
-    take,
     take_one,
 )
 from conveyor.core.store import (
@@ -43,7 +43,7 @@ class Retaking:
 
     async def test_a_finished_job_that_holds_its_key_can_release_it(self, store: Store) -> None:
         await add(store, job("a", unique_key="k", unique_for=span(60)))
-        (held,) = await take(store)
+        (held,) = await claim_jobs(store)
         await settle(store, completed(held), now=at(1))
 
         changed = await store.update(Q, Change(release_key=True), now=at(2))
