@@ -214,10 +214,10 @@ ACTIONS: dict[str, Callable[[Session], Awaitable[None]]] = {
     "claim by ids": taken("plain", [f"j{n}" for n in range(1_000_001, 1_000_031, 2)]),
     "claim by ids, in groups": taken("grouped", [f"j{n}" for n in range(1_000_000, 1_000_030, 2)]),
     "claim limited": claimed("plain", limit=Limit(active=1_000_000, rate=RATE)),
-    "claim by turns": claimed("grouped"),
-    "claim by turns, newest": claimed("grouped", newest_first=True),
-    "claim by turns, names": claimed("grouped", names=NAMES),
-    "claim by turns, limited": claimed(
+    "claim by fair share": claimed("grouped"),
+    "claim by fair share, newest": claimed("grouped", newest_first=True),
+    "claim by fair share, names": claimed("grouped", names=NAMES),
+    "claim by fair share, limited": claimed(
         "grouped", limit=Limit(active=1_000_000, rate=RATE), group_limit=Limit(active=30, rate=RATE)
     ),
     "settle": lambda session: settle(session, "plain"),
@@ -271,8 +271,8 @@ MOST = (600, 1_200)
 MORE = {
     # some hundreds have expired, and are read to choose ten; a set is chosen and read by one statement
     "set": (800, 1_200),
-    # a hundred lanes are written
-    "copy_groups_to_lanes": (600, 2_000),
+    # a hundred sub-queues are written
+    "copy_groups_to_subqueues": (600, 2_000),
     # as many as the limit allows to be active
     "count_active": (5_000, 1_200),
     # what need not be remembered any more, ten thousand at a time of each queue and kind
@@ -285,7 +285,7 @@ INDEXES = {
     "conveyor_jobs_key": "found by key",
     "conveyor_jobs_waiting": "claim at once",
     "conveyor_jobs_waiting_name": "claim by names",
-    "conveyor_jobs_waiting_lane": "claim by turns",
+    "conveyor_jobs_waiting_subqueue": "claim by fair share",
     "conveyor_jobs_waiting_grouped": "found waiting claim in groups",
     "conveyor_jobs_run_at": "advance",
     "conveyor_jobs_lease_until": "advance",
@@ -297,13 +297,13 @@ INDEXES = {
     "conveyor_tombstones_at": "tidy",
     "conveyor_pauses_resumes_at": "tidy",
     "conveyor_starts_at": "tidy",
-    "conveyor_groups_known": "claim by turns",
-    "conveyor_groups_throttled": "claim by turns, limited",
+    "conveyor_groups_known": "claim by fair share",
+    "conveyor_groups_throttled": "claim by fair share, limited",
     "conveyor_groups_waiting": "tidy",
     "conveyor_groups_idle": "tidy",
-    "conveyor_subqueues_served": "claim by turns",
-    "conveyor_subqueues_never_served": "claim by turns",
-    "conveyor_subqueues_never_served_newest": "claim by turns, newest",
+    "conveyor_subqueues_served": "claim by fair share",
+    "conveyor_subqueues_never_served": "claim by fair share",
+    "conveyor_subqueues_never_served_newest": "claim by fair share, newest",
 }
 
 
@@ -356,7 +356,7 @@ PASSED_OVER = {
 
 
 @pytest.mark.parametrize("group", PASSED_OVER)
-async def test_a_claim_by_turns_does_not_look_at_lanes_that_it_passes_over(
+async def test_a_claim_by_fair_share_does_not_look_at_subqueues_that_it_passes_over(
     session: Explaining, group: str
 ) -> None:
     for table in ("conveyor_groups", "conveyor_subqueues"):
@@ -369,10 +369,10 @@ async def test_a_claim_by_turns_does_not_look_at_lanes_that_it_passes_over(
 
     await claim_with_care(session, "grouped", group_limit=Limit(active=3, rate=RATE))
 
-    lanes = [seen for seen in session.seen if seen.statement.startswith("find_candidates_in_groups")]
-    assert lanes
-    # a page of each name, of the groups that have had a turn and of those that have not
-    assert [str(seen) for seen in lanes if seen.rows["conveyor_subqueues"] > 500] == []
-    gates = [seen for seen in session.seen if seen.statement == "claim_preconditions"]
-    assert gates
-    assert [str(seen) for seen in gates if seen.rows["conveyor_groups"] > 20] == []
+    candidates = [seen for seen in session.seen if seen.statement.startswith("find_candidates_in_groups")]
+    assert candidates
+    # a page of each name, of the groups that were served before and of those that never were
+    assert [str(seen) for seen in candidates if seen.rows["conveyor_subqueues"] > 500] == []
+    preconditions = [seen for seen in session.seen if seen.statement == "claim_preconditions"]
+    assert preconditions
+    assert [str(seen) for seen in preconditions if seen.rows["conveyor_groups"] > 20] == []

@@ -63,7 +63,7 @@ TRUTHS = {
           ) j using (queue, grp)
          where (coalesce(g.waiting, 0), coalesce(g.delayed, 0), coalesce(g.active, 0))
            is distinct from (coalesce(j.waiting, 0), coalesce(j.delayed, 0), coalesce(j.active, 0))""",
-    "the heads of lanes": """
+    "the first jobs of sub-queues": """
         select queue, grp, name, l.sort_key, l.tie_break, h.sort_key, h.tie_break
           from conveyor_subqueues l
           full join (
@@ -72,7 +72,7 @@ TRUTHS = {
              order by queue, grp, name, sort_key, tie_break
           ) h using (queue, grp, name)
          where (l.sort_key, l.tie_break) is distinct from (h.sort_key, h.tie_break)""",
-    "what lanes say of their group": """
+    "what sub-queues say of their group": """
         select l.queue, l.grp, l.name
           from conveyor_subqueues l
           left join conveyor_groups g using (queue, grp)

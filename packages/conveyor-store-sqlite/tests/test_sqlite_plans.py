@@ -17,7 +17,7 @@ from conveyor.store.sqlite import SqliteStore, where
 from conveyor.store.sqlite.connections import open_writer
 from conveyor.store.sqlite.statements import of_rows, statement
 from conveyor.store.sqlite.threads import Priority
-from conveyor.store.sqlite.where import in_lane
+from conveyor.store.sqlite.where import in_subqueue
 
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 FEW, MANY = 1_000, 20_000
@@ -36,11 +36,10 @@ def plan(db: sqlite3.Connection, sql: str) -> str:
     unknown = dict.fromkeys(_PARAMETERS, 1) | {"seqs": "[1]", "ids": "[1]", "keys": "[1]", "jobs": "[1]"}
     unknown |= {
         "leases": "[1]",
-        "kinds": "[1]",
+        "classes": "[1]",
         "groups": "[1]",
         "parents": "[1]",
         "targets": "[1]",
-        "served": "[1]",
     }
     parameters: Any = [1] * sql.count("?") if "?" in sql else unknown
     return "\n".join(row[3] for row in db.execute("explain query plan " + sql, parameters))
@@ -63,8 +62,8 @@ _PARAMETERS = (
         "token",
         "limit",
     ),
-    *("rate", "latest", "kind", "since", "max", "horizon", "key", "id", "second", "turns", "after", "handle"),
-    *("longest", "target", "started"),
+    *("rate", "latest", "kind", "since", "max", "horizon", "key", "id", "second", "picks", "after", "handle"),
+    *("longest", "target", "started", "ungrouped_last_served"),
 )
 
 _ID = "conveyor_jobs_id (queue=? AND id=?)"
@@ -107,24 +106,24 @@ HOT = {
         "conveyor_groups_throttled (queue=?)",
         "conveyor_pauses_resumes_at (queue=? AND kind=? AND resumes_at>?)",
     ],
-    "lane_names": ["conveyor_subqueues_never_served", "conveyor_subqueues_served"],
-    "kinds_fresh": [
+    "subqueue_names": ["conveyor_subqueues_never_served", "conveyor_subqueues_served"],
+    "subqueue_classes_never_served": [
         "never_served (queue=? AND name=? AND throttled_for=? AND active>?)",
         "never_served (queue=? AND name=? AND throttled_for>?)",
         "never_served (queue=? AND name>?)",
     ],
-    "kinds_served": [
+    "subqueue_classes_served": [
         "conveyor_subqueues_served (queue=? AND name=? AND throttled_for=? AND active>?)",
         "conveyor_subqueues_served (queue=? AND name=? AND throttled_for>?)",
         "conveyor_subqueues_served (queue=? AND name>?)",
     ],
-    "lanes_fresh": [
+    "subqueues_never_served": [
         "never_served (queue=? AND name=? AND throttled_for=? AND active=? AND (sort_key,tie_break)>(?,?))"
     ],
-    "lanes_fresh_newest": [
+    "subqueues_never_served_newest": [
         "served_newest (queue=? AND name=? AND throttled_for=? AND active=? AND (sort_key,newest)>(?,?))"
     ],
-    "lanes_served": [
+    "subqueues_served": [
         "_served (queue=? AND name=? AND throttled_for=? AND active=? AND (sort_key,last_served)>(?,?))"
     ],
     "unthrottle_groups": [
@@ -151,7 +150,7 @@ HOT = {
     ],
     "group_sizes": ["PRIMARY KEY (queue=? AND grp=?)"],
     "read_events": ["INTEGER PRIMARY KEY (rowid>?)"],
-    "forget_turns": ["conveyor_groups_known (queue=?)"],
+    "forget_picks": ["conveyor_groups_known (queue=?)"],
     "delete_old_events": ["conveyor_events_at (at<?)"],
 }
 
@@ -172,18 +171,18 @@ def test_rows_are_written_by_their_number(db: sqlite3.Connection, name: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("lane", "index"),
+    ("kind", "index"),
     [
         ("ungrouped", "conveyor_jobs_waiting"),
         ("named", "conveyor_jobs_waiting_name"),
-        ("grouped", "conveyor_jobs_waiting_lane"),
+        ("grouped", "conveyor_jobs_waiting_subqueue"),
     ],
 )
 @pytest.mark.parametrize("name", ["jobs_oldest", "jobs_newest", "next_sort_key"])
-def test_a_claim_reads_its_lane_in_order_from_one_index(
-    db: sqlite3.Connection, name: str, lane: str, index: str
+def test_a_claim_reads_its_subqueue_in_order_from_one_index(
+    db: sqlite3.Connection, name: str, kind: str, index: str
 ) -> None:
-    found = plan(db, in_lane(name, lane))
+    found = plan(db, in_subqueue(name, kind))
 
     assert f"USING COVERING INDEX {index} " in found
     assert "TEMP B-TREE" not in found
@@ -192,9 +191,9 @@ def test_a_claim_reads_its_lane_in_order_from_one_index(
 
 def test_the_triggers_of_groups_go_by_indexes(db: sqlite3.Connection) -> None:
     # a plan does not show what triggers do, so their statements are counted instead
-    def steps(lanes: int) -> int:
+    def steps(subqueues: int) -> int:
         db.execute("delete from conveyor_jobs")
-        for n in range(lanes):
+        for n in range(subqueues):
             _insert(db, f"job-{n}", f"group-{n}")
         return _steps(
             db,
@@ -222,7 +221,7 @@ def test_the_triggers_of_groups_go_by_indexes(db: sqlite3.Connection) -> None:
             "conveyor_jobs_finished (queue=? AND state=? AND <expr>=? AND finished_at>? AND finished_at<?)",
         ),
         (Where(queue="q", group="g"), "conveyor_jobs_group (queue=? AND grp=?)"),
-        (Where(queue="q", group="g", states=frozenset({JobState.WAITING})), "conveyor_jobs_waiting_lane"),
+        (Where(queue="q", group="g", states=frozenset({JobState.WAITING})), "conveyor_jobs_waiting_subqueue"),
     ],
 )
 def test_a_set_that_an_index_knows_is_found_by_it(db: sqlite3.Connection, asked: Where, index: str) -> None:

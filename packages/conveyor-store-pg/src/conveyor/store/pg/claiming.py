@@ -13,12 +13,12 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from conveyor.core.store import Claim, Claimed, JobState, Stalled
+from conveyor.store.pg.candidates import Preconditions, Snapshot, find_candidates, find_preconditions
+from conveyor.store.pg.fair_share import pick_by_fair_share
 from conveyor.store.pg.groups import Move, Throttle, moved
 from conveyor.store.pg.limits import Starts
 from conveyor.store.pg.rows import instant, known_instant, moment, record_or_reason
 from conveyor.store.pg.statements import Again, Row, Session
-from conveyor.store.pg.turns import take_turns
-from conveyor.store.pg.waiting import Gate, View, gate, look
 from conveyor.store.sql import (
     GROUP,
     MICROSECOND,
@@ -113,15 +113,15 @@ async def claim(session: Session, now: datetime | None, request: Claim, *, noted
     said to be `noted`: then such groups wait for the next claim, which `Claimed.wait` asks for at once.
     """
     limited = request.limit is not None or request.group_limit is not None
-    state = None if limited else await gate(session, request.queue, now)
-    if state is None or state.turns is not None or state.in_line:
+    state = None if limited else await find_preconditions(session, request.queue, now)
+    if state is None or state.picks is not None or state.in_line:
         await session.run("lock_queue", queue=request.queue, limited=limited)
         if is_plain(request):
             claimed = await claim_at_once(session, now, request, in_line=True)
             if claimed is not None:
                 return claimed
         # Looked at when it is this claim's turn: what was true before need not be now.
-        state = await gate(session, request.queue, now, rate_of(request.group_limit))
+        state = await find_preconditions(session, request.queue, now, rate_of(request.group_limit))
         if state.over and not noted:
             raise GroupsGoOn
         return await _claim_in_line(session, request, state)
@@ -153,21 +153,21 @@ async def _claim_side_by_side(session: Session, request: Claim, now: datetime) -
     while True:
         looks += 1
         wanted = request.count - taken.count
-        view = await look(session, request, now, wanted)
-        if view.gate.turns is not None or view.gate.in_line:
+        snapshot = await find_candidates(session, request, now, wanted)
+        if snapshot.preconditions.picks is not None or snapshot.preconditions.in_line:
             raise Again  # what this queue needs has changed since it was asked
-        seqs = _first(view)
+        seqs = _first(snapshot)
         rows, cut_short = await _lease(session, request, seqs, now, alone=not taken.count)
         for row in rows:
             _add(taken, row[1:])
         if taken.count >= request.count or cut_short:
             return taken.claimed(cut_short=cut_short)
         if len(seqs) < wanted or looks == _LOOKS:
-            wait = await _wait(session, request, view, limited=False)
+            wait = await _wait(session, request, snapshot, limited=False)
             return taken.claimed(_soon(wait) if len(rows) < len(seqs) else wait)
 
 
-async def _claim_in_line(session: Session, request: Claim, state: Gate) -> Claimed:
+async def _claim_in_line(session: Session, request: Claim, state: Preconditions) -> Claimed:
     """Lease jobs while no other claim of the queue does."""
     now = state.now
     taken = Taken(now, request.token)
@@ -176,41 +176,41 @@ async def _claim_in_line(session: Session, request: Claim, state: Gate) -> Claim
     left = await capacity(starts, request, request.count, now)
     count = max(left.starts, 0)
     share: FairShare | None = None
-    if state.turns is None:
-        view = await look(session, request, now, count)
-        if view.gate.turns is not None:
+    if state.picks is None:
+        snapshot = await find_candidates(session, request, now, count)
+        if snapshot.preconditions.picks is not None:
             raise Again  # the first job of a group came just now
-        seqs = _first(view)
+        seqs = _first(snapshot)
     else:
-        share, view = await take_turns(session, now, request, count)
+        share, snapshot = await pick_by_fair_share(session, now, request, count)
         seqs = [] if share is None else [seq for seq, _ in share.picked]
     rows, cut_short = await _lease(session, request, seqs, now)
     for row in rows:
         _add(taken, row[1:])
-    await _note(session, request, view.gate, share, rows)
+    await _note(session, request, snapshot.preconditions, share, rows)
     if taken.count >= request.count or cut_short:
         return taken.claimed(cut_short=cut_short)
     missed = len(rows) < len(seqs)
-    wait = await _wait(session, request, view, limited=len(seqs) >= left.starts and not missed)
+    wait = await _wait(session, request, snapshot, limited=len(seqs) >= left.starts and not missed)
     return taken.claimed(_soon(wait) if missed else wait)
 
 
-def _first(view: View) -> list[int]:
+def _first(snapshot: Snapshot) -> list[int]:
     """The jobs without a group, most urgent first."""
-    sub_queues = [lane.sub_queue for lane in view.lanes]
-    return [abs(second) for each in sub_queues if each.group is None for _, second in each.jobs]
+    subqueues = [candidate.subqueue for candidate in snapshot.candidates]
+    return [abs(second) for each in subqueues if each.group is None for _, second in each.jobs]
 
 
 async def _note(
-    session: Session, request: Claim, state: Gate, share: FairShare | None, rows: Sequence[Row]
+    session: Session, request: Claim, state: Preconditions, share: FairShare | None, rows: Sequence[Row]
 ) -> None:
     """Note from which groups jobs were taken, what has started, and which groups to pass over for a while."""
     queue, now = request.queue, state.now
     groups = [row[1 + GROUP] for row in rows]
     served: dict[str, int] = {}
-    if state.turns is not None and state.turns.counted and rows:
-        latest, ungrouped_at, served = state.turns.after(groups)
-        await session.run("serve_queue", queue=queue, turns=latest, served=ungrouped_at)
+    if state.picks is not None and state.picks.counted and rows:
+        latest, ungrouped_at, served = state.picks.after(groups)
+        await session.run("save_picks", queue=queue, picks=latest, ungrouped_last_served=ungrouped_at)
     group_rate = rate_of(request.group_limit)
     rate = "" if group_rate is None else rate_name(group_rate)
     # What was picked and is not had, for it went meanwhile, is no start: its group may not be full.
@@ -218,7 +218,7 @@ async def _note(
     await moved(
         session,
         _moves(rows),
-        served={(queue, group): turn for group, turn in served.items()},
+        last_served={(queue, group): pick for group, pick in served.items()},
         throttled={(queue, group): Throttle(rate, until) for group, until in full.items()},
     )
     await note_starts(Starts(session), request, groups, now)
@@ -272,14 +272,14 @@ def _moves(rows: Sequence[Row]) -> list[Move]:
     ]
 
 
-async def _wait(session: Session, request: Claim, view: View, *, limited: bool) -> timedelta | None:
+async def _wait(session: Session, request: Claim, snapshot: Snapshot, *, limited: bool) -> timedelta | None:
     """How long until there may be more, if time alone brings that about."""
-    now, paused_until = view.gate.now, view.gate.paused_until
+    now, paused_until = snapshot.preconditions.now, snapshot.preconditions.paused_until
 
     async def look(rate: str) -> tuple[bool, datetime | None]:
         [(waiting, soonest)] = await session.ask("claim_wait", queue=request.queue, now=now, rate=rate)
         # What was in the way when this claim looked may be gone by now, and have left no time to wait for.
-        times = [time for time in (view.soonest, instant(soonest)) if time is not None]
+        times = [time for time in (snapshot.soonest, instant(soonest)) if time is not None]
         return waiting, min(times, default=None)
 
     starts = Starts(session)

@@ -1,8 +1,8 @@
-"""Groups: how many of their jobs wait, are delayed and run, and which job of each lane is next.
+"""Groups: how many of their jobs wait, are delayed and run, and which job of each sub-queue is next.
 
-Kept by whoever moves jobs: first the groups' rows are written, in order, which locks them; then the heads of
-the lanes are looked up by a statement of its own, which so sees all that was moved before. What is true of a
-group holds therefore at every commit, however many move its jobs at once.
+Kept by whoever moves jobs: first the groups' rows are written, in order, which locks them; then the first
+jobs of the sub-queues are looked up by a statement of its own, which so sees all that was moved before. What
+is true of a group holds therefore at every commit, however many move its jobs at once.
 """
 
 from __future__ import annotations
@@ -60,20 +60,20 @@ async def moved(
     session: Session,
     moves: Iterable[Move],
     *,
-    served: Mapping[tuple[str, str], int] | None = None,
+    last_served: Mapping[tuple[str, str], int] | None = None,
     throttled: Mapping[tuple[str, str], Throttle] | None = None,
 ) -> None:
-    """Note what has moved, whose turns it was, and which groups to pass over for a while."""
-    served, throttled = served or {}, throttled or {}
-    counts: dict[tuple[str, str], _Count] = {key: _Count() for key in (*served, *throttled)}
-    lanes: dict[tuple[str, str, str], None] = {}
+    """Note what has moved, which were picked from, and which groups to pass over for a while."""
+    last_served, throttled = last_served or {}, throttled or {}
+    counts: dict[tuple[str, str], _Count] = {key: _Count() for key in (*last_served, *throttled)}
+    subqueues: dict[tuple[str, str, str], None] = {}
     for move in moves:
         count = counts.setdefault((move.queue, move.group), _Count())
         count.known |= move.before is None
         count.add(move.before, -1)
         count.add(move.after, 1)
         if _WAITING in (move.before, move.after):
-            lanes[move.queue, move.group, move.name] = None
+            subqueues[move.queue, move.group, move.name] = None
     if not counts:
         return
     keys = list(counts)
@@ -81,28 +81,28 @@ async def moved(
         "update_groups",
         queues=[queue for queue, _ in keys],
         groups=[group for _, group in keys],
-        known=[counts[key].known or key in served for key in keys],
+        known=[counts[key].known or key in last_served for key in keys],
         waiting=[counts[key].waiting for key in keys],
         delayed=[counts[key].delayed for key in keys],
         active=[counts[key].active for key in keys],
-        served=[served.get(key, 0) for key in keys],
+        last_served=[last_served.get(key, 0) for key in keys],
         throttled_for=[throttled[key].rate if key in throttled else None for key in keys],
         throttled_until=[throttled[key].until if key in throttled else None for key in keys],
     )
-    await follow(session, keys)
-    if lanes:
+    await copy_to_subqueues(session, keys)
+    if subqueues:
         await session.run(
-            "refresh_lanes",
-            queues=[queue for queue, _, _ in lanes],
-            groups=[group for _, group, _ in lanes],
-            names=[name for _, _, name in lanes],
+            "refresh_subqueues",
+            queues=[queue for queue, _, _ in subqueues],
+            groups=[group for _, group, _ in subqueues],
+            names=[name for _, _, name in subqueues],
         )
 
 
 async def end_pauses(session: Session, queue: str, now: datetime | None) -> None:
     """Let groups go on whose pauses are over."""
     now = await moment(session, now)
-    await _follow_those(session, queue, await session.ask("end_group_pauses", queue=queue, now=now))
+    await _copy_to_those(session, queue, await session.ask("end_group_pauses", queue=queue, now=now))
 
 
 async def unthrottle(session: Session, queue: str, now: datetime | None, rate: Rate) -> None:
@@ -110,16 +110,16 @@ async def unthrottle(session: Session, queue: str, now: datetime | None, rate: R
     now = await moment(session, now)
     latest = now + rate.per
     found = await session.ask("unthrottle_groups", queue=queue, rate=rate_name(rate), now=now, latest=latest)
-    await _follow_those(session, queue, found)
+    await _copy_to_those(session, queue, found)
 
 
-async def _follow_those(session: Session, queue: str, groups: Collection[Row]) -> None:
+async def _copy_to_those(session: Session, queue: str, groups: Collection[Row]) -> None:
     if groups:
-        await follow(session, [(queue, group) for (group,) in groups])
+        await copy_to_subqueues(session, [(queue, group) for (group,) in groups])
 
 
-async def follow(session: Session, keys: Collection[tuple[str, str]]) -> None:
-    """Have the lanes of groups say what their groups say."""
+async def copy_to_subqueues(session: Session, keys: Collection[tuple[str, str]]) -> None:
+    """Copy to the sub-queues of groups what is true of their groups."""
     await session.run(
-        "copy_groups_to_lanes", queues=[queue for queue, _ in keys], groups=[group for _, group in keys]
+        "copy_groups_to_subqueues", queues=[queue for queue, _ in keys], groups=[group for _, group in keys]
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from conveyor.core.store import Pause
-from conveyor.store.pg.groups import follow
+from conveyor.store.pg.groups import copy_to_subqueues
 from conveyor.store.pg.rows import instant, moment
 from conveyor.store.pg.statements import Session
 from conveyor.store.sql import PauseKey, pause_of
@@ -20,7 +20,7 @@ async def pause(
     await session.run("pause", queue=queue, **PauseKey.of(what)._asdict(), resumes_at=resumes_at, now=now)
     if what.group is not None:
         await session.run("pause_group", queue=queue, group=what.group)
-        await follow(session, [(queue, what.group)])
+        await copy_to_subqueues(session, [(queue, what.group)])
 
 
 async def resume(session: Session, queue: str, what: Pause) -> None:
@@ -28,7 +28,7 @@ async def resume(session: Session, queue: str, what: Pause) -> None:
     await session.run("resume", queue=queue, **PauseKey.of(what)._asdict())
     if what.group is not None:
         await session.run("resume_group", queue=queue, group=what.group)
-        await follow(session, [(queue, what.group)])
+        await copy_to_subqueues(session, [(queue, what.group)])
 
 
 async def paused(session: Session, now: datetime | None, queue: str) -> dict[Pause, datetime | None]:

@@ -10,7 +10,7 @@ from typing import Final
 
 from conveyor.core.store import Change, Deleted, JobKey, JobRecord, JobState, Order, Where, transitions
 from conveyor.store import sql
-from conveyor.store.pg.groups import follow
+from conveyor.store.pg.groups import copy_to_subqueues
 from conveyor.store.pg.jobs import UnitOfWork, row_of
 from conveyor.store.pg.rows import moment, record_or_reason
 from conveyor.store.pg.statements import Session
@@ -67,5 +67,5 @@ async def forget(session: Session, now: datetime | None, queue: str) -> Sequence
     await session.run("delete_traces", queue=queue)
     left = await session.ask("reset_groups", queue=queue)
     if left:
-        await follow(session, [(queue, group) for (group,) in left])
+        await copy_to_subqueues(session, [(queue, group) for (group,) in left])
     return deleted.released

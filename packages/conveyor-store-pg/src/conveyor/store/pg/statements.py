@@ -27,10 +27,10 @@ _FILES: Final = {
     for file in folder.iterdir()
 }
 _COMMENT: Final = re.compile(r"^--.*\n", re.MULTILINE)
-#: Where the claimable jobs of each kind of lane are, and how many are wanted; for `{jobs of ...}`.
-_LANES: Final = {
+#: Where the claimable jobs of each kind of sub-queue are, and how many are wanted; for `{jobs of ...}`.
+_SUBQUEUES: Final = {
     "ungrouped": (
-        "j.queue = %(queue)s and j.state = 'waiting' and j.grp is null and (select all_names from choice)",
+        "j.queue = %(queue)s and j.state = 'waiting' and j.grp is null and (select all_names from allowance)",
         "%(count)s",
     ),
     "named": (
@@ -45,7 +45,7 @@ _LANES: Final = {
         "l.depth",
     ),
 }
-#: Which column of a lane has its first job, by the order within a sort key.
+#: Which column of a sub-queue has its first job, by the order within a sort key.
 _HEADS: Final = {"oldest": "tie_break", "newest": "newest"}
 _INCLUDED: Final = re.compile(r"\{include (\w+)\}")
 
@@ -99,9 +99,9 @@ def text_of(name: str) -> str:
 
 def _in_order(text: str, order: str) -> str:
     jobs = text_of(f"jobs_{order}")
-    for lane, (condition, depth) in _LANES.items():
-        of = jobs.replace("{lane}", condition).replace("{depth}", depth)
-        text = text.replace(f"{{jobs of {lane}}}", of)
+    for kind, (condition, depth) in _SUBQUEUES.items():
+        of = jobs.replace("{subqueue}", condition).replace("{depth}", depth)
+        text = text.replace(f"{{jobs of {kind}}}", of)
     return text.replace("{head}", _HEADS[order])
 
 

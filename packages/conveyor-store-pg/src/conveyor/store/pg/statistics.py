@@ -21,7 +21,7 @@ class Statistics:
     """Looks, as jobs are added, whether the server knows of about as many.
 
     Without statistics all indexes of a table look alike to it. With 30,000 groups in a fresh table, it read
-    all that waits for the head of each lane, and a bulk add took minutes (test_pg_fresh_tables.py).
+    all that waits for the first job of each sub-queue, and a bulk add took minutes (test_pg_fresh_tables.py).
     """
 
     def __init__(self, connections: Connections) -> None:

@@ -43,5 +43,5 @@ async def tidy(connections: Connections, queues: Sequence[str], now: datetime) -
     await run("forget_starts", queues=list(queues), kinds=["queue", "group"], now=now)
     for queue in await connections.call(grouped, single=True, reads=True):
         await connections.call(partial(end_pauses, queue=queue, now=now))
-        for statement in ("forget_groups", "forget_turns", "forget_queue"):
+        for statement in ("forget_groups", "forget_picks", "forget_queue"):
             await run(statement, queue=queue)

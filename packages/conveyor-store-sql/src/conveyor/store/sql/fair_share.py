@@ -97,23 +97,23 @@ class FairShare:
         #: Groups that have had as many starts as their rate allows, and until when that is so.
         self.full: dict[str, datetime] = {}
 
-    def add(self, sub_queue: SubQueue, *, active: int = 0, last_served: int = 0) -> None:
+    def add(self, subqueue: SubQueue, *, active: int = 0, last_served: int = 0) -> None:
         """Pick from a sub-queue as well, whose group has so many active jobs and was served last then."""
-        group = sub_queue.group
+        group = subqueue.group
         if group is not None and group not in self._served:
             self._active[group], self._served[group] = active, last_served
-        self.put(sub_queue)
+        self.put(subqueue)
 
-    def put(self, sub_queue: SubQueue) -> None:
+    def put(self, subqueue: SubQueue) -> None:
         """Put a sub-queue in line by its first job; if that is not known, by the least that it can be."""
-        if sub_queue.jobs:
-            sort_key, tie_break = sub_queue.jobs[0]
-        elif sub_queue.ended:
+        if subqueue.jobs:
+            sort_key, tie_break = subqueue.jobs[0]
+        elif subqueue.ended:
             return
         else:
-            sort_key, tie_break = sub_queue.last
+            sort_key, tie_break = subqueue.last
         self._pushed += 1
-        heappush(self._heap, (sort_key, self._served[sub_queue.group], tie_break, self._pushed, sub_queue))
+        heappush(self._heap, (sort_key, self._served[subqueue.group], tie_break, self._pushed, subqueue))
 
     def pick(self) -> More | None:
         """Pick until there are enough jobs, or none left (None), or until more must be read.
@@ -127,14 +127,14 @@ class FairShare:
                 return More(None)
             if not heap:
                 return None
-            _, last_served, _, _, sub_queue = heappop(heap)
-            group = sub_queue.group
+            _, last_served, _, _, subqueue = heappop(heap)
+            group = subqueue.group
             if last_served != served[group]:  # another sub-queue of its group was served meanwhile
-                self.put(sub_queue)
+                self.put(subqueue)
             elif group is None or self._may_start(group):
-                if not sub_queue.jobs:
-                    return More(sub_queue)
-                self._pick(sub_queue)
+                if not subqueue.jobs:
+                    return More(subqueue)
+                self._pick(subqueue)
         return None
 
     def throttled(self, kept: Sequence[str | None]) -> dict[str, datetime]:
@@ -142,9 +142,9 @@ class FairShare:
         missed = Counter(group for _, group in self.picked) - Counter(kept)
         return {group: until for group, until in self.full.items() if group not in missed}
 
-    def _pick(self, sub_queue: SubQueue) -> None:
-        group = sub_queue.group
-        self.picked.append((abs(sub_queue.jobs.popleft()[1]), group))
+    def _pick(self, subqueue: SubQueue) -> None:
+        group = subqueue.group
+        self.picked.append((abs(subqueue.jobs.popleft()[1]), group))
         if self._counted:
             self._number += 1
             self._served[group] = self._number
@@ -153,7 +153,7 @@ class FairShare:
             self._starts[group] += 1
             if self._is_full(group):
                 return
-        self.put(sub_queue)
+        self.put(subqueue)
 
     def _may_start(self, group: str) -> bool:
         """Whether the group's limit leaves room; if not, its sub-queues are done with."""

@@ -65,4 +65,4 @@ def _tidy(db: Connection, queue: str, now: datetime) -> None:
     forget_starts(db, Scope(queue, "queue"), now)
     forget_starts(db, Scope(queue, "group"), now)
     run(db, "forget_groups", queue=queue)
-    run(db, "forget_turns", queue=queue)
+    run(db, "forget_picks", queue=queue)

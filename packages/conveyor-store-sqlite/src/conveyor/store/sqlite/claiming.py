@@ -1,7 +1,7 @@
 """Leasing jobs: choose them, lease them, read them.
 
-Choosing reads only what it needs of the indexes (`waiting.py`, and `turns.py` where a queue knows groups);
-leasing is one statement for all of them; reading is one for every two hundred.
+Choosing reads only what it needs of the indexes (`candidates.py`, and `fair_share.py` where a queue knows
+groups); leasing is one statement for all of them; reading is one for every two hundred.
 """
 
 from __future__ import annotations
@@ -20,16 +20,22 @@ from conveyor.store.sql import (
     run_now,
     time_until_more,
 )
+from conveyor.store.sqlite.candidates import (
+    Preconditions,
+    allowed_names,
+    before_stalled,
+    find_preconditions,
+    most_urgent,
+)
+from conveyor.store.sqlite.fair_share import pick_by_fair_share
 from conveyor.store.sqlite.limits import Starts
 from conveyor.store.sqlite.rows import read_or, records, written
 from conveyor.store.sqlite.statements import ask, run, text
-from conveyor.store.sqlite.turns import take_turns
-from conveyor.store.sqlite.waiting import Gate, allowed_names, before_stalled, gate, most_urgent
 
 
 def claim(db: Connection, now: datetime, request: Claim) -> Claimed:
     """Lease the most urgent jobs that may be claimed."""
-    state = gate(db, request.queue, now)
+    state = find_preconditions(db, request.queue, now)
     starts = Starts(db)
     run_now(register_windows(starts, request, now))
     left = run_now(capacity(starts, request, request.count, now))
@@ -38,13 +44,15 @@ def claim(db: Connection, now: datetime, request: Claim) -> Claimed:
     cut_short = False
     if state.paused_until is None and left.starts > 0:
         names = allowed_names(db, request, state)
-        if state.turns is None:
+        if state.picks is None:
             seqs = most_urgent(db, request, names, left.starts)
             most = before_stalled(db, request, seqs)
             if most is not None:
                 seqs, cut_short = seqs[:most], True
         else:
-            picked, cut_short = take_turns(db, now, request, names, count=left.starts, picks=state.turns)
+            picked, cut_short = pick_by_fair_share(
+                db, now, request, names, count=left.starts, picks=state.picks
+            )
             seqs, groups = [seq for seq, _ in picked], [group for _, group in picked]
     run_now(note_starts(starts, request, groups or [None] * len(seqs), now))
     taken = _leased(db, now, request, seqs)
@@ -77,7 +85,9 @@ def _leased(db: Connection, now: datetime, request: Claim, seqs: Sequence[int]) 
     return taken
 
 
-def _wait(db: Connection, request: Claim, state: Gate, now: datetime, *, limited: bool) -> timedelta | None:
+def _wait(
+    db: Connection, request: Claim, state: Preconditions, now: datetime, *, limited: bool
+) -> timedelta | None:
     """How long until there may be more, if time alone brings that about."""
 
     async def look(rate: str) -> tuple[bool, datetime | None]:

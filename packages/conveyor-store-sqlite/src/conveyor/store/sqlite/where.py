@@ -35,8 +35,8 @@ from conveyor.store.sqlite.statements import execute, statement, text
 
 #: Whether a job has no retention, as the index of finished jobs knows it.
 _UNRETAINED: Final = "(expires_at is null and keep_count is null)"
-#: Where the claimable jobs of each kind of lane are; for the `{lane}` of a statement.
-_LANES: Final = {
+#: Where the claimable jobs of each kind of sub-queue are; for the `{subqueue}` of a statement.
+_SUBQUEUES: Final = {
     "ungrouped": "queue = :queue and state = 'waiting' and grp is null",
     "named": "queue = :queue and name = :name and state = 'waiting' and grp is null",
     "grouped": "queue = :queue and grp = :group and name = :name and state = 'waiting'",
@@ -78,9 +78,9 @@ _QUEUES_OF_CHILDREN: Final = """queue in (
 
 
 @cache
-def in_lane(name: str, lane: str) -> str:
-    """The statement in that file, for that kind of lane."""
-    return statement(name).replace("{lane}", _LANES[lane])
+def in_subqueue(name: str, kind: str) -> str:
+    """The statement in that file, for that kind of sub-queue."""
+    return statement(name).replace("{subqueue}", _SUBQUEUES[kind])
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +112,8 @@ def seqs(
             "after_finished": _finished_at(after, order),
         }
     found: list[tuple[Any, ...]] = []
-    lanes = _is_of_lanes(where)
-    for branch in condition.branches if lanes else ordered_apart(condition.branches, order, where):
+    subqueues = _is_of_subqueues(where)
+    for branch in condition.branches if subqueues else ordered_apart(condition.branches, order, where):
         key, behind = sorting(_ORDERS, _NEVER, order, branch, after)
         sql = _select(
             _all(branch.sql(_UNRETAINED), *condition.terms, *((behind,) if after is not None else ())),
@@ -264,26 +264,26 @@ _TERMS: Final[dict[str, tuple[str, Callable[[Any], dict[str, Any]]]]] = {
 
 
 def _branches(where: Where) -> Sequence[Branch]:
-    if _is_of_lanes(where):
+    if _is_of_subqueues(where):
         return [GROUPED]
     return [ANY] if _is_found_otherwise(where) else branches_of(where)
 
 
 def _index(where: Where, branch: Branch) -> str | None:
     """The index to go by, where SQLite would choose another."""
-    if _is_of_lanes(where):
-        return "conveyor_jobs_waiting_lane"
+    if _is_of_subqueues(where):
+        return "conveyor_jobs_waiting_subqueue"
     return "conveyor_jobs_finished" if branch.unretained is not None and where.queue is not None else None
 
 
 def _is_found_otherwise(where: Where) -> bool:
     """Whether the set is not found by its states: an index of its own has it, or it is of all jobs."""
     everything = where.queue is None and where.states is None
-    grouped = where.group is not None and not _is_of_lanes(where)
+    grouped = where.group is not None and not _is_of_subqueues(where)
     return everything or grouped or where.expired or is_of_a_few(where)
 
 
-def _is_of_lanes(where: Where) -> bool:
+def _is_of_subqueues(where: Where) -> bool:
     """Whether the set is of a group's waiting jobs, which have an index without the finished ones."""
     found = (
         where.queue is not None and where.group is not None and where.states == frozenset({JobState.WAITING})

@@ -77,8 +77,8 @@ create index conveyor_jobs_waiting_name
   on {schema}.conveyor_jobs (queue collate "POSIX", name, sort_key, tie_break)
   where state = 'waiting' and grp is null;
 
--- A claim within one sub-queue: find_candidates_in_groups.sql; and the first job of each: refresh_lanes.sql.
-create index conveyor_jobs_waiting_lane
+-- A claim within one sub-queue: find_candidates_in_groups.sql; and the first job of each: refresh_subqueues.sql.
+create index conveyor_jobs_waiting_subqueue
   on {schema}.conveyor_jobs (queue, grp, name, sort_key, tie_break)
   where state = 'waiting' and grp is not null;
 
@@ -256,13 +256,14 @@ create table {schema}.conveyor_subqueues (
   autovacuum_vacuum_threshold = 500
 );
 
--- The next sub-queues among those whose group was served before: find_candidates_in_groups.sql, kinds_served.sql.
+-- The next sub-queues among those whose group was served before: find_candidates_in_groups.sql,
+-- subqueue_classes_served.sql.
 create index conveyor_subqueues_served
   on {schema}.conveyor_subqueues (queue, name, throttled_for, active, sort_key, last_served)
   where not paused and last_served > 0;
 
 -- The next sub-queues among those whose group was never served, oldest first: find_candidates_in_groups.sql,
--- kinds_fresh.sql.
+-- subqueue_classes_never_served.sql.
 create index conveyor_subqueues_never_served
   on {schema}.conveyor_subqueues (queue, name, throttled_for, active, sort_key, tie_break)
   where not paused and last_served = 0;

@@ -71,7 +71,7 @@ create index conveyor_jobs_waiting_name
   where state = 'waiting' and grp is null;
 
 -- A claim within one sub-queue: jobs_oldest.sql, and the triggers that keep conveyor_subqueues.
-create index conveyor_jobs_waiting_lane
+create index conveyor_jobs_waiting_subqueue
   on conveyor_jobs (queue, grp, name, sort_key, tie_break, state)
   where state = 'waiting' and grp is not null;
 
@@ -232,7 +232,7 @@ create table conveyor_groups (
   primary key (queue, grp)
 ) strict, without rowid;
 
--- Whether a queue knows any group: forget_turns.sql.
+-- Whether a queue knows any group: forget_picks.sql.
 create index conveyor_groups_known
   on conveyor_groups (queue)
   where known = 1;
@@ -269,17 +269,19 @@ create table conveyor_subqueues (
   unique (queue, grp, name)
 ) strict;
 
--- The next sub-queues among those whose group was served before: lanes_served.sql, kinds_served.sql.
+-- The next sub-queues among those whose group was served before: subqueues_served.sql,
+-- subqueue_classes_served.sql.
 create index conveyor_subqueues_served
   on conveyor_subqueues (queue, name, throttled_for, active, sort_key, last_served)
   where paused = 0 and last_served > 0;
 
--- The next sub-queues among those whose group was never served, oldest first: lanes_fresh.sql, kinds_fresh.sql.
+-- The next sub-queues among those whose group was never served, oldest first: subqueues_never_served.sql,
+-- subqueue_classes_never_served.sql.
 create index conveyor_subqueues_never_served
   on conveyor_subqueues (queue, name, throttled_for, active, sort_key, tie_break)
   where paused = 0 and last_served = 0;
 
--- The same, newest first: lanes_fresh_newest.sql.
+-- The same, newest first: subqueues_never_served_newest.sql.
 create index conveyor_subqueues_never_served_newest
   on conveyor_subqueues (queue, name, throttled_for, active, sort_key, newest)
   where paused = 0 and last_served = 0;

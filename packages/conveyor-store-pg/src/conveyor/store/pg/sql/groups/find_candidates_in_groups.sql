@@ -3,15 +3,15 @@
 {include claimable_names},
 classes as materialized (
   select 1 as stream, k.name, k.throttled_for, k.active
-    from ({include kinds_fresh}) k
+    from ({include subqueue_classes_never_served}) k
   union all
   select 2, k.name, k.throttled_for, k.active
-    from ({include kinds_served}) k
+    from ({include subqueue_classes_served}) k
 ),
 wanted as materialized (
   select k.*
     from classes k
-   cross join gate g
+   cross join preconditions g
    where not g.paused
      and k.name <> all(g.paused_names)
      and (%(names)s::text[] is null or k.name = any(%(names)s::text[]))
@@ -82,7 +82,7 @@ found as (
   (
     select 0, null, '', 0, 0, 0, 0, %(count)s::bigint, j.sort_key, j.second
       from names n
-     cross join choice c
+     cross join allowance c
      cross join lateral ({jobs of named}) j
      where n.allowed
        and c.any_name
@@ -104,6 +104,6 @@ select
   g.*,
   {include soonest} at time zone 'UTC' as soonest,
   f.*
-  from gate g
+  from preconditions g
   left join found f
     on true

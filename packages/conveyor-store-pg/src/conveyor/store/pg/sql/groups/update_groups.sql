@@ -10,7 +10,7 @@ select m.queue, m.grp, m.known, m.waiting, m.delayed, m.active, m.last_served, c
     %(waiting)s::int[],
     %(delayed)s::int[],
     %(active)s::int[],
-    %(served)s::bigint[],
+    %(last_served)s::bigint[],
     %(throttled_for)s::text[],
     %(throttled_until)s::timestamptz[]
   ) m (queue, grp, known, waiting, delayed, active, last_served, throttled_for, throttled_until)

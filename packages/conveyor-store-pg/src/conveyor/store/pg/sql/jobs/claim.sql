@@ -1,11 +1,12 @@
 -- A claim of a queue that has nothing to do with groups or pauses, in one statement: the moment, whether the
--- queue is not like that, for how many jobs there is room, and then the jobs. Claims of a queue that knows
--- limits must stand in line before this (lock_queue.sql), so that it counts what is true until it commits. The
--- first sub-queue, and the first group, are asked for in the order of an index: for a mere `exists` a plan may
--- read those of all queues, because it expects to meet one soon. The jobs are looked up by an array of their
--- numbers, not joined: a plan takes a limit that it does not know for a tenth of the table. Nor by ctid: one
--- that another call has changed since this began is locked where it is now, and this would not see it there.
-with gate as materialized (
+-- queue is not like that, how many jobs the limit leaves capacity for, and then the jobs. Claims of a queue
+-- that knows limits must stand in line before this (lock_queue.sql), so that it counts what is true until it
+-- commits. The first sub-queue, and the first group, are asked for in the order of an index: for a mere
+-- `exists` a plan may read those of all queues, because it expects to meet one soon. The jobs are looked up by
+-- an array of their numbers, not joined: a plan takes a limit that it does not know for a tenth of the table.
+-- Nor by ctid: one that another call has changed since this began is locked where it is now, and this would not
+-- see it there.
+with preconditions as materialized (
   select
     m.now,
     case
@@ -50,7 +51,7 @@ with gate as materialized (
           )
         )
       )
-    end as room
+    end as capacity
     from (select coalesce(%(now)s::timestamptz, clock_timestamp()) as now) m
 ),
 picked as materialized (
@@ -59,9 +60,9 @@ picked as materialized (
    where queue = %(queue)s
      and state = 'waiting'
      and grp is null
-     and (select not guarded from gate)
+     and (select not guarded from preconditions)
    order by sort_key, tie_break
-   limit (select room from gate)
+   limit (select capacity from preconditions)
      for update skip locked
 ),
 -- The first of them that has stalled before, if that makes a difference: it ends what is chosen, or comes alone.
@@ -94,11 +95,11 @@ leased as (
   update {schema}.conveyor_jobs j
      set state = 'active',
          token = %(token)s,
-         lease_until = (select now from gate) + %(lease)s * interval '1 microsecond',
+         lease_until = (select now from preconditions) + %(lease)s * interval '1 microsecond',
          locked_by = %(worker)s,
          attempt = j.attempt + 1,
          started = %(started)s::boolean and j.stalled = 0,
-         processed_at = (select now from gate)
+         processed_at = (select now from preconditions)
    where j.seq = any(array(select seq from chosen))
   returning
     {include record_columns}
@@ -106,19 +107,19 @@ leased as (
 select
   g.now at time zone 'UTC' as moment,
   g.guarded,
-  g.room,
+  g.capacity,
   -- When more may be claimed, if time alone brings that about.
   (
     select run_at
       from {schema}.conveyor_jobs
      where queue = %(queue)s
        and state = 'delayed'
-       and (select count(*) < (select room from gate) from leased)
+       and (select count(*) < (select capacity from preconditions) from leased)
      order by run_at
      limit 1
   ) at time zone 'UTC' as due,
   -- Whether one was passed over because another call is at it: it may be free again in a moment.
-  (select count(*) < (select room from gate) from leased)
+  (select count(*) < (select capacity from preconditions) from leased)
   and (
     select count(*) > (select count(*) from picked)
       from (
@@ -132,6 +133,6 @@ select
   ) as passed_over,
   exists (select from stalled) as cut_short,
   l.*
-  from gate g
+  from preconditions g
   left join leased l
     on true

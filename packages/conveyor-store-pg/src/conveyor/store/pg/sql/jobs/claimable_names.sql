@@ -1,6 +1,6 @@
 -- What find_candidates.sql and find_candidates_in_groups.sql begin with: what stands in a claim's way, and
 -- which names it may take.
-with recursive gate as materialized (
+with recursive preconditions as materialized (
   {include claim_preconditions}
 ),
 -- The names of the jobs without a group; looked for, one search for each, only if some may not be claimed.
@@ -11,7 +11,7 @@ there (name) as (
      where j.queue = %(queue)s collate "POSIX"
        and j.state = 'waiting'
        and j.grp is null
-       and (select not paused and (%(names)s::text[] is not null or cardinality(paused_names) > 0) from gate)
+       and (select not paused and (%(names)s::text[] is not null or cardinality(paused_names) > 0) from preconditions)
      order by j.name
      limit 1
   )
@@ -34,10 +34,10 @@ names as materialized (
     t.name,
     t.name <> all(g.paused_names) and (%(names)s::text[] is null or t.name = any(%(names)s::text[])) as allowed
     from there t
-   cross join gate g
+   cross join preconditions g
    where t.name is not null
 ),
-choice as materialized (
+allowance as materialized (
   select not g.paused as any_name, not g.paused and not exists (select from names where not allowed) as all_names
-    from gate g
+    from preconditions g
 )

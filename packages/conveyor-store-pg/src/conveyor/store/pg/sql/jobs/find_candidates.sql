@@ -10,7 +10,7 @@ found as (
   (
     select 0, null, '', 0, 0, 0, 0, %(count)s::bigint, j.sort_key, j.second
       from names n
-     cross join choice c
+     cross join allowance c
      cross join lateral ({jobs of named}) j
      where n.allowed
        and c.any_name
@@ -23,6 +23,6 @@ select
   g.*,
   {include soonest} at time zone 'UTC' as soonest,
   f.*
-  from gate g
+  from preconditions g
   left join found f
     on true

@@ -5,18 +5,18 @@ select r.sort_key, n.second
     with recursive sort_keys (sort_key, found) as (
       select
         h.sort_key,
-        (select count(*) from (select from {schema}.conveyor_jobs j where {lane} and j.sort_key = h.sort_key limit {depth}) f)
-        from (select j.sort_key from {schema}.conveyor_jobs j where {lane} order by j.sort_key, j.tie_break limit 1) h
+        (select count(*) from (select from {schema}.conveyor_jobs j where {subqueue} and j.sort_key = h.sort_key limit {depth}) f)
+        from (select j.sort_key from {schema}.conveyor_jobs j where {subqueue} order by j.sort_key, j.tie_break limit 1) h
       union all
       select
         h.sort_key,
         k.found
-        + (select count(*) from (select from {schema}.conveyor_jobs j where {lane} and j.sort_key = h.sort_key limit {depth}) f)
+        + (select count(*) from (select from {schema}.conveyor_jobs j where {subqueue} and j.sort_key = h.sort_key limit {depth}) f)
         from sort_keys k
        cross join lateral (
          select j.sort_key
            from {schema}.conveyor_jobs j
-          where {lane}
+          where {subqueue}
             and j.sort_key > k.sort_key
           order by j.sort_key, j.tie_break
           limit 1
@@ -29,7 +29,7 @@ select r.sort_key, n.second
    (
      select -abs(j.tie_break) as second
        from {schema}.conveyor_jobs j
-      where {lane}
+      where {subqueue}
         and j.sort_key = r.sort_key
         and j.tie_break < 0
       order by j.sort_key, j.tie_break
@@ -39,7 +39,7 @@ select r.sort_key, n.second
    (
      select -abs(j.tie_break)
        from {schema}.conveyor_jobs j
-      where {lane}
+      where {subqueue}
         and j.sort_key = r.sort_key
         and j.tie_break > 0
       order by j.sort_key desc, j.tie_break desc

@@ -5,7 +5,7 @@ select json_group_array(json_array(sort_key, tie_break))
       from (
         select sort_key, tie_break
           from conveyor_jobs
-         where {lane}
+         where {subqueue}
            and sort_key = :sort_key
            and tie_break > -:before
            and tie_break < 0
@@ -17,7 +17,7 @@ select json_group_array(json_array(sort_key, tie_break))
       from (
         select sort_key, tie_break
           from conveyor_jobs
-         where {lane}
+         where {subqueue}
            and sort_key = :sort_key
            and tie_break > 0
            and tie_break < :before

@@ -1,4 +1,4 @@
 select min(sort_key)
   from conveyor_jobs
- where {lane}
+ where {subqueue}
    and sort_key > :sort_key

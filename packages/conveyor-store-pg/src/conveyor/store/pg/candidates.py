@@ -1,4 +1,4 @@
-"""What waits in a queue: what stands in a claim's way, and the most urgent jobs of each lane.
+"""What waits in a queue: what stands in a claim's way, and the most urgent jobs of each sub-queue.
 
 A job is known here by its sort key and a number that decides between equal ones: `(sort_key, tie_break)`
 oldest first, `(sort_key, -seq)` newest first. The lesser goes first, and the number without its sign is the
@@ -20,46 +20,46 @@ from conveyor.store.pg.statements import Row, Session
 from conveyor.store.sql import FOREVER, Picks, SubQueue, microseconds, rate_name
 
 #: A group, and a name within it.
-LaneKey = tuple[str | None, str]
+SubqueueKey = tuple[str | None, str]
 
-#: How many more lanes are read than jobs are asked for: the last ones read only show where the others begin.
+#: How many more sub-queues are read than jobs are asked for: the last ones only show where the others begin.
 _SPARE: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class Preconditions:
     """What stands in the way of a claim at that moment.
 
-    `paused_until` None: the queue is not paused. `turns` None: it has nothing to do with groups. `in_line`:
+    `paused_until` None: the queue is not paused. `picks` None: it has nothing to do with groups. `in_line`:
     its claims go one after another. `over`: groups may go on, and that has not been noted (see `tidying`).
     """
 
     now: datetime
     paused_until: datetime | None
-    turns: Picks | None
+    picks: Picks | None
     in_line: bool
     over: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
+class Candidate:
     """A sub-queue, how many jobs of its group were active at that moment, and when that was served last."""
 
-    sub_queue: SubQueue
+    subqueue: SubQueue
     active: int
     last_served: int
 
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """How much to read for a number of jobs: so many lanes, and `times` as many jobs as asked for.
+    """How much to read for a number of jobs: so many sub-queues, and `times` as many jobs as asked for.
 
-    The jobs are spread evenly over the lanes; of those in `deep` as many are read as are asked for.
+    The jobs are spread evenly over the sub-queues; of those in `deep` as many are read as are asked for.
     """
 
-    lanes: int
+    subqueues: int
     times: int = 1
-    deep: frozenset[LaneKey] = frozenset()
+    deep: frozenset[SubqueueKey] = frozenset()
 
     @classmethod
     def of(cls, count: int) -> Reach:
@@ -67,41 +67,43 @@ class Reach:
         return cls(count + _SPARE)
 
     def further(self, needed: SubQueue | None) -> Reach:
-        """More of a lane of which too little was read, and some more of all lanes; else more lanes."""
+        """More of a sub-queue of which too little was read, and some more of all; else more sub-queues."""
         if needed is None:
-            return replace(self, lanes=self.lanes * 4)
+            return replace(self, subqueues=self.subqueues * 4)
         return replace(self, times=self.times * 2, deep=self.deep | {(needed.group, needed.name)})
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class Snapshot:
     """What a claim sees, all as of one moment.
 
-    `soonest` is when time alone may bring more. `beyond` is the most urgent that a lane which was not read
-    can be, by sort key, turn and what decides within them; None: there is none.
+    `soonest` is when time alone may bring more. `beyond` is the most urgent that a sub-queue which was not
+    read can be, by sort key, last pick of its group and what decides within them; None: there is none.
     """
 
-    gate: Gate
+    preconditions: Preconditions
     soonest: datetime | None
-    lanes: Sequence[Lane]
+    candidates: Sequence[Candidate]
     beyond: tuple[float, int, int] | None
 
 
-async def gate(session: Session, queue: str, now: datetime | None, group_rate: Rate | None = None) -> Gate:
+async def find_preconditions(
+    session: Session, queue: str, now: datetime | None, group_rate: Rate | None = None
+) -> Preconditions:
     """What a claim of the queue has to know before it looks for jobs."""
     rate, window = _named(group_rate)
     [row] = await session.ask("claim_preconditions", queue=queue, now=now, rate=rate, window=window)
-    return _gate(row)
+    return _preconditions(row)
 
 
-async def look(
+async def find_candidates(
     session: Session, request: Claim, now: datetime, count: int, reach: Reach | None = None
-) -> View:
-    """See what a claim may choose `count` jobs from; with a `reach`, the jobs of groups as well."""
+) -> Snapshot:
+    """Find what a claim may choose `count` jobs from; with a `reach`, the jobs of groups as well."""
     group = request.group_limit
     rate, window = _named(group.rate if group is not None else None)
     order = "newest" if request.newest_first else "oldest"
-    lanes = {} if reach is None else _lanes(request, reach)
+    wanted = {} if reach is None else _wanted(request, reach)
     rows = await session.ask(
         f"find_candidates:{order}" if reach is None else f"find_candidates_in_groups:{order}",
         queue=request.queue,
@@ -110,22 +112,22 @@ async def look(
         window=window,
         names=None if request.names is None else sorted(request.names),
         count=count,
-        **lanes,
+        **wanted,
     )
-    soonest = rows[0][_GATE]
-    found = sorted(row[_GATE + 1 :] for row in rows if row[-1] is not None)
-    return View(
-        gate=_gate(rows[0][:_GATE]),
+    soonest = rows[0][_PRECONDITIONS]
+    found = sorted(row[_PRECONDITIONS + 1 :] for row in rows if row[-1] is not None)
+    return Snapshot(
+        preconditions=_preconditions(rows[0][:_PRECONDITIONS]),
         soonest=None if soonest is None else known_instant(soonest),
-        lanes=[_lane(list(of)) for _, of in groupby(found, key=lambda row: row[:3])],
-        beyond=None if reach is None else _beyond(found, reach.lanes),
+        candidates=[_candidate(list(of)) for _, of in groupby(found, key=lambda row: row[:3])],
+        beyond=None if reach is None else _beyond(found, reach.subqueues),
     )
 
 
 _BEFORE: Final = -(1 << 63)
 #: How many columns of what is seen are those of claim_preconditions.sql.
-_GATE: Final = 10
-_FRESH: Final = 1
+_PRECONDITIONS: Final = 10
+_NEVER_SERVED: Final = 1
 _SERVED: Final = 2
 
 
@@ -141,42 +143,42 @@ def _most(request: Claim) -> int | None:
     return 0 if limit.rate is not None and limit.rate.max < 1 else limit.active
 
 
-def _lanes(request: Claim, reach: Reach) -> dict[str, Any]:
-    """What is asked of the lanes of groups."""
+def _wanted(request: Claim, reach: Reach) -> dict[str, Any]:
+    """How much is read of the sub-queues of groups."""
     return {
         "most": _most(request),
-        "page": reach.lanes,
+        "page": reach.subqueues,
         "times": reach.times,
         "deep_groups": [group for group, _ in reach.deep],
         "deep_names": [name for _, name in reach.deep],
     }
 
 
-def _gate(row: Row) -> Gate:
+def _preconditions(row: Row) -> Preconditions:
     at, paused, until, _, latest, ungrouped, counted, grouped, in_line, over = row
-    return Gate(
+    return Preconditions(
         now=known_instant(at),
         paused_until=(instant(until) or FOREVER) if paused else None,
-        turns=Picks(latest, ungrouped, counted=counted) if counted or grouped else None,
+        picks=Picks(latest, ungrouped, counted=counted) if counted or grouped else None,
         in_line=in_line,
         over=over,
     )
 
 
-def _lane(rows: Sequence[Row]) -> Lane:
-    """One lane of what was found: a row for each of its jobs, the most urgent first."""
-    _, group, name, active, served, *_, depth, _, _ = rows[0]
+def _candidate(rows: Sequence[Row]) -> Candidate:
+    """One sub-queue of what was found: a row for each of its jobs, the most urgent first."""
+    _, group, name, active, last_served, *_, depth, _, _ = rows[0]
     jobs = deque((row[-2], row[-1]) for row in rows)
     ended = len(jobs) < depth or group is None
-    return Lane(SubQueue(group, name, jobs, jobs[-1], ended=ended), active, served)
+    return Candidate(SubQueue(group, name, jobs, jobs[-1], ended=ended), active, last_served)
 
 
 def _beyond(found: Sequence[Row], most: int) -> tuple[float, int, int] | None:
-    """Where the lanes that were not read begin, if not all were."""
+    """Where the sub-queues that were not read begin, if not all were."""
     ends: list[tuple[float, int, int]] = []
-    for stream in (_FRESH, _SERVED):
+    for stream in (_NEVER_SERVED, _SERVED):
         places = {row[1:3]: row[5:7] for row in found if row[0] == stream}
         if len(places) >= most:
             sort_key, second = max(places.values())
-            ends.append((sort_key, 0, second) if stream == _FRESH else (sort_key, second, _BEFORE))
+            ends.append((sort_key, 0, second) if stream == _NEVER_SERVED else (sort_key, second, _BEFORE))
     return min(ends, default=None)

@@ -3,7 +3,7 @@
 They are read by pages, in the order in which they are picked from (see `conveyor.store.sql.FairShare`).
 Nobody else writes meanwhile, so what is read later is of the same moment. Sub-queues that must be passed over
 are not read at all: those of paused groups are in no index, and those of groups with too many active jobs, or
-that are throttled, are of other kinds than the ones asked for.
+that are throttled, are of other classes than the ones asked for.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any
 
 from conveyor.core.store import Claim
 from conveyor.store.sql import FairShare, Picks, Scope, SubQueue, rate_name, rate_of, run_now, windows
+from conveyor.store.sqlite.candidates import START, Names, before_stalled, following, ungrouped
 from conveyor.store.sqlite.limits import Starts
 from conveyor.store.sqlite.rows import written
 from conveyor.store.sqlite.statements import ask, run, text
-from conveyor.store.sqlite.waiting import START, Names, before_stalled, following, ungrouped
 
 
-def take_turns(
+def pick_by_fair_share(
     db: Connection, now: datetime, request: Claim, names: Names, *, count: int, picks: Picks
 ) -> tuple[Sequence[tuple[int, str | None]], bool]:
     """Pick up to `count` jobs by fair share, each returned with its group, and note the picks.
@@ -50,8 +50,8 @@ def _note(
     """Note from which groups jobs were picked, and which to pass over for a while."""
     if groups and picks.counted:
         latest, ungrouped_at, served = picks.after(groups)
-        run(db, "serve_groups", queue=request.queue, served=text(list(served.items())))
-        run(db, "serve_queue", queue=request.queue, turns=latest, served=ungrouped_at)
+        run(db, "mark_groups_served", queue=request.queue, groups=text(list(served.items())))
+        run(db, "save_picks", queue=request.queue, picks=latest, ungrouped_last_served=ungrouped_at)
     rate = rate_of(request.group_limit)
     full = share.throttled(groups)
     if rate is not None and full:
@@ -64,7 +64,7 @@ class _Stream:
     """Sub-queues in order, read by pages: those whose group has been served, or those whose group has not."""
 
     statement: str
-    kinds: list[Sequence[Any]]
+    classes: list[Sequence[Any]]
     #: All sub-queues before this have been read; None: all there are.
     read_to: tuple[int, int] | None = START
     seen: set[tuple[str, str]] = field(default_factory=set)
@@ -72,10 +72,10 @@ class _Stream:
     @property
     def bound(self) -> tuple[int, int, int] | None:
         """The most urgent that a sub-queue which has not been read can be; None: there is none."""
-        if self.read_to is None or not self.kinds:
+        if self.read_to is None or not self.classes:
             return None
         sort_key, second = self.read_to
-        return (sort_key, second, START[1]) if self.statement == "lanes_served" else (sort_key, 0, second)
+        return (sort_key, second, START[1]) if self.statement == "subqueues_served" else (sort_key, 0, second)
 
 
 class _Reader:
@@ -109,20 +109,22 @@ class _Reader:
                 return []
             latest = written(self._now + self._rate.per)
             run(self._db, "unthrottle_groups", queue=self._queue, now=written(self._now), latest=latest)
-        fresh = "lanes_fresh_newest" if self._request.newest_first else "lanes_fresh"
+        never_served = (
+            "subqueues_never_served_newest" if self._request.newest_first else "subqueues_never_served"
+        )
         return [
-            _Stream(fresh, self._kinds("kinds_fresh")),
-            _Stream("lanes_served", self._kinds("kinds_served")),
+            _Stream(never_served, self._classes("subqueue_classes_never_served")),
+            _Stream("subqueues_served", self._classes("subqueue_classes_served")),
         ]
 
-    def _kinds(self, name: str) -> list[Sequence[Any]]:
-        """The kinds of lanes that this claim may take from."""
+    def _classes(self, statement: str) -> list[Sequence[Any]]:
+        """The classes of sub-queues that this claim may take from, as the statement knows them."""
         most = None if self._limit is None else self._limit.active
         throttled = None if self._rate is None else rate_name(self._rate)
         return [
-            (lane, throttled_for, active)
-            for lane, throttled_for, active in ask(self._db, name, queue=self._queue)
-            if (self._names is None or lane in self._names)
+            (name, throttled_for, active)
+            for name, throttled_for, active in ask(self._db, statement, queue=self._queue)
+            if (self._names is None or name in self._names)
             and throttled_for != throttled
             and (most is None or active < most)
         ]
@@ -135,14 +137,14 @@ class _Reader:
         """Read the next sub-queues of the stream that may have the most urgent one, with their windows."""
         stream = next(stream for stream in self._streams if stream.bound == self._share.beyond)
         sort_key, second = stream.read_to or START
-        # The lanes of one group share their turn, so a page may end between them: it begins again there,
-        # and is larger than they can be.
-        count = self._share.count + len(stream.kinds)
+        # The sub-queues of one group were served at once, so a page may end between them: the next one
+        # begins there, and is larger than they can be.
+        count = self._share.count + len(stream.classes)
         rows = ask(
             self._db,
             stream.statement,
             queue=self._queue,
-            kinds=text(stream.kinds),
+            classes=text(stream.classes),
             sort_key=sort_key,
             second=second,
             count=count,
@@ -156,25 +158,27 @@ class _Reader:
             groups = {row[2] for row in new} - known.keys()
             scope = Scope(self._queue, "group")
             known.update(run_now(windows(Starts(self._db), scope, groups, self._rate, self._now)))
-        for sort_key, _, group, name, active, tie_break, newest, served in new:
+        for sort_key, _, group, name, active, tie_break, newest, last_served in new:
             head = (sort_key, newest if self._request.newest_first else tie_break)
             self._share.add(
-                SubQueue(group, name, deque([head]), head, ended=False), active=active, last_served=served
+                SubQueue(group, name, deque([head]), head, ended=False),
+                active=active,
+                last_served=last_served,
             )
 
-    def read_jobs(self, sub_queue: SubQueue) -> None:
+    def read_jobs(self, subqueue: SubQueue) -> None:
         """Read what comes next in a sub-queue, of which all that was read has been picked."""
         wanted = self._share.count - len(self._share.picked)
         jobs = following(
             self._db,
             "grouped",
-            {"queue": self._queue, "group": sub_queue.group, "name": sub_queue.name},
-            sub_queue.last,
+            {"queue": self._queue, "group": subqueue.group, "name": subqueue.name},
+            subqueue.last,
             wanted,
             newest=self._request.newest_first,
         )
-        sub_queue.ended = len(jobs) < wanted
+        subqueue.ended = len(jobs) < wanted
         if jobs:
-            sub_queue.jobs.extend(jobs)
-            sub_queue.last = jobs[-1]
-            self._share.put(sub_queue)
+            subqueue.jobs.extend(jobs)
+            subqueue.last = jobs[-1]
+            self._share.put(subqueue)

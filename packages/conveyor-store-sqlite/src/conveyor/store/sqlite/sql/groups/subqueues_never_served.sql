@@ -1,8 +1,8 @@
--- The next sub-queues whose group was never served, newest first.
-select json_group_array(json_array(p.sort_key, p.newest, p.grp, p.name, p.active, p.tie_break, p.newest, p.last_served))
+-- The next sub-queues whose group was never served, oldest first.
+select json_group_array(json_array(p.sort_key, p.tie_break, p.grp, p.name, p.active, p.tie_break, p.newest, p.last_served))
   from (
     select n.sort_key, n.tie_break, n.newest, n.last_served, n.active, n.grp, n.name
-      from json_each(:kinds) k
+      from json_each(:classes) k
       join conveyor_subqueues n
         on n.number in (
           select l.number
@@ -13,10 +13,10 @@ select json_group_array(json_array(p.sort_key, p.newest, p.grp, p.name, p.active
              and l.active = k.value ->> 2
              and l.paused = 0
              and l.last_served = 0
-             and (l.sort_key, l.newest) >= (:sort_key, :second)
-           order by l.sort_key, l.newest
+             and (l.sort_key, l.tie_break) >= (:sort_key, :second)
+           order by l.sort_key, l.tie_break
            limit :count
         )
-     order by n.sort_key, n.newest
+     order by n.sort_key, n.tie_break
      limit :count
   ) p

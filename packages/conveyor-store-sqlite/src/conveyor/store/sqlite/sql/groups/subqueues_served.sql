@@ -2,7 +2,7 @@
 select json_group_array(json_array(p.sort_key, p.last_served, p.grp, p.name, p.active, p.tie_break, p.newest, p.last_served))
   from (
     select n.sort_key, n.tie_break, n.newest, n.last_served, n.active, n.grp, n.name
-      from json_each(:kinds) k
+      from json_each(:classes) k
       join conveyor_subqueues n
         on n.number in (
           select l.number

@@ -10,40 +10,40 @@ from __future__ import annotations
 from datetime import datetime
 
 from conveyor.core.store import Claim
+from conveyor.store.pg.candidates import Reach, Snapshot, find_candidates
 from conveyor.store.pg.limits import Starts
 from conveyor.store.pg.statements import Session
-from conveyor.store.pg.waiting import Reach, View, look
 from conveyor.store.sql import Capacity, FairShare, Scope, rate_of, windows
 
 
-async def take_turns(
+async def pick_by_fair_share(
     session: Session, now: datetime, request: Claim, count: int
-) -> tuple[FairShare | None, View]:
+) -> tuple[FairShare | None, Snapshot]:
     """Pick up to `count` jobs by fair share, unless there is no more to choose; with what was looked at."""
     reach = Reach.of(count)
     known: dict[str, Capacity] = {}
     while True:
-        view = await look(session, request, now, count, reach)
-        if view.gate.turns is None or view.gate.paused_until is not None:
-            return None, view
-        share = FairShare(request, now, count=count, picks=view.gate.turns)
-        share.beyond = view.beyond
-        await _read_windows(session, now, request, view, known)
+        snapshot = await find_candidates(session, request, now, count, reach)
+        if snapshot.preconditions.picks is None or snapshot.preconditions.paused_until is not None:
+            return None, snapshot
+        share = FairShare(request, now, count=count, picks=snapshot.preconditions.picks)
+        share.beyond = snapshot.beyond
+        await _read_windows(session, now, request, snapshot, known)
         share.windows.update(known)
-        for lane in view.lanes:
-            share.add(lane.sub_queue, active=lane.active, last_served=lane.last_served)
+        for candidate in snapshot.candidates:
+            share.add(candidate.subqueue, active=candidate.active, last_served=candidate.last_served)
         more = share.pick()
         if more is None:
-            return share, view
+            return share, snapshot
         reach = reach.further(more.of)
 
 
 async def _read_windows(
-    session: Session, now: datetime, request: Claim, view: View, known: dict[str, Capacity]
+    session: Session, now: datetime, request: Claim, snapshot: Snapshot, known: dict[str, Capacity]
 ) -> None:
     """Learn how many jobs of each group may start; only a claim of the queue could change that."""
     rate = rate_of(request.group_limit)
-    groups = {lane.sub_queue.group for lane in view.lanes}
+    groups = {candidate.subqueue.group for candidate in snapshot.candidates}
     unknown = {group for group in groups if group is not None} - known.keys()
     if rate is not None and unknown:
         known.update(await windows(Starts(session), Scope(request.queue, "group"), unknown, rate, now))

@@ -1,4 +1,4 @@
-"""What waits in a queue: what stands in a claim's way, and the most urgent jobs of a lane.
+"""What waits in a queue: what stands in a claim's way, and the most urgent jobs of a sub-queue.
 
 A job is known here by its sort key and a number that decides between equal ones: `(sort_key, tie_break)`
 oldest first, `(sort_key, -seq)` newest first. The lesser goes first, and the number without its sign is the
@@ -20,7 +20,7 @@ from conveyor.core.store import Claim, Stalled
 from conveyor.store.sql import FOREVER, Picks, Position
 from conveyor.store.sqlite.rows import read, written
 from conveyor.store.sqlite.statements import ask, execute, fetch, text
-from conveyor.store.sqlite.where import in_lane
+from conveyor.store.sqlite.where import in_subqueue
 
 _BEFORE: Final = -(1 << 63)
 _BEYOND: Final = (1 << 63) - 1
@@ -32,40 +32,40 @@ START: Final = (_BEFORE, _BEFORE)
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class Preconditions:
     """What stands in the way of a claim.
 
-    `paused_until` None: the queue is not paused. `turns` None: it has nothing to do with groups.
+    `paused_until` None: the queue is not paused. `picks` None: it has nothing to do with groups.
     """
 
     paused_until: datetime | None
     paused_names: frozenset[str]
-    turns: Picks | None
+    picks: Picks | None
 
 
-def gate(db: Connection, queue: str, now: datetime) -> Gate:
+def find_preconditions(db: Connection, queue: str, now: datetime) -> Preconditions:
     """What a claim of the queue has to know before it chooses."""
     row = fetch(db, "claim_preconditions", queue=queue, now=written(now))
     until, names, latest, ungrouped, grouped = row
-    turns: Picks | None = None
+    picks: Picks | None = None
     if latest is not None:
-        turns = Picks(latest, ungrouped, counted=True)
+        picks = Picks(latest, ungrouped, counted=True)
     elif grouped:
-        turns = Picks(0, 0, counted=False)
-    return Gate(
+        picks = Picks(0, 0, counted=False)
+    return Preconditions(
         paused_until=None if until is None else read(until) if until else FOREVER,
         paused_names=frozenset(json.loads(names)),
-        turns=turns,
+        picks=picks,
     )
 
 
-def allowed_names(db: Connection, request: Claim, state: Gate) -> Names:
+def allowed_names(db: Connection, request: Claim, state: Preconditions) -> Names:
     """The names that a claim may take; None if that is all there are."""
     if request.names is None and not state.paused_names:
         return None
     there = set(ask(db, "ungrouped_names", queue=request.queue))
-    if state.turns is not None:
-        there.update(ask(db, "lane_names", queue=request.queue))
+    if state.picks is not None:
+        there.update(ask(db, "subqueue_names", queue=request.queue))
     allowed = there - state.paused_names
     if request.names is not None:
         allowed &= request.names
@@ -99,31 +99,33 @@ def ungrouped(db: Connection, request: Claim, names: Names, count: int) -> list[
 
 
 def following(
-    db: Connection, lane: str, of: Mapping[str, Any], after: Position, count: int, *, newest: bool
+    db: Connection, kind: str, of: Mapping[str, Any], after: Position, count: int, *, newest: bool
 ) -> list[Position]:
-    """The most urgent jobs of a lane behind a position."""
+    """The most urgent jobs of a sub-queue behind a position."""
     if newest:
-        return _newest(db, lane, of, after, count)
+        return _newest(db, kind, of, after, count)
     sort_key, tie_break = after
     row = execute(
-        db, in_lane("jobs_oldest", lane), {**of, "sort_key": sort_key, "tie_break": tie_break, "count": count}
+        db,
+        in_subqueue("jobs_oldest", kind),
+        {**of, "sort_key": sort_key, "tie_break": tie_break, "count": count},
     ).fetchone()
     return [(sort_key, tie_break) for sort_key, tie_break in json.loads(row[0])]
 
 
-def _newest(db: Connection, lane: str, of: Mapping[str, Any], after: Position, count: int) -> list[Position]:
+def _newest(db: Connection, kind: str, of: Mapping[str, Any], after: Position, count: int) -> list[Position]:
     """The same, newest first within a sort key: one after another, because no index has that order."""
     found: list[Position] = []
     sort_key, second = after
     before = _BEYOND if second == _BEFORE else -second
     while len(found) < count:
         limits = {**of, "sort_key": sort_key, "before": before, "count": count - len(found)}
-        row = execute(db, in_lane("jobs_newest", lane), limits).fetchone()
+        row = execute(db, in_subqueue("jobs_newest", kind), limits).fetchone()
         newest = sorted((-abs(tie_break) for _, tie_break in json.loads(row[0])))
         found += [(sort_key, seq) for seq in newest[: count - len(found)]]
         if len(found) >= count:
             break
-        (sort_key,) = execute(db, in_lane("next_sort_key", lane), {**of, "sort_key": sort_key}).fetchone()
+        (sort_key,) = execute(db, in_subqueue("next_sort_key", kind), {**of, "sort_key": sort_key}).fetchone()
         if sort_key is None:
             break
         before = _BEYOND
