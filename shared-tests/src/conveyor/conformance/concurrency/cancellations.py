@@ -13,6 +13,7 @@ import pytest
 
 from conveyor.conformance.kit.area import area
 from conveyor.conformance.kit.bench import SOON, fail, nothing
+from conveyor.conformance.kit.some import some_of
 from conveyor.core import (
     Feature,
     FlowJob,
@@ -163,6 +164,7 @@ OF_GROUPS: Final[dict[str, Call]] = {
     "add to a group": lambda p: p.queue.add("work", group=Group("g")),
     "get_groups": lambda p: p.queue.get_groups(),
 }
+EVERY_CALL: Final[dict[str, Call]] = {**CALLS, **OF_FLOWS, **OF_GROUPS}
 
 
 async def in_vain(call: Coroutine[Any, Any, Any]) -> None:
@@ -235,27 +237,29 @@ async def cancel_at_every_moment(
 class Cancellations:
     """A cancellation that gets lost leaves its task, and who waits for that, going for ever."""
 
-    @pytest.mark.parametrize("as_it_ends", [False, True], ids=["as a wait begins", "as it ends"])
-    @pytest.mark.parametrize("name", [*CALLS, *OF_FLOWS, *OF_GROUPS])
-    async def test_a_call_cancelled_at_any_moment_ends_cancelled(
-        self, store: Store, name: str, *, as_it_ends: bool
-    ) -> None:
+    @pytest.mark.parametrize("name", EVERY_CALL)
+    async def test_a_call_cancelled_at_any_moment_ends_cancelled(self, store: Store, name: str) -> None:
         if name in OF_FLOWS and Feature.FLOWS not in store.features:
             return
         if name in OF_GROUPS and Feature.GROUPS not in store.features:
             return
-        call = {**CALLS, **OF_FLOWS, **OF_GROUPS}[name]
+        turn = list(EVERY_CALL).index(name)
+        for as_it_ends in some_of((False, True), store, turn, one_in=2):
+            await self._cancelled_at_any_moment(store, name, as_it_ends=as_it_ends)
+
+    async def _cancelled_at_any_moment(self, store: Store, name: str, *, as_it_ends: bool) -> None:
+        prefix = f"q-{as_it_ends}"
 
         async def make(n: int) -> Coroutine[Any, Any, Any]:
-            return call(await an_attempt(store, f"q-{n}", name))
+            return EVERY_CALL[name](await an_attempt(store, f"{prefix}-{n}", name))
 
         async def check(n: int) -> None:
-            counts = await Queue[Any](f"q-{n}", store).get_job_counts()
+            counts = await Queue[Any](f"{prefix}-{n}", store).get_job_counts()
             assert counts[JobState.ACTIVE] == 0 or name in CLAIMING
 
         last = await cancel_at_every_moment(make, check, as_it_ends=as_it_ends)
         for n in {1, last // 2, last}:
-            queue = Queue[Any](f"q-{n}", store)
+            queue = Queue[Any](f"{prefix}-{n}", store)
             await queue.resume()
             job = await queue.add("work")
             await Worker(queue.name, nothing, store).run_until_idle()

@@ -15,6 +15,8 @@ from conveyor.core.store import Claim, Claimed, JobKey, JobRecord, Store, Undeco
 from conveyor.core.testing import WrappedStore
 
 S = JobState
+#: No worker makes as many calls for a flow of these tests.
+MANY_CALLS = 500
 
 
 class FlowBench(Bench):

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
 from conveyor.conformance.kit.area import area, many_calls
 from conveyor.conformance.kit.bench import Gate, until
-from conveyor.conformance.kit.flow_bench import Dying, FlowBench, Illegible, leaf, run_and_die
+from conveyor.conformance.kit.flow_bench import MANY_CALLS, Dying, FlowBench, Illegible, leaf, run_and_die
 from conveyor.conformance.kit.make import MANY, claim
+from conveyor.conformance.kit.some import some_of
 from conveyor.core import FlowJob, Job
 from conveyor.core.store import Feature, JobState, Store, Where
-from conveyor.store.memory import MemoryStore
 
 POLICIES = ("fail", "ignore", "remove")
-#: No worker makes as many calls for a flow of these tests.
-MANY_CALLS = 500
-T = TypeVar("T")
 End = Callable[[FlowBench, str, str], Awaitable[None]]
 
 
@@ -151,11 +148,6 @@ def expected(above: str, policy: str, *, bad: bool) -> tuple[str | None, str | N
     if policy == "remove":
         return None, "completed"
     return "failed", {"fail": "failed", "ignore": "completed", "remove": None}[above]
-
-
-def some_of(cases: Sequence[T], store: Store, turn: int) -> Sequence[T]:
-    """Every case on the reference; on another store a third, by turns: the policies are the engine's."""
-    return cases if isinstance(store, MemoryStore) else cases[turn % 3 :: 3]
 
 
 @area("flow behaviour", Feature.FLOWS)

@@ -9,8 +9,9 @@ import pytest
 
 from conveyor.conformance.kit.area import area, many_calls, needs
 from conveyor.conformance.kit.bench import Gate
-from conveyor.conformance.kit.flow_bench import Dying, FlowBench, leaf, run_and_die
+from conveyor.conformance.kit.flow_bench import MANY_CALLS, Dying, FlowBench, leaf, run_and_die
 from conveyor.conformance.kit.make import claim, span
+from conveyor.conformance.kit.some import some_of
 from conveyor.core import (
     Deduplication,
     FlowJob,
@@ -299,7 +300,7 @@ class Growing:
     async def test_a_worker_that_dies_at_any_call_adds_each_child_once(
         self, store: Store, *, after: bool
     ) -> None:
-        for n in itertools.count(1):
+        for n in some_of(range(1, MANY_CALLS), store, int(after)):
             bench = FlowBench(store)
             queue = f"q{n}"
             grower = Grower(bench, leaf("a", queue, children=[leaf("c", queue)]), leaf("b", queue))
@@ -317,7 +318,8 @@ class Growing:
             root = await bench.job(queue, "root")
             assert root.return_value == {"a": "result of a", "b": "result of b"}
             if not died:
-                break
+                return
+        pytest.fail("the worker did not come to the end of its calls")
 
     async def test_the_outcome_of_a_run_that_added_children_may_be_written_twice(self, store: Store) -> None:
         """The answer to the first was lost: the worker repeats it."""

@@ -157,7 +157,7 @@ class Timing:
         await bench.queue.every("1 hour", "slow", key="slow", overlap="skip", misfire=RunAll(5))
         gate = Gate()
         await bench.later(HOUR)
-        running = asyncio.create_task(bench.run(gate))
+        running = asyncio.create_task(bench.run(gate, lock_duration="1 day"))
         await gate.until_begun()
 
         await bench.later(3 * HOUR)  # 2, 3 and 4: it runs on; its lease is nobody's business here

@@ -15,6 +15,7 @@ from conveyor.conformance.concurrency.interleavings.held_store import HeldStore,
 from conveyor.conformance.concurrency.interleavings.lives import MOMENT, WRITTEN, Life, begin
 from conveyor.conformance.kit.area import area, needs
 from conveyor.conformance.kit.bench import SOON, Bench, Watcher, nothing, until, until_finished
+from conveyor.conformance.kit.some import some_of
 from conveyor.core import Batch, FlowJob, FlowProducer, Job, JobState, NewJob, Queue, RateLimited, Worker
 from conveyor.core.events import CancelRequested
 from conveyor.core.store import Feature, Store, Where
@@ -76,7 +77,8 @@ class Interleavings:
             calls = tuple(call for call in calls if call[0] != "delete")
         at_once = asyncio.Semaphore(AT_ONCE)
         async with asyncio.TaskGroup() as group:
-            for held, phase in product(calls, ("start", "end")):
+            moments = [*product(calls, ("start", "end"))]
+            for held, phase in some_of(moments, store, EVENTS.index(happens)):
                 group.create_task(play(held, phase))
 
     @pytest.mark.parametrize("held", ["claim", "count"])
