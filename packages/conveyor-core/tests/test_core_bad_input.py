@@ -6,6 +6,7 @@ import asyncio
 import math
 import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -46,6 +47,16 @@ NAIVE = datetime(2026, 5, 1, 9, 0)  # noqa: DTZ001 - that is the point
 class Broken:
     def __repr__(self) -> str:
         raise RuntimeError
+
+
+@contextmanager
+def told_of(case: str) -> Iterator[None]:
+    """Have what fails say which row of a table it was."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(f"given {case}")
+        raise
 
 
 def nested(depth: int) -> Any:
@@ -127,21 +138,12 @@ OPTIONS: list[tuple[dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize("adding", ["add", "add_bulk", "defaults"])
-@pytest.mark.parametrize(
-    ("options", "name", "advice"), OPTIONS, ids=[f"{n}-{name}" for n, (_, name, _) in enumerate(OPTIONS)]
-)
 async def test_an_option_that_cannot_be_used_is_refused_before_anything_is_stored(
-    *,
-    queue: Queue[Any],
-    store: FaultyStore,
-    options: dict[str, Any],
-    name: str,
-    advice: str,
-    adding: str,
+    queue: Queue[Any], store: FaultyStore, adding: str
 ) -> None:
     store.calls.clear()
 
-    async def call() -> None:
+    async def call(options: dict[str, Any]) -> None:
         match adding:
             case "add":
                 await queue.add("a", **options)
@@ -150,51 +152,52 @@ async def test_an_option_that_cannot_be_used_is_refused_before_anything_is_store
             case _:
                 Queue("q", store, default_job_options=options)  # type: ignore[arg-type]
 
-    with pytest.raises(InvalidOptionError) as caught:
-        await call()
+    for n, (options, name, advice) in enumerate(OPTIONS):
+        with told_of(f"OPTIONS[{n}], {name}"):
+            with pytest.raises(InvalidOptionError) as caught:
+                await call(options)
 
-    assert caught.value.option == name
-    assert str(caught.value).startswith(f"{name}=")
-    assert advice in str(caught.value)
-    assert len(str(caught.value)) < 500
-    assert isinstance(caught.value, ValueError)
-    assert store.calls == []
+            assert caught.value.option == name
+            assert str(caught.value).startswith(f"{name}=")
+            assert advice in str(caught.value)
+            assert len(str(caught.value)) < 500
+            assert isinstance(caught.value, ValueError)
+            assert store.calls == []
 
 
-@pytest.mark.parametrize("name", ["", "x" * 256, "a\x00b", "tab\there", "\x7f", "\ud800", None, 5, b"a"])
-async def test_a_name_that_cannot_be_used_is_refused(
-    queue: Queue[Any], store: FaultyStore, name: Any
-) -> None:
+async def test_a_name_that_cannot_be_used_is_refused(queue: Queue[Any], store: FaultyStore) -> None:
     store.calls.clear()
-
-    calls: list[Callable[[], Any]] = [
-        lambda: queue.add(name),
-        lambda: queue.schedule(5, name),
-        lambda: queue.now(name),
-        lambda: queue.add_bulk([NewJob("a"), NewJob(name)]),
-        lambda: Queue(name, store),
-        lambda: Worker(name, print, store),
-        lambda: Worker("q", {name: print}, store),
-        lambda: Worker("q", {}, store),
-    ]
-    if name is not None:
-        calls += [lambda: queue.pause(name), lambda: queue.resume(group=name)]
-    for call in calls:
-        with pytest.raises(InvalidOptionError, match=r"characters|names no job"):
-            await asyncio.ensure_future(call())
+    wrong: list[Any] = ["", "x" * 256, "a\x00b", "tab\there", "\x7f", "\ud800", None, 5, b"a"]
+    for name in wrong:
+        calls: list[Callable[[Any], Any]] = [
+            queue.add,
+            lambda name: queue.schedule(5, name),
+            queue.now,
+            lambda name: queue.add_bulk([NewJob("a"), NewJob(name)]),
+            lambda name: Queue(name, store),
+            lambda name: Worker(name, print, store),
+            lambda name: Worker("q", {name: print}, store),
+            lambda _: Worker("q", {}, store),
+        ]
+        if name is not None:
+            calls += [queue.pause, lambda name: queue.resume(group=name)]
+        for n, call in enumerate(calls):
+            with (
+                told_of(f"{name!r} to call {n}"),
+                pytest.raises(InvalidOptionError, match=r"characters|names no job"),
+            ):
+                await asyncio.ensure_future(call(name))
 
     assert store.calls == []
 
 
-@pytest.mark.parametrize(
-    "name", ["x" * 255, "🎉" * 255, "a b", "'\"; --", "\u202eabc", "\u2028", "é", "e\u0301"]
-)
-async def test_every_other_name_is_kept_as_it_is(queue: Queue[Any], name: str) -> None:
-    job = await queue.add(name, job_id=name, group=name)
+async def test_every_other_name_is_kept_as_it_is(queue: Queue[Any]) -> None:
+    for name in ("x" * 255, "🎉" * 255, "a b", "'\"; --", "\u202eabc", "\u2028", "é", "e\u0301"):
+        job = await queue.add(name, job_id=name, group=name)
 
-    found = await queue.get_job(name)
-    assert found is not None
-    assert (found.id, found.name, found.group_id) == (job.id, name, name)
+        found = await queue.get_job(name)
+        assert found is not None, ascii(name)
+        assert (found.id, found.name, found.group_id) == (job.id, name, name)
 
 
 PAYLOADS: list[tuple[str, Any, str, str]] = [
@@ -222,24 +225,21 @@ PAYLOADS: list[tuple[str, Any, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("data", "path", "advice"), [case[1:] for case in PAYLOADS], ids=[case[0] for case in PAYLOADS]
-)
-async def test_data_that_is_not_json_is_refused_with_its_path(
-    queue: Queue[Any], store: FaultyStore, data: Any, path: str, advice: str
-) -> None:
+async def test_data_that_is_not_json_is_refused_with_its_path(queue: Queue[Any], store: FaultyStore) -> None:
     store.calls.clear()
-
-    for call in (
-        lambda: queue.add("a", data),
-        lambda: queue.add_bulk([NewJob("a", 1), NewJob("a", data)]),
-        lambda: queue.schedule(5, "a", data),
-    ):
-        with pytest.raises(PayloadError) as caught:
-            await call()
-        assert caught.value.path == path
-        assert advice in str(caught.value)
-        assert isinstance(caught.value, ValueError)
+    calls: list[Callable[[Any], Awaitable[Any]]] = [
+        lambda data: queue.add("a", data),
+        lambda data: queue.add_bulk([NewJob("a", 1), NewJob("a", data)]),
+        lambda data: queue.schedule(5, "a", data),
+    ]
+    for kind, data, path, advice in PAYLOADS:
+        for n, call in enumerate(calls):
+            with told_of(f"{kind} to call {n}"):
+                with pytest.raises(PayloadError) as caught:
+                    await call(data)
+                assert caught.value.path == path
+                assert advice in str(caught.value)
+                assert isinstance(caught.value, ValueError)
 
     assert store.calls == []
 
@@ -361,26 +361,23 @@ def threading_lock() -> Any:
     return Opaque
 
 
-@pytest.mark.parametrize(
-    ("call", "option"), CALLS, ids=[f"{n}-{option}" for n, (_, option) in enumerate(CALLS)]
-)
-async def test_a_call_that_cannot_work_is_refused_by_the_name_of_what_is_wrong(
-    store: FaultyStore, call: Callable[[Any], Any], option: str
-) -> None:
+async def test_a_call_that_cannot_work_is_refused_by_the_name_of_what_is_wrong(store: FaultyStore) -> None:
     store.calls.clear()
 
-    async def made() -> None:
+    async def made(call: Callable[[Any], Any]) -> None:
         result = call(store)
         if isinstance(result, Awaitable):
             await result
 
-    with pytest.raises(InvalidOptionError) as caught:
-        await made()
+    for n, (call, option) in enumerate(CALLS):
+        with told_of(f"CALLS[{n}], {option}"):
+            with pytest.raises(InvalidOptionError) as caught:
+                await made(call)
 
-    assert caught.value.option == option
-    assert str(caught.value).startswith(f"{option}=")
-    assert caught.value.allowed in str(caught.value)
-    assert store.calls == []
+            assert caught.value.option == option
+            assert str(caught.value).startswith(f"{option}=")
+            assert caught.value.allowed in str(caught.value)
+            assert store.calls == []
 
 
 USES: list[Callable[[Queue[Any], Any], Awaitable[Any]]] = [
@@ -432,14 +429,14 @@ async def test_a_queue_name_that_is_kept_for_core_is_refused(name: str, store: F
     assert Queue("conveyor", store).name == "conveyor"
 
 
-@pytest.mark.parametrize("key", ["", "\x00", "\ud800", 7, None], ids=ascii)
 async def test_what_cannot_be_a_deduplication_key_is_refused_before_the_store_is_asked(
-    queue: Queue[Any], store: FaultyStore, key: Any
+    queue: Queue[Any], store: FaultyStore
 ) -> None:
     store.calls.clear()
-
-    with pytest.raises(InvalidOptionError, match="key"):
-        await queue.remove_deduplication_key(key)
+    wrong: list[Any] = ["", "\x00", "\ud800", 7, None]
+    for key in wrong:
+        with told_of(ascii(key)), pytest.raises(InvalidOptionError, match="key"):
+            await queue.remove_deduplication_key(key)
 
     assert store.calls == []
 

@@ -151,9 +151,9 @@ def evaluated(expression: str, zone: str, low: datetime, high: datetime) -> Iter
 @pytest.mark.slow
 @pytest.mark.parametrize("zone", ZONES)
 def test_cron_agrees_with_a_clock_that_is_read_minute_by_minute(zone: str) -> None:
-    """F3: around changes of the clock in two years, and in another week."""
+    """F3: around both changes of the clock in a year, and in another week."""
     rng = random.Random(zone)
-    places = [*changes(zone)[-4:], ZONES[zone] + rng.randrange(700) * timedelta(days=1)]
+    places = [*changes(zone)[-2:], ZONES[zone] + rng.randrange(700) * timedelta(days=1)]
     for place in places:
         for expression in EXPRESSIONS:
             width = timedelta(hours=4 if expression == "* * * * *" else 30)

@@ -245,10 +245,15 @@ class History:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(200))
-async def test_a_claim_returns_what_a_search_through_all_jobs_finds(seed: int) -> None:
-    async with MemoryStore() as store:
-        history = History(store, Random(seed), weights=QUIET if seed % 2 else BUSY)
+@pytest.mark.parametrize("seeds", [range(100), pytest.param(range(100, 1_000), marks=pytest.mark.chaos)])
+async def test_a_claim_returns_what_a_search_through_all_jobs_finds(seeds: range) -> None:
+    for seed in seeds:
+        async with MemoryStore() as store:
+            history = History(store, Random(seed), weights=QUIET if seed % 2 else BUSY)
 
-        for _ in range(80):
-            await history.step()
+            try:
+                for _ in range(80):
+                    await history.step()
+            except BaseException as error:
+                error.add_note(f"in the history of seed {seed}")
+                raise
