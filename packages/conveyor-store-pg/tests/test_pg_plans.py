@@ -32,7 +32,7 @@ from conveyor.core.store import (
     Stalled,
     Where,
 )
-from conveyor.store.pg import PgStore, advancing, claiming, inserting, pausing, sets, settling, tidying
+from conveyor.store.pg import PgStore, advancing, claiming, housekeeping, inserting, pausing, sets, settling
 from conveyor.store.pg.connections import Connections, Step
 from conveyor.store.pg.statements import Session
 from conveyor.store.sql import rate_name
@@ -163,14 +163,14 @@ async def advance(session: Session) -> None:
     assert (len(moved.due), len(moved.stalled)) == (10, 10)
 
 
-async def tidy(session: Session) -> None:
-    await tidying.tidy(OneSession(session), ["plain", "grouped", "empty"], NOW)
-    await tidying.tidy(OneSession(session), ["plain", "grouped"], NOW + timedelta(days=32))
+async def forget_ended(session: Session) -> None:
+    await housekeeping.forget_ended(OneSession(session), ["plain", "grouped", "empty"], NOW)
+    await housekeeping.forget_ended(OneSession(session), ["plain", "grouped"], NOW + timedelta(days=32))
 
 
-async def let_groups_go_on(session: Session) -> None:
+async def resume_groups(session: Session) -> None:
     request = claim("grouped", group_limit=Limit(rate=RATE))
-    await tidying.let_groups_go_on(OneSession(session), request, NOW)
+    await housekeeping.resume_groups(OneSession(session), request, NOW)
 
 
 async def update(session: Session) -> None:
@@ -225,8 +225,8 @@ ACTIONS: dict[str, Callable[[Session], Awaitable[None]]] = {
     "renew": renew,
     "insert": insert,
     "advance": advance,
-    "tidy": tidy,
-    "let groups go on": let_groups_go_on,
+    "forget ended": forget_ended,
+    "resume groups": resume_groups,
     "update": update,
     "pause": pause,
     "found by parent": found(Where(parent=JobKey("plain", "parent-5001"))),
@@ -294,13 +294,13 @@ INDEXES = {
     "conveyor_jobs_finished": "found completed finished",
     "conveyor_jobs_expires_at": "found expired",
     "conveyor_jobs_keep_count": "found expired",
-    "conveyor_tombstones_at": "tidy",
-    "conveyor_pauses_resumes_at": "tidy",
-    "conveyor_starts_at": "tidy",
+    "conveyor_tombstones_at": "forget ended",
+    "conveyor_pauses_resumes_at": "forget ended",
+    "conveyor_starts_at": "forget ended",
     "conveyor_groups_known": "claim by fair share",
     "conveyor_groups_throttled": "claim by fair share, limited",
-    "conveyor_groups_waiting": "tidy",
-    "conveyor_groups_idle": "tidy",
+    "conveyor_groups_waiting": "forget ended",
+    "conveyor_groups_idle": "forget ended",
     "conveyor_subqueues_served": "claim by fair share",
     "conveyor_subqueues_never_served": "claim by fair share",
     "conveyor_subqueues_never_served_newest": "claim by fair share, newest",

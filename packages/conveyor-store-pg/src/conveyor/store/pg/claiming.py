@@ -41,8 +41,8 @@ _A_MOMENT: Final = timedelta(milliseconds=20)
 _LOOKS: Final = 5
 
 
-class GroupsGoOn(Exception):  # noqa: N818 - not an error: nothing is wrong
-    """Pauses of groups are over, or groups need not be passed over any more: note that, and claim again."""
+class GroupsMayResume(Exception):  # noqa: N818 - not an error: nothing is wrong
+    """Pauses of groups are over, or their throttling is: resume them, and claim again."""
 
 
 # ------------------------------------------------------------------ side by side
@@ -106,11 +106,11 @@ def _urgency(row: Row) -> tuple[float, int]:
 # ------------------------------------------------------------------ with care
 
 
-async def claim(session: Session, now: datetime | None, request: Claim, *, noted: bool = False) -> Claimed:
+async def claim(session: Session, now: datetime | None, request: Claim, *, resumed: bool = False) -> Claimed:
     """Lease the most urgent jobs that may be claimed.
 
-    Raises GroupsGoOn, with nothing leased, if groups may go on and that is to be noted first; unless this is
-    said to be `noted`: then such groups wait for the next claim, which `Claimed.wait` asks for at once.
+    Raises GroupsMayResume, with nothing leased, if groups are to be resumed first; unless that was done
+    (`resumed`): then such groups wait for the next claim, which `Claimed.wait` asks for at once.
     """
     limited = request.limit is not None or request.group_limit is not None
     state = None if limited else await find_preconditions(session, request.queue, now)
@@ -122,8 +122,8 @@ async def claim(session: Session, now: datetime | None, request: Claim, *, noted
                 return claimed
         # Looked at when it is this claim's turn: what was true before need not be now.
         state = await find_preconditions(session, request.queue, now, rate_of(request.group_limit))
-        if state.over and not noted:
-            raise GroupsGoOn
+        if state.resumable and not resumed:
+            raise GroupsMayResume
         return await _claim_in_line(session, request, state)
     return await _claim_side_by_side(session, request, state.now)
 

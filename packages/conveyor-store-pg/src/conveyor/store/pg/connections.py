@@ -17,7 +17,7 @@ from typing import Final, LiteralString, NoReturn, TypeVar
 import psycopg
 
 from conveyor.core.errors import StoreClosedError, StoreError, StoreForkedError
-from conveyor.store.pg.connect import Connection, OwnConnection, close_now, connect, is_idle
+from conveyor.store.pg.connection import Connection, OwnConnection, close_now, connect, is_idle
 from conveyor.store.pg.cursors import async_cursor
 from conveyor.store.pg.errors import (
     Retryability,

@@ -34,14 +34,14 @@ from conveyor.core.store import (
     Where,
 )
 from conveyor.store.pg import advancing, claiming, inserting, pausing, sets, settling
-from conveyor.store.pg.adding import MOST_GATHERED, Adding
 from conveyor.store.pg.bus import PgBus
 from conveyor.store.pg.connections import Connections
+from conveyor.store.pg.housekeeping import forget_ended, resume_groups
+from conveyor.store.pg.insert_batcher import MOST_BATCHED, InsertBatcher
 from conveyor.store.pg.migrate import prepare
 from conveyor.store.pg.options import Options, parsed
 from conveyor.store.pg.statements import Session, Statements
 from conveyor.store.pg.statistics import Statistics
-from conveyor.store.pg.tidying import let_groups_go_on, tidy
 from conveyor.store.pg.using import checked_connection, using
 
 _FEATURES: Final = frozenset(Feature)
@@ -93,7 +93,7 @@ class PgStore(Store):
         )
         self._statements: Final = Statements(self._options.schema)
         self._connections: Final = Connections(self._options, self._statements)
-        self._adding: Final = Adding(self._connections)
+        self._insert_batcher: Final = InsertBatcher(self._connections)
         self._statistics: Final = Statistics(self._connections)
         self._bus: Final = PgBus(self._options, self._connections)
         self._opened = False
@@ -184,8 +184,8 @@ class PgStore(Store):
         async def step(session: Session) -> Sequence[Inserted]:
             return await inserting.insert(session, now, given, new_only=new_only)
 
-        if plain and now is None and len(given) <= MOST_GATHERED:
-            inserted = await self._adding.insert(given)
+        if plain and now is None and len(given) <= MOST_BATCHED:
+            inserted = await self._insert_batcher.insert(given)
         else:
             inserted = await self._connections.call(step, single=plain)
         await self._statistics.added(len(given))
@@ -204,14 +204,14 @@ class PgStore(Store):
         async def with_care(session: Session) -> Claimed:
             return await claiming.claim(session, now, request)
 
-        async def noted(session: Session) -> Claimed:
-            return await claiming.claim(session, now, request, noted=True)
+        async def resumed(session: Session) -> Claimed:
+            return await claiming.claim(session, now, request, resumed=True)
 
         try:
             return await self._connections.call(with_care, repeatable=False, one_plan=True)
-        except claiming.GroupsGoOn:
-            await let_groups_go_on(self._connections, request, now)
-            return await self._connections.call(noted, repeatable=False, one_plan=True)
+        except claiming.GroupsMayResume:
+            await resume_groups(self._connections, request, now)
+            return await self._connections.call(resumed, repeatable=False, one_plan=True)
 
     async def take(
         self,
@@ -266,7 +266,7 @@ class PgStore(Store):
 
         advanced = await self._connections.call(step)
         if given:
-            await tidy(self._connections, given, advanced.now)
+            await forget_ended(self._connections, given, advanced.now)
         return advanced
 
     # ---------------------------------------------------------------- sets of jobs

@@ -17,8 +17,8 @@ from conveyor.core.errors import StoreError, StoreUnavailableError
 from conveyor.store.sqlite.connections import jitter
 from conveyor.store.sqlite.errors import is_busy, store_error
 from conveyor.store.sqlite.forking import identity, inside_sqlite
-from conveyor.store.sqlite.sharing import Sharing
 from conveyor.store.sqlite.threads import Answer, Call, ConnectionThread, deliver, log
+from conveyor.store.sqlite.wal_reset_warning import WalResetWarning
 
 #: The jobs of one commit, about: an urgent call that comes while it runs waits for some tens of milliseconds.
 _WEIGHT: Final = 4_000
@@ -58,7 +58,7 @@ class Writer(ConnectionThread):
         self._outbox = outbox
         self._looked = 0.0
         self._file: tuple[int, int] | None = None
-        self._sharing = Sharing(path)
+        self._wal_reset_warning = WalResetWarning(path)
 
     def wake(self) -> None:
         """Have the thread see to its outbox."""
@@ -119,7 +119,7 @@ class Writer(ConnectionThread):
             return
         if db.in_transaction:
             self._mail(db)
-            self._sharing.look(db, self.ours)
+            self._wal_reset_warning.check(db, self.ours)
         deliver(self._committed(db, answers))
 
     def _by_itself(self, db: sqlite3.Connection, call: Call) -> None:
