@@ -35,7 +35,7 @@ from conveyor.store.pg.errors import (
 )
 from conveyor.store.pg.options import Options
 from conveyor.store.pg.pool import GivenPool, OwnPool, Pool
-from conveyor.store.pg.statements import Again, AsyncSession, Session, Statements
+from conveyor.store.pg.statements import AsyncSession, RetryStep, Session, Statements
 
 T = TypeVar("T")
 #: What is done in one transaction. It may run more than once: after one that did not happen.
@@ -206,7 +206,7 @@ class Connections:
                     async with asyncio.timeout_at(call.deadline) as timeout, pool.place(urgent=urgent):
                         result = await self._try(step, call, pool, timeout, single=single)
                     break
-                except Again:
+                except RetryStep:
                     await self._pause(_AFTER_RACE, call)
                 except TimeoutError:
                     self._give_up(call)
