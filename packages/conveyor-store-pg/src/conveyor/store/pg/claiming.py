@@ -15,7 +15,7 @@ from typing import Any, Final
 from conveyor.core.store import Claim, Claimed, JobState, Stalled
 from conveyor.store.pg.candidates import Preconditions, Snapshot, find_candidates, find_preconditions
 from conveyor.store.pg.fair_share import pick_by_fair_share
-from conveyor.store.pg.groups import Move, Throttle, moved
+from conveyor.store.pg.groups import Throttle, Transition, record_transitions
 from conveyor.store.pg.limits import Starts
 from conveyor.store.pg.rows import instant, known_instant, moment, record_or_reason
 from conveyor.store.pg.statements import RetryStep, Row, Session
@@ -142,7 +142,7 @@ async def take(session: Session, now: datetime | None, ids: Collection[str], req
     )
     for row in sorted((row[1:] for row in rows), key=_urgency):
         _add(taken, row)
-    await moved(session, _moves(rows))
+    await record_transitions(session, _transitions(rows))
     return taken.claimed()
 
 
@@ -215,9 +215,9 @@ async def _note(
     rate = "" if group_rate is None else rate_name(group_rate)
     # What was picked and is not had, for it went meanwhile, is no start: its group may not be full.
     full = {} if share is None else share.throttled(groups)
-    await moved(
+    await record_transitions(
         session,
-        _moves(rows),
+        _transitions(rows),
         last_served={(queue, group): pick for group, pick in served.items()},
         throttled={(queue, group): Throttle(rate, until) for group, until in full.items()},
     )
@@ -264,9 +264,9 @@ def _stalled(request: Claim, *, alone: bool = True) -> dict[str, bool]:
     }
 
 
-def _moves(rows: Sequence[Row]) -> list[Move]:
+def _transitions(rows: Sequence[Row]) -> list[Transition]:
     return [
-        Move(row[1], row[1 + GROUP], row[1 + NAME], row[0], JobState.ACTIVE.value)
+        Transition(row[1], row[1 + GROUP], row[1 + NAME], row[0], JobState.ACTIVE.value)
         for row in rows
         if row[1 + GROUP] is not None
     ]

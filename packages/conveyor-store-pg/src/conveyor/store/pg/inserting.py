@@ -15,7 +15,7 @@ from typing import Final
 
 from conveyor.core.store import Inserted, JobKey, JobRecord
 from conveyor.store import sql
-from conveyor.store.pg.groups import Move, moved
+from conveyor.store.pg.groups import Transition, record_transitions
 from conveyor.store.pg.rows import jsonb, known_instant, moment
 from conveyor.store.pg.statements import RetryStep, Session
 from conveyor.store.sql import Created, New, existing, known_state, microseconds, refuse_full_groups
@@ -43,9 +43,9 @@ async def insert(
     Raises RetryStep, with nothing to keep of this step, if another one got in between.
     """
     created, answers = await write(session, now, jobs, new_only=new_only)
-    moves = moves_of(created)
-    if moves:
-        await moved(session, moves)
+    transitions = transitions_of(created)
+    if transitions:
+        await record_transitions(session, transitions)
     await refuse_full_groups(_Jobs(session, now), created)
     return answers
 
@@ -60,10 +60,10 @@ async def write(
     return await sql.insert(_Jobs(session, now), jobs, new_only=new_only)
 
 
-def moves_of(created: Iterable[Created]) -> list[Move]:
+def transitions_of(created: Iterable[Created]) -> list[Transition]:
     """What the groups are to be told of jobs that were created."""
     return [
-        Move(job.queue, job.group, job.name, None, state.value)
+        Transition(job.queue, job.group, job.name, None, state.value)
         for job, state in created
         if job.group is not None
     ]

@@ -12,7 +12,7 @@ from typing import Final
 
 from conveyor.core.store import Beat, Inserted, JobRecord, JobState, Lease, Outcome, Renewed, Settled
 from conveyor.store import sql
-from conveyor.store.pg.inserting import moves_of, write
+from conveyor.store.pg.inserting import transitions_of, write
 from conveyor.store.pg.jobs import UnitOfWork
 from conveyor.store.pg.rows import jsonb, moment
 from conveyor.store.pg.statements import Session
@@ -66,7 +66,7 @@ async def settle(session: Session, now: datetime | None, outcomes: Sequence[Outc
 
     async def spawn(records: Sequence[JobRecord]) -> Sequence[Inserted]:
         created, answers = await write(session, at, records)
-        work.add_moves(moves_of(created))
+        work.add_transitions(transitions_of(created))
         return answers
 
     return await sql.settle(work, outcomes, spawn)
