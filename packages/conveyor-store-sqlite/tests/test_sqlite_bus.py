@@ -193,7 +193,7 @@ async def test_listening_goes_on_within_this_process_while_the_file_is_locked(
                     assert await take(events, 1) == [waiting("a")]
             foreign.execute("rollback")
 
-    assert "not heard for now" in caplog.text
+    assert "not received for now" in caplog.text
 
 
 async def test_publishing_and_subscribing_outside_open_and_close_is_harmless(tmp_path: Path) -> None:
@@ -343,19 +343,19 @@ def test_a_file_shared_by_processes_is_warned_of_once(
         other.execute("create table t (x)")
         watch, fixed = WalResetWarning(path, version=(3, 40, 1)), WalResetWarning(path, version=(3, 51, 3))
 
-        watch.look(db, (1, 1))
-        watch.look(db, (1, 1))
+        watch.check(db, (1, 1))
+        watch.check(db, (1, 1))
         assert caplog.text == ""
 
         for ours in ((2, 2), (2, 2), (1, 2), (1, 3)):
             other.execute("insert into t values (1)")
-            watch.look(db, ours)
-            fixed.look(db, (1, 1))
+            watch.check(db, ours)
+            fixed.check(db, (1, 1))
         assert caplog.text == ""
 
         for _ in range(3):
             other.execute("insert into t values (1)")
-            watch.look(db, (1, 3))
+            watch.check(db, (1, 3))
     assert caplog.text.count("WAL-reset") == 1
 
 

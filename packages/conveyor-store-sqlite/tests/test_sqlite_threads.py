@@ -66,7 +66,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("not foreseen"), MemoryError()], ids=repr)
-@pytest.mark.parametrize("where", ["_begin", "_is_there", "_batch", "_alone", "_committed", "_mail"])
+@pytest.mark.parametrize("where", ["_begin", "_is_there", "_batch", "_alone", "_committed", "_write_events"])
 async def test_the_writer_goes_on(
     store: SqliteStore,
     monkeypatch: pytest.MonkeyPatch,
