@@ -82,8 +82,8 @@ def picked(
         db, "select group_name, last_served from conveyor_groups where queue = ?", request.queue
     )
     for group, positions in jobs.items():
-        sub_queue = SubQueue(group, "", positions, positions[-1], ended=True)
-        share.add(sub_queue, active=active.get(group, 0), last_served=served.get(group, 0))
+        subqueue = SubQueue(group, "", positions, positions[-1], ended=True)
+        share.add(subqueue, active=active.get(group, 0), last_served=served.get(group, 0))
     share.pick()  # all jobs of all groups have been read, so it never asks for more
     return share, picks
 
