@@ -51,15 +51,17 @@ class Job(HandledJob[T, R], Generic[T, R]):
         run: RunContext | None = None,
     ) -> None:
         """Made by queues and workers."""
-        super().__init__(
-            store,
-            record,
-            clock,
-            payload=payload,
-            result=Payload() if result is None else result,
-            run=run,
-            max_bytes=max_bytes,
-        )
+        self._store = store
+        self._record = record
+        self._payload = payload
+        self._result = Payload() if result is None else result
+        self._clock = clock
+        self._max_bytes = max_bytes
+        self._run = run
+        self._data = None
+        self._decoded = False
+        self._snapshot = None
+        self._read_since = False
         #: Whether `add` found this job there already, by its id or by its deduplication key.
         self.deduplicated = deduplicated
 

@@ -22,7 +22,6 @@ from conveyor.core.store import TERMINAL, Change, JobState
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from conveyor.core._jobs.payload import Payload
     from conveyor.core._jobs.run_context import RunContext
     from conveyor.core.clock import Clock
     from conveyor.core.events import Event
@@ -35,20 +34,9 @@ R = TypeVar("R", default=Any)
 class JobControl(JobSnapshot[T, R], Generic[T, R]):
     """A job that can be read again, waited for, changed, cancelled and removed by any program."""
 
-    def __init__(
-        self,
-        store: Store,
-        record: JobRecord,
-        clock: Clock,
-        *,
-        payload: Payload[T],
-        result: Payload[R],
-        run: RunContext | None,
-    ) -> None:
-        super().__init__(record, payload, result)
-        self._store = store
-        self._clock = clock
-        self._run = run
+    _store: Store
+    _clock: Clock
+    _run: RunContext | None
 
     @property
     def run_context(self) -> RunContext | None:

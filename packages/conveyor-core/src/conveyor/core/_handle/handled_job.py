@@ -22,12 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from conveyor.core._jobs.flow_graph import FlowJob
-    from conveyor.core._jobs.payload import Payload
     from conveyor.core._jobs.report import Report
     from conveyor.core._jobs.run_context import AnyQueue, RunContext
-    from conveyor.core.clock import Clock
     from conveyor.core.signals import Signal
-    from conveyor.core.store import JobRecord, Store
+    from conveyor.core.store import JobRecord
 
 T = TypeVar("T", default=Any)
 R = TypeVar("R", default=Any)
@@ -38,21 +36,9 @@ _WHOLE = 100
 class HandledJob(JobControl[T, R], Generic[T, R]):
     """A job whose handler writes under its lease; outside of a run, it is written to as by any program."""
 
-    def __init__(
-        self,
-        store: Store,
-        record: JobRecord,
-        clock: Clock,
-        *,
-        payload: Payload[T],
-        result: Payload[R],
-        run: RunContext | None,
-        max_bytes: int,
-    ) -> None:
-        super().__init__(store, record, clock, payload=payload, result=result, run=run)
-        self._max_bytes = max_bytes
-        #: Whether it was read again after its run was over: until then the report is the run's own.
-        self._read_since = False
+    _max_bytes: int
+    #: Whether it was read again after its run was over: until then the report is the run's own.
+    _read_since: bool
 
     def encoded(self, data: T) -> str:
         """Data of the job's type as JSON text. Not for users. Raises PayloadError if it cannot be stored."""

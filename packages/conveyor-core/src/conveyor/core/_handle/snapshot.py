@@ -25,13 +25,13 @@ R = TypeVar("R", default=Any)
 class JobSnapshot(Generic[T, R]):
     """A job as it was when last read."""
 
-    def __init__(self, record: JobRecord, payload: Payload[T], result: Payload[R]) -> None:
-        self._record = record
-        self._payload = payload
-        self._result = result
-        self._data: T | None = None
-        self._decoded = False
-        self._snapshot: Report | None = None
+    # The constructor is that of `Job`: a chain of four, one a class, would take twice as long.
+    _record: JobRecord
+    _payload: Payload[T]
+    _result: Payload[R]
+    _data: T | None
+    _decoded: bool
+    _snapshot: Report | None
 
     def __repr__(self) -> str:
         """Never the data: it may be secret."""
