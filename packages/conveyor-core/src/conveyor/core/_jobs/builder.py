@@ -15,7 +15,7 @@ from conveyor.core._jobs.ids import new_job_id
 from conveyor.core.durations import Duration, duration
 from conveyor.core.errors import InvalidOptionError
 from conveyor.core.job_options import Parsed, checked_name, parse
-from conveyor.core.store import JobRecord, JobState
+from conveyor.core.store import JobRecord, JobState, replaced
 
 if TYPE_CHECKING:
     from conveyor.core._jobs.payload import Payload
@@ -96,7 +96,7 @@ class RecordBuilder(Generic[T]):
 def as_stored(record: JobRecord, found: Inserted) -> JobRecord:
     """A record as the store has it now that it is added."""
     run_at = record.run_at if record.delay is None else found.created_at + record.delay
-    return replace(
+    return replaced(
         record,
         state=found.state,
         created_at=found.created_at,
@@ -108,7 +108,7 @@ def as_stored(record: JobRecord, found: Inserted) -> JobRecord:
 
 def as_identified(record: JobRecord, found: Inserted) -> JobRecord:
     """A record as which a job is known that stood in the way of that one, and has been removed since."""
-    return replace(record, id=found.key.id, state=found.state, created_at=found.created_at)
+    return replaced(record, id=found.key.id, state=found.state, created_at=found.created_at)
 
 
 def checked_defaults(given: object) -> dict[str, Any]:

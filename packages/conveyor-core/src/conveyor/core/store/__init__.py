@@ -10,7 +10,15 @@ from conveyor.core.store.base import Store
 from conveyor.core.store.contract import StoreCalls
 from conveyor.core.store.insertion import Beginning, Plan, beginning, check_groups, in_line, new_row, planned
 from conveyor.core.store.outcomes import Outcome, Release
-from conveyor.core.store.records import TERMINAL, JobKey, JobRecord, JobState, Lease
+from conveyor.core.store.records import (
+    TERMINAL,
+    JobKey,
+    JobRecord,
+    JobState,
+    Lease,
+    record_of,
+    replaced,
+)
 from conveyor.core.store.using import View, buffered
 from conveyor.core.store.values import (
     Advanced,
@@ -70,4 +78,6 @@ __all__ = [
     "in_line",
     "new_row",
     "planned",
+    "record_of",
+    "replaced",
 ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, make_dataclass
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from operator import attrgetter
+from typing import Any, Final, NamedTuple
 
 from conveyor.core.states import TERMINAL, JobState
 
-__all__ = ["TERMINAL", "JobKey", "JobRecord", "JobState", "Lease"]
+__all__ = ["TERMINAL", "JobKey", "JobRecord", "JobState", "Lease", "record_of", "replaced"]
 
 
 class JobKey(NamedTuple):
@@ -116,3 +117,29 @@ class JobRecord:
             msg = f"job {self.id!r} is {self.state}: nobody holds it"
             raise ValueError(msg)
         return Lease(self.queue, self.id, self.token)
+
+
+def record_of(*values: Any) -> JobRecord:
+    """Make a record of the values of all its fields, in their order: for whoever makes very many."""
+    return _finished(_Draft(*values))
+
+
+def replaced(record: JobRecord, **changes: Any) -> JobRecord:
+    """Make a record with other values in these fields: as `dataclasses.replace` does, many times as fast."""
+    draft = _Draft(*_values(record))
+    for name, value in changes.items():
+        setattr(draft, name, value)
+    return _finished(draft)
+
+
+def _finished(draft: Any) -> JobRecord:
+    draft.__class__ = JobRecord
+    record: JobRecord = draft
+    return record
+
+
+_FIELDS: Final = tuple(field.name for field in fields(JobRecord))
+_values: Final = attrgetter(*_FIELDS)
+# A JobRecord that can be written to, and that then becomes one, by its `__class__`: the constructor of a
+# frozen class takes five times as long (6.9 us, 1.2 us), and a claim spent a quarter of its time there.
+_Draft: Final = make_dataclass("_Draft", _FIELDS, slots=True)

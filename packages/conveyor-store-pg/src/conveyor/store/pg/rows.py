@@ -11,9 +11,9 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
-from conveyor.core.store import JobKey, JobRecord
+from conveyor.core.store import JobKey, JobRecord, record_of
 from conveyor.store.pg.statements import Row, Session
-from conveyor.store.sql import STATES, UNREADABLE, Draft
+from conveyor.store.sql import STATES, UNREADABLE
 
 _EXPONENT: Final = re.compile(r"[0-9][eE][-+]?[0-9]")
 _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|(-?[0-9]+(?:\.[0-9]+)?[eE][-+]?[0-9]+)')
@@ -69,7 +69,7 @@ def _record(row: Row, now: datetime) -> JobRecord:
         started, cancel_requested, created_at, processed_at, finished_at, expires_at, keep_count,
     ) = row  # fmt: skip
     until = instant(unique_until)
-    made = Draft(
+    return record_of(
         queue,
         id,
         name,
@@ -106,6 +106,3 @@ def _record(row: Row, now: datetime) -> JobRecord:
         expires_at if expires_at is None else expires_at.replace(tzinfo=UTC),
         keep_count,
     )
-    made.__class__ = JobRecord
-    record: JobRecord = made
-    return record

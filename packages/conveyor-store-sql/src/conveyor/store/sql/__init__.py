@@ -39,7 +39,7 @@ from conveyor.store.sql.listeners import Wanted, decoded_wants, encoded_wants
 from conveyor.store.sql.migrations import Migration, migrations_in, pending_after
 from conveyor.store.sql.options import flag, refuse_unknown
 from conveyor.store.sql.pauses import PauseKey, pause_of
-from conveyor.store.sql.records import ATTEMPT, GROUP, ID, NAME, SEQ, Draft, readable
+from conveyor.store.sql.records import ATTEMPT, GROUP, ID, NAME, SEQ, readable
 from conveyor.store.sql.sets import delete, update
 from conveyor.store.sql.settling import settle
 from conveyor.store.sql.values import (
@@ -73,7 +73,6 @@ __all__ = [
     "Branch",
     "Capacity",
     "Created",
-    "Draft",
     "FairShare",
     "InsertTable",
     "JobTable",

@@ -13,8 +13,8 @@ from functools import lru_cache
 from sqlite3 import Connection
 from typing import Any, Final
 
-from conveyor.core.store import Beginning, JobKey, JobRecord
-from conveyor.store.sql import SEQ, STATES, UNREADABLE, Draft, microseconds
+from conveyor.core.store import Beginning, JobKey, JobRecord, record_of
+from conveyor.store.sql import SEQ, STATES, UNREADABLE, microseconds
 from conveyor.store.sqlite.statements import ask, text
 
 #: Rows read by one statement: a thousand payloads of 1 MiB are more than SQLite puts in one value.
@@ -93,7 +93,7 @@ def _record(row: Sequence[Any], now: str) -> JobRecord:
         holds_key, unique_until, pending, released, token, lease_until, locked_by, attempt, stalled,
         started, cancel_requested, created_at, processed_at, finished_at, expires_at, keep_count,
     ) = row  # fmt: skip
-    made = Draft(
+    return record_of(
         queue,
         id,
         name,
@@ -130,9 +130,6 @@ def _record(row: Sequence[Any], now: str) -> JobRecord:
         expires_at if expires_at is None else read(expires_at),
         keep_count,
     )
-    made.__class__ = JobRecord
-    record: JobRecord = made
-    return record
 
 
 # ------------------------------------------------------------------ writing
