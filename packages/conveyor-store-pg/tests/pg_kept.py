@@ -17,8 +17,8 @@ from unittest.mock import patch
 from psycopg import pq
 from psycopg.rows import tuple_row
 
-from conveyor.store.pg import connect, listener
-from conveyor.store.pg.connect import Connection, OwnConnection, close_now, is_idle, is_usable
+from conveyor.store.pg import connection, listener
+from conveyor.store.pg.connection import Connection, OwnConnection, close_now, is_idle, is_usable
 
 #: By process and place: what a process has made is not used by one that was forked from it.
 _idle: Final[defaultdict[tuple[int, str], list[pq.abc.PGconn]]] = defaultdict(list)
@@ -70,7 +70,7 @@ def let_go(connection: Connection) -> None:
 @contextmanager
 def kept_connections() -> Iterator[None]:
     """Have stores keep their connections for those that are opened later."""
-    with patch.object(connect, "OwnConnection", Kept), patch.object(listener, "close_now", let_go):
+    with patch.object(connection, "OwnConnection", Kept), patch.object(listener, "close_now", let_go):
         yield
 
 

@@ -130,7 +130,7 @@ async def test_who_listens_is_told_again_after_a_failure(
 
 
 async def test_adds_go_on(store: PgStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    fault = Fault(monkeypatch, store._adding, "_insert")
+    fault = Fault(monkeypatch, store._insert_batcher, "_insert")
     fault.times = 1
 
     async with asyncio.timeout(20):

@@ -186,8 +186,8 @@ def taken(wanted: frozenset[str]) -> Callable[[Session], Awaitable[None]]:
     return action
 
 
-async def claim_at_once(session: Session) -> None:
-    await claiming.claim_at_once(session, NOW, claim())
+async def claim_fast(session: Session) -> None:
+    await claiming.claim_fast(session, NOW, claim())
 
 
 def live(*kinds: int, most: int = 10) -> list[int]:
@@ -210,11 +210,11 @@ def beats(numbers: list[int]) -> list[Beat]:
     return [Beat(lease=Lease("q", f"j{n}", f"t{n}"), report="{}", payload="{}") for n in numbers]
 
 
-async def settle_at_once(session: Session) -> None:
-    assert await settling.settle_at_once(session, NOW, outcomes(live(0, 1, 2))) is not None
+async def settle_fast(session: Session) -> None:
+    assert await settling.settle_fast(session, NOW, outcomes(live(0, 1, 2))) is not None
 
 
-async def settle_with_care(session: Session) -> None:
+async def settle_by_slow_path(session: Session) -> None:
     ends = outcomes(live(0, 1, 2))
     assert len((await settling.settle(session, NOW, ends)).applied) == 10
     assert len((await settling.settle(session, NOW, ends)).applied) == 10  # those that are gone are known
@@ -253,11 +253,11 @@ async def advance(session: Session) -> None:
 
 async def settle_many(session: Session) -> None:
     ends = outcomes(live(0, 1, 2, most=500))
-    assert await settling.settle_at_once(session, NOW, ends) is not None
+    assert await settling.settle_fast(session, NOW, ends) is not None
     await settling.settle(session, NOW, ends)
 
 
-async def settle_many_with_care(session: Session) -> None:
+async def settle_many_by_slow_path(session: Session) -> None:
     ends = outcomes(live(0, 1, 2, most=500))
     await settling.settle(session, NOW, ends)
 
@@ -339,7 +339,7 @@ def ids(*numbers: int) -> frozenset[str]:
 RATE = Rate(max=100_000_000, per=timedelta(hours=1))
 ACTIONS: dict[str, Callable[[Session], Awaitable[None]]] = {
     "count some": count_some,
-    "claim at once": claim_at_once,
+    "claim, fast path": claim_fast,
     "claim": claimed(),
     "claim by names": claimed(names=frozenset({"work", "other"})),
     "claim newest": claimed(newest_first=True),
@@ -347,8 +347,8 @@ ACTIONS: dict[str, Callable[[Session], Awaitable[None]]] = {
     "claim by ids": taken(ids(*live(5, 6, 7))),
     "claim limited": claimed(limit=Limit(active=1_000_000, rate=RATE)),
     "claim limited in groups": claimed(limit=Limit(rate=RATE), group_limit=Limit(active=30, rate=RATE)),
-    "settle at once": settle_at_once,
-    "settle with care": settle_with_care,
+    "settle, fast path": settle_fast,
+    "settle, slow path": settle_by_slow_path,
     "settle in groups": settle_in_groups,
     "renew": renew,
     "insert": insert,
@@ -381,7 +381,7 @@ ACTIONS: dict[str, Callable[[Session], Awaitable[None]]] = {
 #: These are for five hundred jobs.
 MANY: dict[str, Callable[[Session], Awaitable[None]]] = {
     "settle many": settle_many,
-    "settle many with care": settle_many_with_care,
+    "settle many, slow path": settle_many_by_slow_path,
     "renew many": renew_many,
     "insert many": insert_many,
     "claim many by id": claim_many_by_id,

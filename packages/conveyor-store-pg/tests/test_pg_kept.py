@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from conveyor.store.pg.connect import Connection, connect
+from conveyor.store.pg.connection import Connection, connect
 from conveyor.store.pg.options import Options
 from conveyor.testing.pg import Server
 from pg_kept import close_all, kept_connections

@@ -32,7 +32,7 @@ from conveyor.core.store import (
     Stalled,
     Where,
 )
-from conveyor.store.pg import PgStore, advancing, claiming, inserting, pausing, sets, settling, tidying
+from conveyor.store.pg import PgStore, advancing, claiming, housekeeping, inserting, pausing, sets, settling
 from conveyor.store.pg.connections import Connections, Step
 from conveyor.store.pg.statements import Session
 from conveyor.store.sql import rate_name
@@ -96,7 +96,7 @@ def job(n: int, queue: str, **fields: Any) -> JobRecord:
     return JobRecord(queue=queue, id=f"new-{n}", name="name-1", **fields)
 
 
-async def claim_with_care(session: Session, queue: str, **fields: Any) -> None:
+async def claim_by_slow_path(session: Session, queue: str, **fields: Any) -> None:
     claimed = await claiming.claim(session, NOW, claim(queue, **fields))
     assert len(claimed.jobs) == 10
 
@@ -109,14 +109,14 @@ def taken(queue: str, ids: Sequence[str]) -> Callable[[Session], Awaitable[None]
     return action
 
 
-async def claim_at_once(session: Session) -> None:
-    claimed = await claiming.claim_at_once(session, NOW, claim("plain"))
+async def claim_fast(session: Session) -> None:
+    claimed = await claiming.claim_fast(session, NOW, claim("plain"))
     assert claimed is not None
     assert len(claimed.jobs) == 10
 
 
 async def claim_nothing(session: Session) -> None:
-    await claiming.claim_at_once(session, NOW, claim("empty"))
+    await claiming.claim_fast(session, NOW, claim("empty"))
     await claiming.claim(session, NOW, claim("empty", limit=Limit(active=1)))
 
 
@@ -163,14 +163,14 @@ async def advance(session: Session) -> None:
     assert (len(moved.due), len(moved.stalled)) == (10, 10)
 
 
-async def tidy(session: Session) -> None:
-    await tidying.tidy(OneSession(session), ["plain", "grouped", "empty"], NOW)
-    await tidying.tidy(OneSession(session), ["plain", "grouped"], NOW + timedelta(days=32))
+async def forget_ended(session: Session) -> None:
+    await housekeeping.forget_ended(OneSession(session), ["plain", "grouped", "empty"], NOW)
+    await housekeeping.forget_ended(OneSession(session), ["plain", "grouped"], NOW + timedelta(days=32))
 
 
-async def let_groups_go_on(session: Session) -> None:
+async def resume_groups(session: Session) -> None:
     request = claim("grouped", group_limit=Limit(rate=RATE))
-    await tidying.let_groups_go_on(OneSession(session), request, NOW)
+    await housekeeping.resume_groups(OneSession(session), request, NOW)
 
 
 async def update(session: Session) -> None:
@@ -198,7 +198,7 @@ def found(where: Where, order: Order = Order.ADDED) -> Callable[[Session], Await
 
 def claimed(queue: str, **fields: Any) -> Callable[[Session], Awaitable[None]]:
     async def action(session: Session) -> None:
-        await claim_with_care(session, queue, **fields)
+        await claim_by_slow_path(session, queue, **fields)
 
     return action
 
@@ -206,7 +206,7 @@ def claimed(queue: str, **fields: Any) -> Callable[[Session], Awaitable[None]]:
 NAMES = frozenset({"name-1", "name-3", "name-8"})
 RATE = Rate(max=100_000_000, per=timedelta(hours=1))
 ACTIONS: dict[str, Callable[[Session], Awaitable[None]]] = {
-    "claim at once": claim_at_once,
+    "claim, fast path": claim_fast,
     "claim nothing": claim_nothing,
     "claim by names": claimed("plain", names=NAMES),
     "claim newest": claimed("plain", newest_first=True),
@@ -225,8 +225,8 @@ ACTIONS: dict[str, Callable[[Session], Awaitable[None]]] = {
     "renew": renew,
     "insert": insert,
     "advance": advance,
-    "tidy": tidy,
-    "let groups go on": let_groups_go_on,
+    "forget ended": forget_ended,
+    "resume groups": resume_groups,
     "update": update,
     "pause": pause,
     "found by parent": found(Where(parent=JobKey("plain", "parent-5001"))),
@@ -283,7 +283,7 @@ MORE = {
 INDEXES = {
     "conveyor_jobs_id": "insert",
     "conveyor_jobs_key": "found by key",
-    "conveyor_jobs_waiting": "claim at once",
+    "conveyor_jobs_waiting": "claim, fast path",
     "conveyor_jobs_waiting_name": "claim by names",
     "conveyor_jobs_waiting_subqueue": "claim by fair share",
     "conveyor_jobs_waiting_grouped": "found waiting claim in groups",
@@ -294,13 +294,13 @@ INDEXES = {
     "conveyor_jobs_finished": "found completed finished",
     "conveyor_jobs_expires_at": "found expired",
     "conveyor_jobs_keep_count": "found expired",
-    "conveyor_tombstones_at": "tidy",
-    "conveyor_pauses_resumes_at": "tidy",
-    "conveyor_starts_at": "tidy",
+    "conveyor_tombstones_at": "forget ended",
+    "conveyor_pauses_resumes_at": "forget ended",
+    "conveyor_starts_at": "forget ended",
     "conveyor_groups_known": "claim by fair share",
     "conveyor_groups_throttled": "claim by fair share, limited",
-    "conveyor_groups_waiting": "tidy",
-    "conveyor_groups_idle": "tidy",
+    "conveyor_groups_waiting": "forget ended",
+    "conveyor_groups_idle": "forget ended",
     "conveyor_subqueues_served": "claim by fair share",
     "conveyor_subqueues_never_served": "claim by fair share",
     "conveyor_subqueues_never_served_newest": "claim by fair share, newest",
@@ -367,7 +367,7 @@ async def test_a_claim_by_fair_share_does_not_look_at_subqueues_that_it_passes_o
             f"update {table} set {change} where queue = 'grouped' and substr(grp, 2) > '5'".encode()  # noqa: S608
         )
 
-    await claim_with_care(session, "grouped", group_limit=Limit(active=3, rate=RATE))
+    await claim_by_slow_path(session, "grouped", group_limit=Limit(active=3, rate=RATE))
 
     candidates = [seen for seen in session.seen if seen.statement.startswith("find_candidates_in_groups")]
     assert candidates

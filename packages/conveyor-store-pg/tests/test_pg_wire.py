@@ -42,7 +42,7 @@ from conveyor.core.events import Event, Gap, JobCompleted, JobWaiting
 from conveyor.core.store import Where
 from conveyor.store.pg import PgStore
 from conveyor.store.pg.__main__ import main
-from conveyor.store.pg.connect import Connection, close_now
+from conveyor.store.pg.connection import Connection, close_now
 from conveyor.store.pg.connections import Connections
 from conveyor.store.pg.migrate import migrate, migrations, pending, prepare, script
 from conveyor.store.pg.options import Options
@@ -366,7 +366,7 @@ async def test_a_direct_line_is_not_taken_for_a_bouncer(server: Server) -> None:
 
 OPENER = """
 import asyncio, sys
-from conveyor.store.pg.connect import Connection, close_now
+from conveyor.store.pg.connection import Connection, close_now
 from conveyor.store.pg.connections import Connections
 from conveyor.store.pg.migrate import prepare
 from conveyor.store.pg.options import Options
@@ -743,7 +743,7 @@ async def test_a_connection_in_no_transaction_is_refused(server: Server, schema:
 def test_a_forked_child_leaves_the_parents_connections_alone(server: Server) -> None:
     program = """
 import asyncio, os, sys
-from conveyor.store.pg.connect import Connection, close_now
+from conveyor.store.pg.connection import Connection, close_now
 from conveyor.store.pg.connections import Connections
 from conveyor.store.pg.options import Options
 from conveyor.store.pg.statements import Statements

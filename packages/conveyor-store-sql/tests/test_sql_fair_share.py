@@ -47,7 +47,7 @@ def test_what_was_not_read_may_be_more_urgent() -> None:
     assert picks.picked == [(9, "b"), (1, "a")]
 
 
-def test_more_is_asked_for_of_a_sub_queue_that_is_next() -> None:
+def test_more_is_asked_for_of_a_subqueue_that_is_next() -> None:
     picks = share(2)
     one = subqueue("a", 1, ended=False)
     picks.add(one)

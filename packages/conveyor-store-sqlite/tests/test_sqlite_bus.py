@@ -17,8 +17,8 @@ import pytest
 
 from conveyor.core.events import Event, JobActive, JobCompleted, JobWaiting
 from conveyor.core.store import JobRecord, Pause, Where
-from conveyor.store.sqlite import SqliteStore, sharing
-from conveyor.store.sqlite.sharing import Sharing, may_lose_commits
+from conveyor.store.sqlite import SqliteStore, wal_reset_warning
+from conveyor.store.sqlite.wal_reset_warning import WalResetWarning, may_lose_commits
 
 NOW = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 
@@ -193,7 +193,7 @@ async def test_listening_goes_on_within_this_process_while_the_file_is_locked(
                     assert await take(events, 1) == [waiting("a")]
             foreign.execute("rollback")
 
-    assert "not heard for now" in caplog.text
+    assert "not received for now" in caplog.text
 
 
 async def test_publishing_and_subscribing_outside_open_and_close_is_harmless(tmp_path: Path) -> None:
@@ -336,35 +336,35 @@ def test_the_versions_that_may_lose_commits(version: tuple[int, ...], *, affecte
 def test_a_file_shared_by_processes_is_warned_of_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sharing, "_warned", False)
-    monkeypatch.setattr(sharing, "_LOOK", 0.0)
+    monkeypatch.setattr(wal_reset_warning, "_warned", False)
+    monkeypatch.setattr(wal_reset_warning, "_LOOK", 0.0)
     path = str(tmp_path / "jobs.db")
     with closing(sqlite3.connect(path)) as db, closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("create table t (x)")
-        watch, fixed = Sharing(path, version=(3, 40, 1)), Sharing(path, version=(3, 51, 3))
+        watch, fixed = WalResetWarning(path, version=(3, 40, 1)), WalResetWarning(path, version=(3, 51, 3))
 
-        watch.look(db, (1, 1))
-        watch.look(db, (1, 1))
+        watch.check(db, (1, 1))
+        watch.check(db, (1, 1))
         assert caplog.text == ""
 
         for ours in ((2, 2), (2, 2), (1, 2), (1, 3)):
             other.execute("insert into t values (1)")
-            watch.look(db, ours)
-            fixed.look(db, (1, 1))
+            watch.check(db, ours)
+            fixed.check(db, (1, 1))
         assert caplog.text == ""
 
         for _ in range(3):
             other.execute("insert into t values (1)")
-            watch.look(db, (1, 3))
+            watch.check(db, (1, 3))
     assert caplog.text.count("WAL-reset") == 1
 
 
 async def test_a_process_is_not_told_of_others_after_a_second_store_of_its_own(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sharing, "_warned", False)
-    monkeypatch.setattr(sharing, "_LOOK", 0.0)
-    monkeypatch.setattr(sharing, "may_lose_commits", lambda _: True)
+    monkeypatch.setattr(wal_reset_warning, "_warned", False)
+    monkeypatch.setattr(wal_reset_warning, "_LOOK", 0.0)
+    monkeypatch.setattr(wal_reset_warning, "may_lose_commits", lambda _: True)
     (tmp_path / "link.db").symlink_to(tmp_path / "jobs.db")
     async with SqliteStore(tmp_path / "jobs.db") as first:
         await first.insert([job("a")])

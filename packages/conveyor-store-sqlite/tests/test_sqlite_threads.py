@@ -66,7 +66,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("not foreseen"), MemoryError()], ids=repr)
-@pytest.mark.parametrize("where", ["_begin", "_is_there", "_batch", "_alone", "_committed", "_mail"])
+@pytest.mark.parametrize("where", ["_begin", "_is_there", "_batch", "_alone", "_committed", "_write_events"])
 async def test_the_writer_goes_on(
     store: SqliteStore,
     monkeypatch: pytest.MonkeyPatch,
@@ -92,7 +92,7 @@ async def test_the_writer_goes_on(
 async def test_what_fails_takes_the_calls_of_its_batch_and_no_others(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fault = Fault(monkeypatch, writer(store)._sharing, "look", RuntimeError("not foreseen"))
+    fault = Fault(monkeypatch, writer(store)._wal_reset_warning, "check", RuntimeError("not foreseen"))
     fault.times = 1
 
     first = await asyncio.gather(*(store.insert([job(f"a{n}")]) for n in range(9)), return_exceptions=True)

@@ -4,7 +4,6 @@
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from sqlite3 import Connection
 from sqlite3 import Row as Columns
@@ -21,6 +20,7 @@ from conveyor.core.store import (
     JobState,
     Lease,
     Outcome,
+    Pause,
     Renewed,
     Settled,
     Stalled,
@@ -30,21 +30,36 @@ from conveyor.core.store import (
     transitions,
 )
 from conveyor.store import sql
-from conveyor.store.sql import REMEMBERED, Row, UnitOfWork, run_now
+from conveyor.store.sql import (
+    FOREVER,
+    REMEMBERED,
+    UNREADABLE,
+    Row,
+    Scope,
+    Taken,
+    UnitOfWork,
+    capacity,
+    note_starts,
+    register_windows,
+    run_now,
+    time_until_more,
+)
+from conveyor_store_plainsql import groups, pausing
 from conveyor_store_plainsql.jobs import Jobs, by_key, flat, marks
+from conveyor_store_plainsql.limits import Starts, forget_starts
 from conveyor_store_plainsql.rows import all_stored, instant, record, row, stored
 
-#: Jobs in line, and when time alone lets a claim have them: they are due, and no pause is left.
+#: Jobs in line, and when time alone lets a claim have them: they are due, and no pause of theirs is left.
 IN_LINE = """
-select j.seq, j.name, j.state, j.stalled,
-       max(coalesce(j.run_at, :now), coalesce(q.until, :now), coalesce(n.until, :now)) as free_at
+select j.seq, j.sort_key, j.lifo, j.name, j.group_name, j.state, j.stalled,
+       max(coalesce(j.run_at, :now), coalesce(n.until, :now), coalesce(g.until, :now)) as free_at
   from conveyor_jobs j
-  left join conveyor_pauses q on q.queue = j.queue and q.name = ''
-  left join conveyor_pauses n on n.queue = j.queue and n.name = 'n' || j.name
+  left join conveyor_pauses n on n.queue = j.queue and n.kind = 'name' and n.target = j.name
+  left join conveyor_pauses g on g.queue = j.queue and g.kind = 'group' and g.target = j.group_name
  where j.queue = :queue
    and j.state in ('waiting', 'delayed')
-   and (q.queue is null or q.until is not null)
    and (n.queue is null or n.until is not null)
+   and (g.queue is null or g.until is not null)
 """
 OLDEST_FIRST = "sort_key, case when lifo then -seq else seq end"
 WAITING = ("waiting", "delayed", "waiting-children")
@@ -73,7 +88,12 @@ update conveyor_jobs
 
 
 def insert(
-    db: Connection, now: datetime, jobs: Sequence[JobRecord], *, new_only: bool = False
+    db: Connection,
+    now: datetime,
+    jobs: Sequence[JobRecord],
+    *,
+    new_only: bool = False,
+    group_limits: bool = True,
 ) -> Sequence[Inserted]:
     """Add jobs, and tell which job stands for each."""
     plan = planned(jobs, _standing(db, jobs), now, new_only=new_only)
@@ -81,6 +101,9 @@ def insert(
     waiting = {
         JobKey(each["queue"], each["id"]) for each in parents if each["state"] == JobState.WAITING_CHILDREN
     }
+    if group_limits:
+        groups.refuse_full(db, [(job, begins.state) for job, begins in plan.created])
+    groups.know(db, {(job.queue, job.group) for job, _ in plan.created if job.group is not None})
     for job, begins in plan.created:
         columns = all_stored(new_row(job, begins, now, released=job.parent in plan.parents - waiting))
         names, places = ", ".join(columns), ", ".join(f":{name}" for name in columns)
@@ -133,53 +156,79 @@ def lapse_keys(db: Connection, now: datetime) -> None:
 
 def claim(db: Connection, now: datetime, request: Claim) -> Claimed:
     """Lease jobs, most urgent first."""
-    capacity = _capacity(db, request)
+    starts = Starts(db)
+    run_now(register_windows(starts, request, now))
+    left = run_now(capacity(starts, request, request.count, now))
+    paused_until = _paused_until(db, now, request.queue)
+    free, others = _line(db, now, request)
+    share, picks = groups.picked(db, now, request, free, left.starts if paused_until is None else 0)
+    kept, cut_short = _before_stalled(request, share.picked, {job["seq"] for job in free if job["stalled"]})
+    of_groups = [group for _, group in kept]
+    groups.note(db, request.queue, picks, of_groups)
+    run_now(note_starts(starts, request, of_groups, now))
+    taken = _leased(db, now, request, [seq for seq, _ in kept])
+    if len(kept) == request.count or cut_short:
+        return taken.claimed(cut_short=cut_short)
+    limited = len(kept) >= left.starts
+
+    async def look(_rate: str) -> tuple[bool, datetime | None]:
+        later = [instant(job["free_at"]) for job in others]
+        if limited or paused_until is not None:
+            return len(free) > len(kept), min(later, default=None)
+        return False, min([*later, *share.full.values()], default=None)  # who is at a limit is not waited for
+
+    wait = time_until_more(starts, request, now, look, paused_until=paused_until, limited=limited)
+    return taken.claimed(run_now(wait))
+
+
+def _paused_until(db: Connection, now: datetime, queue: str) -> datetime | None:
+    """Until when the queue is paused; None: it is not."""
+    ends = pausing.paused(db, now, queue)
+    return (ends[Pause()] or FOREVER) if Pause() in ends else None
+
+
+def _before_stalled(
+    request: Claim, picked: Sequence[tuple[int, str | None]], stalled: Collection[int]
+) -> tuple[Sequence[tuple[int, str | None]], bool]:
+    """As many picks as may be returned together; and whether one that has stalled before cuts them short."""
+    first = next((n for n, (seq, _) in enumerate(picked) if seq in stalled), None)
+    if first is None or request.stalled is Stalled.ALIKE:
+        return picked, False
+    return picked[: max(first, 1 if request.stalled is Stalled.ALONE else 0)], True
+
+
+def _line(db: Connection, now: datetime, request: Claim) -> tuple[list[Columns], list[Columns]]:
+    """The jobs in line that a claim is for, most urgent first: those that are free now, and the others."""
     order = "sort_key, -seq" if request.newest_first else OLDEST_FIRST
-    line = db.execute(f"{IN_LINE} order by {order}", {"queue": request.queue, "now": stored(now)}).fetchall()
-    line = [job for job in line if request.names is None or job["name"] in request.names]
-    chosen = [job for job in line if job["free_at"] <= stored(now) and job["state"] == "waiting"][:capacity]
-    cut_short = False
-    if request.stalled is not Stalled.ALIKE:
-        first = next((n for n, job in enumerate(chosen) if job["stalled"]), capacity)
-        cut_short = first < len(chosen)
-        chosen = chosen[: max(first, 1 if request.stalled is Stalled.ALONE else 0)]
-    claimed = _leased(db, now, request, [job["seq"] for job in chosen])
-    if len(chosen) == capacity or cut_short:
-        return replace(claimed, cut_short=cut_short)
-    later = [job["free_at"] for job in line if job not in chosen]
-    return replace(claimed, wait=(instant(min(later)) - now) if later else None)
-
-
-def _capacity(db: Connection, request: Claim) -> int:
-    """How many jobs a claim may have at most. A server would lock the queue first, in a row of its own."""
-    if request.limit is None or request.limit.active is None:
-        return request.count
-    active: int = db.execute(
-        "select count(*) from conveyor_jobs where queue = ? and state = 'active'", (request.queue,)
-    ).fetchone()[0]
-    return max(0, min(request.count, request.limit.active - active))
+    values = {"queue": request.queue, "now": stored(now)}
+    free, others = list[Columns](), list[Columns]()
+    for job in db.execute(f"{IN_LINE} order by {order}", values):
+        if request.names is None or job["name"] in request.names:
+            is_free = job["state"] == "waiting" and job["free_at"] <= stored(now)
+            (free if is_free else others).append(job)
+    return free, others
 
 
 def take(db: Connection, now: datetime, ids: Collection[str], request: Claim) -> Claimed:
     """Lease those of these jobs that wait for anything."""
     there = by_key(db, [JobKey(request.queue, id) for id in set(ids)])
     found = sorted(there, key=lambda job: (job["sort_key"], -job["seq"] if job["lifo"] else job["seq"]))
-    return _leased(db, now, request, [job["seq"] for job in found if job["state"] in WAITING])
+    return _leased(db, now, request, [job["seq"] for job in found if job["state"] in WAITING]).claimed()
 
 
-def _leased(db: Connection, now: datetime, request: Claim, seqs: Sequence[int]) -> Claimed:
+def _leased(db: Connection, now: datetime, request: Claim, seqs: Sequence[int]) -> Taken:
     lease = {"token": request.token, "until": now + request.lease, "worker": request.worker}
     values = all_stored({**lease, "started": request.started, "now": now})
     db.executemany(LEASE, [{**values, "seq": seq} for seq in seqs])
-    jobs, undecodable = list[JobRecord](), list[Undecodable]()
+    taken = Taken(now, request.token)
     for seq in seqs:
         columns = db.execute("select * from conveyor_jobs where seq = ?", (seq,)).fetchone()
         try:
-            jobs.append(record(columns))
-        except (ValueError, TypeError, OverflowError) as error:
+            taken.jobs.append(record(columns))
+        except UNREADABLE as error:
             held = Lease(request.queue, columns["id"], request.token)
-            undecodable.append(Undecodable(lease=held, attempt=columns["attempt"], reason=str(error)))
-    return Claimed(jobs=jobs, now=now, undecodable=undecodable)
+            taken.undecodable.append(Undecodable(lease=held, attempt=columns["attempt"], reason=str(error)))
+    return taken
 
 
 def renew(db: Connection, now: datetime, beats: Sequence[Beat], lease: timedelta) -> Renewed:
@@ -216,7 +265,7 @@ def settle(db: Connection, now: datetime, outcomes: Sequence[Outcome]) -> Settle
     """Apply the outcomes whose leases are held, in order."""
 
     async def spawn(records: Sequence[JobRecord]) -> Sequence[Inserted]:
-        return insert(db, now, records)
+        return insert(db, now, records, group_limits=False)
 
     return run_now(sql.settle(UnitOfWork(Jobs(db), now), outcomes, spawn))
 
@@ -236,6 +285,10 @@ def advance(db: Connection, now: datetime, queues: Collection[str], limit: int) 
     run_now(work.done())
     db.execute("delete from conveyor_tombstones where at <= ?", (stored(now - REMEMBERED),))
     db.execute("delete from conveyor_pauses where until <= ?", (stored(now),))
+    for queue in queues:
+        groups.forget_idle(db, queue)
+        forget_starts(db, Scope(queue, "queue"), now)
+        forget_starts(db, Scope(queue, "group"), now)
     return Advanced(
         now=now,
         due=[job.key for job in due],

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from conveyor.core.store import JobKey, JobRecord, JobState
-from conveyor.store.sql import Row
+from conveyor.store.sql import MICROSECOND, Row, known_state
 
 VERSION = 1
 TABLES = """
@@ -27,6 +27,8 @@ create table conveyor_jobs (
   ageing integer,
   delay integer,
   run_at integer,
+  group_name text,
+  group_max_size integer,
   unique_key text,
   unique_for integer,
   parent_queue text,
@@ -69,20 +71,45 @@ create table conveyor_tombstones (
 );
 create table conveyor_pauses (
   queue text not null,
-  name text not null,
+  kind text not null,
+  target text not null,
   until integer,
-  primary key (queue, name)
+  primary key (queue, kind, target)
+);
+create table conveyor_starts (
+  queue text not null,
+  kind text not null,
+  target text not null,
+  at integer not null,
+  starts integer not null,
+  primary key (queue, kind, target, at)
+);
+create table conveyor_windows (
+  queue text not null,
+  kind text not null,
+  longest integer not null,
+  primary key (queue, kind)
+);
+create table conveyor_queues (
+  queue text primary key,
+  picks integer not null default 0,
+  ungrouped integer not null default 0
+);
+create table conveyor_groups (
+  queue text not null,
+  group_name text not null,
+  last_served integer not null default 0,
+  primary key (queue, group_name)
 );
 """
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MICROSECOND = timedelta(microseconds=1)
 DURATIONS = frozenset({"ageing", "delay", "unique_for"})
 FLAGS = frozenset({"lifo", "holds_key", "released", "started", "cancel_requested"})
 OF_RECORDS = [field.name for field in fields(JobRecord)]
 OF_ROWS = [field.name for field in fields(Row)]
-#: What is no column: groups, which this store does not offer, a parent, which is two, and what `Row` notes.
-NO_COLUMNS = frozenset({"group", "group_max_size", "parent", "reset", "rewritten", "before"})
+#: What is no column: what has another name there, a parent, which is two, and what `Row` notes.
+NO_COLUMNS = frozenset({"group", "parent", "reset", "rewritten", "before"})
 
 
 def stored(value: Any) -> Any:
@@ -102,6 +129,7 @@ def all_stored(values: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: stored(value) for name, value in values.items()}
     if "parent" in found:
         found["parent_queue"], found["parent_id"] = found["parent"] or (None, None)
+        found["group_name"] = found["group"]
     return {name: value for name, value in found.items() if name not in NO_COLUMNS}
 
 
@@ -110,16 +138,16 @@ def record(columns: Mapping[str, Any]) -> JobRecord:
     values = _read(columns, OF_RECORDS)
     parent = None if columns["parent_id"] is None else JobKey(columns["parent_queue"], columns["parent_id"])
     values["state"] = JobState(values["state"])
-    return JobRecord(**values, parent=parent)
+    return JobRecord(**values, parent=parent, group=columns["group_name"])
 
 
 def row(columns: Mapping[str, Any]) -> Row:
     """What a step has to know of a job; what cannot be read of it does not stop the step."""
     values = _read(columns, OF_ROWS, lenient=True)
     values |= {"payload": None, "report": None}  # what is put there is written in their stead
-    values["state"] = JobState(values["state"]) if values["state"] in set(JobState) else JobState.FAILED
+    values["state"] = known_state(values["state"])
     parent = None if columns["parent_id"] is None else (columns["parent_queue"], columns["parent_id"])
-    return Row(**values, parent=parent, group=None)
+    return Row(**values, parent=parent, group=columns["group_name"])
 
 
 def _read(columns: Mapping[str, Any], names: Iterable[str], *, lenient: bool = False) -> dict[str, Any]:

@@ -22,7 +22,7 @@ TERMS = {
     "ids": "id in ({ids})",
     "states": "state in ({states})",
     "names": "name in ({names})",
-    "group": "false",
+    "group": "group_name = :group",
     "parent": "(parent_queue, parent_id) = (:parent_queue, :parent_id)",
     "unique_key": "holds_key = 1 and unique_key = :unique_key",
     "report": "report = :report",
@@ -85,7 +85,7 @@ def count(
 ) -> dict[tuple[str | None, JobState], int]:
     """How many jobs a set has, by queue and state."""
     terms, values = _condition(where, now)
-    of = "null" if by_group else "queue"
+    of = "group_name" if by_group else "queue"
     found = db.execute(
         f"select {of}, state, count(*) from conveyor_jobs where {_all(terms)} group by 1, 2", values
     )
@@ -105,8 +105,8 @@ def delete(db: Connection, now: datetime, where: Where, limit: int = -1) -> Dele
 def forget(db: Connection, now: datetime, queue: str) -> Sequence[JobKey]:
     """Remove every trace of a queue, and return the parents elsewhere that wait for no child any more."""
     released = delete(db, now, Where(queue=queue)).released
-    db.execute("delete from conveyor_tombstones where queue = ?", (queue,))
-    db.execute("delete from conveyor_pauses where queue = ?", (queue,))
+    for table in ("tombstones", "pauses", "starts", "windows", "groups", "queues"):
+        db.execute(f"delete from conveyor_{table} where queue = ?", (queue,))
     return released
 
 
@@ -123,7 +123,7 @@ def _rows(db: Connection, now: datetime, where: Where, limit: int = -1) -> list[
 def _condition(where: Where, now: datetime) -> tuple[list[str], dict[str, Any]]:
     """The terms that all hold for the rows of a set, and the values of their parameters."""
     values: dict[str, Any] = {"now": stored(now), "queue": where.queue, "unique_key": where.unique_key}
-    values["report"] = where.report
+    values |= {"group": where.group, "report": where.report}
     if where.parent is not None:
         values["parent_queue"], values["parent_id"] = where.parent
     if where.older_than is not None:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -19,7 +19,6 @@ from conveyor.core.errors import (
     StoreError,
     StoreForkedError,
     StoreUnavailableError,
-    UnsupportedFeatureError,
     showable,
 )
 from conveyor.core.events import Bus, LocalBus
@@ -72,7 +71,7 @@ class PlainSqlStore(Store):
 
     @property
     def features(self) -> frozenset[Feature]:
-        return frozenset({Feature.DURABLE, Feature.UNIQUE_KEYS, Feature.FLOWS, Feature.ACTIVE_LIMITS})
+        return frozenset(Feature) - {Feature.MULTI_PROCESS, Feature.SERVER_CLOCK}
 
     @property
     def bus(self) -> Bus:
@@ -102,14 +101,9 @@ class PlainSqlStore(Store):
     async def insert(
         self, jobs: Sequence[JobRecord], *, new_only: bool = False, now: datetime | None = None
     ) -> Sequence[Inserted]:
-        _refuse(jobs)
         return await self._call(now, moving.insert, jobs, new_only=new_only)
 
     async def claim(self, request: Claim, *, now: datetime | None = None) -> Claimed:
-        if request.limit is not None and request.limit.rate is not None:
-            raise UnsupportedFeatureError("PlainSqlStore", Feature.RATE_LIMITS)
-        if request.group_limit is not None:
-            raise UnsupportedFeatureError("PlainSqlStore", Feature.GROUPS)
         return await self._call(now, moving.claim, request)
 
     async def take(
@@ -130,7 +124,6 @@ class PlainSqlStore(Store):
         return await self._call(now, moving.renew, beats, lease)
 
     async def settle(self, outcomes: Sequence[Outcome], *, now: datetime | None = None) -> Settled:
-        _refuse(job for outcome in outcomes for job in outcome.spawn)
         return await self._call(now, moving.settle, outcomes)
 
     async def advance(
@@ -163,8 +156,6 @@ class PlainSqlStore(Store):
     async def pause(
         self, queue: str, what: Pause, for_: timedelta | None = None, *, now: datetime | None = None
     ) -> None:
-        if what.group is not None:
-            raise UnsupportedFeatureError("PlainSqlStore", Feature.GROUPS)
         await self._call(now, pausing.pause, queue, what, for_)
 
     async def resume(self, queue: str, what: Pause, *, now: datetime | None = None) -> None:
@@ -239,10 +230,3 @@ def _connected(path: Path) -> Connection:
                     db.execute(statement)
                 db.execute(f"pragma user_version = {VERSION}")
         return db
-
-
-def _refuse(jobs: Iterable[JobRecord]) -> None:
-    """Refuse jobs that need what this store does not offer."""
-    for job in jobs:
-        if job.group is not None or job.group_max_size is not None:
-            raise UnsupportedFeatureError("PlainSqlStore", Feature.GROUPS)

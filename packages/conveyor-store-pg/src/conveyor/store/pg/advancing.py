@@ -6,7 +6,7 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 
 from conveyor.core.store import Advanced, JobKey, JobState
-from conveyor.store.pg.groups import Move, moved
+from conveyor.store.pg.groups import Transition, record_transitions
 from conveyor.store.pg.rows import known_instant, moment
 from conveyor.store.pg.statements import Session
 
@@ -19,16 +19,16 @@ async def advance(session: Session, now: datetime | None, queues: Collection[str
     names = sorted(queues)
     due = await session.ask("make_waiting", queues=names, now=now, limit=limit)
     lapsed = await session.ask("reclaim_expired_leases", queues=names, now=now, limit=limit)
-    moves = [
-        Move(queue, group, name, JobState.DELAYED.value, JobState.WAITING.value)
+    transitions = [
+        Transition(queue, group, name, JobState.DELAYED.value, JobState.WAITING.value)
         for queue, _, name, group in due
         if group is not None
     ] + [
-        Move(queue, group, name, JobState.ACTIVE.value, state)
+        Transition(queue, group, name, JobState.ACTIVE.value, state)
         for queue, _, name, group, state, _ in lapsed
         if group is not None
     ]
-    await moved(session, moves)
+    await record_transitions(session, transitions)
     wait: timedelta | None = timedelta(0)
     if limit not in {len(due), len(lapsed)}:
         [(following,)] = await session.ask("next_deadline", queues=names)

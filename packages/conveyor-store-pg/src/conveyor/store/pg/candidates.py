@@ -31,14 +31,14 @@ class Preconditions:
     """What stands in the way of a claim at that moment.
 
     `paused_until` None: the queue is not paused. `picks` None: it has nothing to do with groups. `in_line`:
-    its claims go one after another. `over`: groups may go on, and that has not been noted (see `tidying`).
+    its claims go one after another. `resumable`: groups may resume, and do not yet (see `housekeeping.py`).
     """
 
     now: datetime
     paused_until: datetime | None
     picks: Picks | None
     in_line: bool
-    over: bool
+    resumable: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,13 +155,13 @@ def _wanted(request: Claim, reach: Reach) -> dict[str, Any]:
 
 
 def _preconditions(row: Row) -> Preconditions:
-    at, paused, until, _, latest, ungrouped, counted, grouped, in_line, over = row
+    at, paused, until, _, latest, ungrouped, counted, grouped, in_line, resumable = row
     return Preconditions(
         now=known_instant(at),
         paused_until=(instant(until) or FOREVER) if paused else None,
         picks=Picks(latest, ungrouped, counted=counted) if counted or grouped else None,
         in_line=in_line,
-        over=over,
+        resumable=resumable,
     )
 
 

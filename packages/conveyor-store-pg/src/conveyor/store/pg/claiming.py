@@ -15,10 +15,10 @@ from typing import Any, Final
 from conveyor.core.store import Claim, Claimed, JobState, Stalled
 from conveyor.store.pg.candidates import Preconditions, Snapshot, find_candidates, find_preconditions
 from conveyor.store.pg.fair_share import pick_by_fair_share
-from conveyor.store.pg.groups import Move, Throttle, moved
+from conveyor.store.pg.groups import Throttle, Transition, record_transitions
 from conveyor.store.pg.limits import Starts
 from conveyor.store.pg.rows import instant, known_instant, moment, record_or_reason
-from conveyor.store.pg.statements import Again, Row, Session
+from conveyor.store.pg.statements import RetryStep, Row, Session
 from conveyor.store.sql import (
     GROUP,
     MICROSECOND,
@@ -41,15 +41,15 @@ _A_MOMENT: Final = timedelta(milliseconds=20)
 _LOOKS: Final = 5
 
 
-class GroupsGoOn(Exception):  # noqa: N818 - not an error: nothing is wrong
-    """Pauses of groups are over, or groups need not be passed over any more: note that, and claim again."""
+class GroupsMayResume(Exception):  # noqa: N818 - not an error: nothing is wrong
+    """Pauses of groups are over, or their throttling is: resume them, and claim again."""
 
 
-# ------------------------------------------------------------------ side by side
+# ------------------------------------------------------------------ the fast path
 
 
-def is_plain(request: Claim) -> bool:
-    """Whether one statement may be enough, in line if there is a limit."""
+def fits_fast_path(request: Claim) -> bool:
+    """Whether one statement may be enough; where there is a limit, once the queue is locked."""
     return (
         request.names is None
         and request.group_limit is None
@@ -58,10 +58,10 @@ def is_plain(request: Claim) -> bool:
     )
 
 
-async def claim_at_once(
+async def claim_fast(
     session: Session, now: datetime | None, request: Claim, *, in_line: bool = False
 ) -> Claimed | None:
-    """Lease the most urgent jobs by one statement; None, and nothing leased, if the queue needs more care.
+    """Lease the most urgent jobs by one statement; None, with nothing leased, if it needs the slow path.
 
     `in_line`: the queue's row is locked, and no other claim of it is under way.
     """
@@ -103,27 +103,27 @@ def _urgency(row: Row) -> tuple[float, int]:
     return sort_key, -seq if lifo else seq
 
 
-# ------------------------------------------------------------------ with care
+# ------------------------------------------------------------------ the slow path
 
 
-async def claim(session: Session, now: datetime | None, request: Claim, *, noted: bool = False) -> Claimed:
+async def claim(session: Session, now: datetime | None, request: Claim, *, resumed: bool = False) -> Claimed:
     """Lease the most urgent jobs that may be claimed.
 
-    Raises GroupsGoOn, with nothing leased, if groups may go on and that is to be noted first; unless this is
-    said to be `noted`: then such groups wait for the next claim, which `Claimed.wait` asks for at once.
+    Raises GroupsMayResume, with nothing leased, if groups are to be resumed first; unless that was done
+    (`resumed`): then such groups wait for the next claim, which `Claimed.wait` asks for at once.
     """
     limited = request.limit is not None or request.group_limit is not None
     state = None if limited else await find_preconditions(session, request.queue, now)
     if state is None or state.picks is not None or state.in_line:
         await session.run("lock_queue", queue=request.queue, limited=limited)
-        if is_plain(request):
-            claimed = await claim_at_once(session, now, request, in_line=True)
+        if fits_fast_path(request):
+            claimed = await claim_fast(session, now, request, in_line=True)
             if claimed is not None:
                 return claimed
         # Looked at when it is this claim's turn: what was true before need not be now.
         state = await find_preconditions(session, request.queue, now, rate_of(request.group_limit))
-        if state.over and not noted:
-            raise GroupsGoOn
+        if state.resumable and not resumed:
+            raise GroupsMayResume
         return await _claim_in_line(session, request, state)
     return await _claim_side_by_side(session, request, state.now)
 
@@ -142,7 +142,7 @@ async def take(session: Session, now: datetime | None, ids: Collection[str], req
     )
     for row in sorted((row[1:] for row in rows), key=_urgency):
         _add(taken, row)
-    await moved(session, _moves(rows))
+    await record_transitions(session, _transitions(rows))
     return taken.claimed()
 
 
@@ -155,7 +155,7 @@ async def _claim_side_by_side(session: Session, request: Claim, now: datetime) -
         wanted = request.count - taken.count
         snapshot = await find_candidates(session, request, now, wanted)
         if snapshot.preconditions.picks is not None or snapshot.preconditions.in_line:
-            raise Again  # what this queue needs has changed since it was asked
+            raise RetryStep  # what this queue needs has changed since it was asked
         seqs = _first(snapshot)
         rows, cut_short = await _lease(session, request, seqs, now, alone=not taken.count)
         for row in rows:
@@ -179,7 +179,7 @@ async def _claim_in_line(session: Session, request: Claim, state: Preconditions)
     if state.picks is None:
         snapshot = await find_candidates(session, request, now, count)
         if snapshot.preconditions.picks is not None:
-            raise Again  # the first job of a group came just now
+            raise RetryStep  # the first job of a group came just now
         seqs = _first(snapshot)
     else:
         share, snapshot = await pick_by_fair_share(session, now, request, count)
@@ -215,9 +215,9 @@ async def _note(
     rate = "" if group_rate is None else rate_name(group_rate)
     # What was picked and is not had, for it went meanwhile, is no start: its group may not be full.
     full = {} if share is None else share.throttled(groups)
-    await moved(
+    await record_transitions(
         session,
-        _moves(rows),
+        _transitions(rows),
         last_served={(queue, group): pick for group, pick in served.items()},
         throttled={(queue, group): Throttle(rate, until) for group, until in full.items()},
     )
@@ -264,9 +264,9 @@ def _stalled(request: Claim, *, alone: bool = True) -> dict[str, bool]:
     }
 
 
-def _moves(rows: Sequence[Row]) -> list[Move]:
+def _transitions(rows: Sequence[Row]) -> list[Transition]:
     return [
-        Move(row[1], row[1 + GROUP], row[1 + NAME], row[0], JobState.ACTIVE.value)
+        Transition(row[1], row[1 + GROUP], row[1 + NAME], row[0], JobState.ACTIVE.value)
         for row in rows
         if row[1 + GROUP] is not None
     ]

@@ -17,7 +17,7 @@ from typing import Final, LiteralString, NoReturn, TypeVar
 import psycopg
 
 from conveyor.core.errors import StoreClosedError, StoreError, StoreForkedError
-from conveyor.store.pg.connect import Connection, OwnConnection, close_now, connect, is_idle
+from conveyor.store.pg.connection import Connection, OwnConnection, close_now, connect, is_idle
 from conveyor.store.pg.cursors import async_cursor
 from conveyor.store.pg.errors import (
     Retryability,
@@ -35,7 +35,7 @@ from conveyor.store.pg.errors import (
 )
 from conveyor.store.pg.options import Options
 from conveyor.store.pg.pool import GivenPool, OwnPool, Pool
-from conveyor.store.pg.statements import Again, AsyncSession, Session, Statements
+from conveyor.store.pg.statements import AsyncSession, RetryStep, Session, Statements
 
 T = TypeVar("T")
 #: What is done in one transaction. It may run more than once: after one that did not happen.
@@ -206,7 +206,7 @@ class Connections:
                     async with asyncio.timeout_at(call.deadline) as timeout, pool.place(urgent=urgent):
                         result = await self._try(step, call, pool, timeout, single=single)
                     break
-                except Again:
+                except RetryStep:
                     await self._pause(_AFTER_RACE, call)
                 except TimeoutError:
                     self._give_up(call)

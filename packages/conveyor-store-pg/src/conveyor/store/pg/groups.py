@@ -20,8 +20,8 @@ from conveyor.store.sql import rate_name
 _WAITING = JobState.WAITING.value
 
 
-class Move(NamedTuple):
-    """A job of a group that has moved; no state before: it is new, none after: it is gone."""
+class Transition(NamedTuple):
+    """A job of a group that changes its state; None before: it is new, None after: it is gone."""
 
     queue: str
     group: str
@@ -56,24 +56,24 @@ class _Count:
                 pass
 
 
-async def moved(
+async def record_transitions(
     session: Session,
-    moves: Iterable[Move],
+    transitions: Iterable[Transition],
     *,
     last_served: Mapping[tuple[str, str], int] | None = None,
     throttled: Mapping[tuple[str, str], Throttle] | None = None,
 ) -> None:
-    """Note what has moved, which were picked from, and which groups to pass over for a while."""
+    """Count what has changed its state, note what was picked, and which groups to pass over for a while."""
     last_served, throttled = last_served or {}, throttled or {}
     counts: dict[tuple[str, str], _Count] = {key: _Count() for key in (*last_served, *throttled)}
     subqueues: dict[tuple[str, str, str], None] = {}
-    for move in moves:
-        count = counts.setdefault((move.queue, move.group), _Count())
-        count.known |= move.before is None
-        count.add(move.before, -1)
-        count.add(move.after, 1)
-        if _WAITING in (move.before, move.after):
-            subqueues[move.queue, move.group, move.name] = None
+    for transition in transitions:
+        count = counts.setdefault((transition.queue, transition.group), _Count())
+        count.known |= transition.before is None
+        count.add(transition.before, -1)
+        count.add(transition.after, 1)
+        if _WAITING in (transition.before, transition.after):
+            subqueues[transition.queue, transition.group, transition.name] = None
     if not counts:
         return
     keys = list(counts)

@@ -15,9 +15,9 @@ from typing import Final
 
 from conveyor.core.store import Inserted, JobKey, JobRecord
 from conveyor.store import sql
-from conveyor.store.pg.groups import Move, moved
+from conveyor.store.pg.groups import Transition, record_transitions
 from conveyor.store.pg.rows import jsonb, known_instant, moment
-from conveyor.store.pg.statements import Again, Session
+from conveyor.store.pg.statements import RetryStep, Session
 from conveyor.store.sql import Created, New, existing, known_state, microseconds, refuse_full_groups
 
 log: Final = logging.getLogger("conveyor.store.pg")
@@ -28,7 +28,7 @@ _MENDING: Final = 0x6D656E64
 _LATER: Final = (1 << 63) - 1
 
 
-def is_plain(jobs: Sequence[JobRecord], *, new_only: bool) -> bool:
+def fits_fast_path(jobs: Sequence[JobRecord], *, new_only: bool) -> bool:
     """Whether one statement adds these, if none of them is there already."""
     return not new_only and all(
         job.unique_key is None and job.parent is None and job.group is None for job in jobs
@@ -40,12 +40,12 @@ async def insert(
 ) -> Sequence[Inserted]:
     """Add jobs by the rules of `Store.insert`.
 
-    Raises Again, with nothing to keep of this step, if another one got in between.
+    Raises RetryStep, with nothing to keep of this step, if another one got in between.
     """
     created, answers = await write(session, now, jobs, new_only=new_only)
-    moves = moves_of(created)
-    if moves:
-        await moved(session, moves)
+    transitions = transitions_of(created)
+    if transitions:
+        await record_transitions(session, transitions)
     await refuse_full_groups(_Jobs(session, now), created)
     return answers
 
@@ -55,15 +55,15 @@ async def write(
 ) -> tuple[Sequence[Created], Sequence[Inserted]]:
     """Add jobs, whatever the sizes of their groups; the groups are still to be told of those created.
 
-    Raises Again, with nothing to keep of this step, if another one got in between.
+    Raises RetryStep, with nothing to keep of this step, if another one got in between.
     """
     return await sql.insert(_Jobs(session, now), jobs, new_only=new_only)
 
 
-def moves_of(created: Iterable[Created]) -> list[Move]:
+def transitions_of(created: Iterable[Created]) -> list[Transition]:
     """What the groups are to be told of jobs that were created."""
     return [
-        Move(job.queue, job.group, job.name, None, state.value)
+        Transition(job.queue, job.group, job.name, None, state.value)
         for job, state in created
         if job.group is not None
     ]
@@ -127,7 +127,7 @@ class _Jobs:
         return frozenset(JobKey(*key) for key in found)
 
     async def write(self, jobs: Sequence[New]) -> None:
-        """Write jobs; raises Again if one is in the way that was not there before."""
+        """Write jobs; raises RetryStep if one is in the way that was not there before."""
         pending = [begins.pending for _, begins, _ in jobs]
         written = await _write(
             self._session, self._now, [job for job, _, _ in jobs], pending, [over for _, _, over in jobs]
@@ -135,7 +135,7 @@ class _Jobs:
         missing = [seq for seq, there, _, _ in written if not there]
         if missing:
             await _mend_sequence(self._session, missing)
-            raise Again
+            raise RetryStep
 
     async def add_children(self, counts: Mapping[JobKey, int]) -> None:
         """Have parents wait for so many more children."""

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from conveyor.core.store import JobState, Lease
 from conveyor.store import sql
-from conveyor.store.pg.groups import Move, moved
+from conveyor.store.pg.groups import Transition, record_transitions
 from conveyor.store.pg.rows import instant, jsonb
 from conveyor.store.pg.statements import Row, Session
 from conveyor.store.sql import MICROSECOND, Key, known_state, microseconds
@@ -20,17 +20,17 @@ class UnitOfWork(sql.UnitOfWork):
         """Begin with no jobs."""
         super().__init__(Jobs(session), now)
         self._session = session
-        self._moves: list[Move] = []
+        self._transitions: list[Transition] = []
 
-    def moved(self, row: sql.Row, after: JobState | None) -> None:
+    def on_transition(self, row: sql.Row, after: JobState | None) -> None:
         """Remember what the groups are to know when the step is done."""
         if row.group is not None and row.before is not None and (row.before is not after or row.rewritten):
             after_text = None if after is None else after.value
-            self._moves.append(Move(row.queue, row.group, row.name, row.before.value, after_text))
+            self._transitions.append(Transition(row.queue, row.group, row.name, row.before.value, after_text))
 
-    def add_moves(self, moves: Iterable[Move]) -> None:
-        """Have these moves counted as well, when the step is done."""
-        self._moves += moves
+    def add_transitions(self, transitions: Iterable[Transition]) -> None:
+        """Have these transitions counted as well, when the step is done."""
+        self._transitions += transitions
 
     async def done(self) -> None:
         """Write what has changed, and count for the groups all that has moved.
@@ -38,8 +38,8 @@ class UnitOfWork(sql.UnitOfWork):
         Groups are locked by one statement, in order, after all jobs: else two steps wait for each other.
         """
         await self.flush()
-        if self._moves:
-            await moved(self._session, self._moves)
+        if self._transitions:
+            await record_transitions(self._session, self._transitions)
 
 
 class Jobs:

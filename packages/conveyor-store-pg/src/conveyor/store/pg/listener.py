@@ -13,7 +13,7 @@ import psycopg
 from psycopg.sql import SQL, Identifier
 
 from conveyor.core.errors import StoreError
-from conveyor.store.pg.connect import Connection, close_now, connect, connect_beside
+from conveyor.store.pg.connection import Connection, close_now, connect, connect_beside
 from conveyor.store.pg.errors import store_error
 from conveyor.store.pg.options import Options
 

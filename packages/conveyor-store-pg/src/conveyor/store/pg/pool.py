@@ -21,7 +21,7 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from conveyor.core.errors import StoreClosedError
-from conveyor.store.pg.connect import Connection, OwnConnection, close_now, is_idle, is_usable
+from conveyor.store.pg.connection import Connection, OwnConnection, close_now, is_idle, is_usable
 
 _CLOSED: Final = "the pool that the store was given is not open; have it open for as long as the store is"
 #: What the names of our pools begin with.

@@ -1,6 +1,6 @@
 """Applying what the holders of leases decided, and keeping their leases alive.
 
-Most outcomes concern nobody but their job: no parent, no unique key, no group, nothing spawned. A batch of
+Most outcomes concern no other job: no parent, no unique key, no group, nothing spawned. A batch of
 such is one statement; any other goes through a unit of work.
 """
 
@@ -12,7 +12,7 @@ from typing import Final
 
 from conveyor.core.store import Beat, Inserted, JobRecord, JobState, Lease, Outcome, Renewed, Settled
 from conveyor.store import sql
-from conveyor.store.pg.inserting import moves_of, write
+from conveyor.store.pg.inserting import transitions_of, write
 from conveyor.store.pg.jobs import UnitOfWork
 from conveyor.store.pg.rows import jsonb, moment
 from conveyor.store.pg.statements import Session
@@ -21,7 +21,7 @@ from conveyor.store.sql import MICROSECOND, microseconds
 _NO_TIME: Final = timedelta(0)
 
 
-def may_be_plain(outcomes: Sequence[Outcome]) -> bool:
+def may_fit_fast_path(outcomes: Sequence[Outcome]) -> bool:
     """Whether one statement may be enough: nothing is spawned, and no job goes to its children."""
     leases = {outcome.lease for outcome in outcomes}
     return len(leases) == len(outcomes) and not any(
@@ -29,10 +29,8 @@ def may_be_plain(outcomes: Sequence[Outcome]) -> bool:
     )
 
 
-async def settle_at_once(
-    session: Session, now: datetime | None, outcomes: Sequence[Outcome]
-) -> Settled | None:
-    """Apply outcomes by one statement; None, and nothing applied, if one of them needs more care."""
+async def settle_fast(session: Session, now: datetime | None, outcomes: Sequence[Outcome]) -> Settled | None:
+    """Apply outcomes by one statement; None, and nothing applied, if one of them needs the slow path."""
     leases = [outcome.lease for outcome in outcomes]
     ends = [outcome.retention if outcome.state.terminal else None for outcome in outcomes]
     removed = [end is not None and end.age is not None and end.age <= _NO_TIME for end in ends]
@@ -68,7 +66,7 @@ async def settle(session: Session, now: datetime | None, outcomes: Sequence[Outc
 
     async def spawn(records: Sequence[JobRecord]) -> Sequence[Inserted]:
         created, answers = await write(session, at, records)
-        work.add_moves(moves_of(created))
+        work.add_transitions(transitions_of(created))
         return answers
 
     return await sql.settle(work, outcomes, spawn)

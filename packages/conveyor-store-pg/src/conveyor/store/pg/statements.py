@@ -50,8 +50,8 @@ _HEADS: Final = {"oldest": "tie_break", "newest": "newest"}
 _INCLUDED: Final = re.compile(r"\{include (\w+)\}")
 
 
-class Again(Exception):  # noqa: N818 - not an error: nothing is wrong
-    """Somebody else was faster: what this step had read is not true any more. Roll back, and repeat it."""
+class RetryStep(Exception):  # noqa: N818 - not an error: nothing is wrong
+    """Another call was faster: what this step had read is not true any more. Roll back, and retry it."""
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def _race() -> Iterator[None]:
     try:
         yield
     except UniqueViolation as error:
-        raise Again from error
+        raise RetryStep from error
 
 
 class Statements:

@@ -34,14 +34,14 @@ from conveyor.core.store import (
     Where,
 )
 from conveyor.store.pg import advancing, claiming, inserting, pausing, sets, settling
-from conveyor.store.pg.adding import MOST_GATHERED, Adding
 from conveyor.store.pg.bus import PgBus
 from conveyor.store.pg.connections import Connections
+from conveyor.store.pg.housekeeping import forget_ended, resume_groups
+from conveyor.store.pg.insert_batcher import MOST_BATCHED, InsertBatcher
 from conveyor.store.pg.migrate import prepare
 from conveyor.store.pg.options import Options, parsed
 from conveyor.store.pg.statements import Session, Statements
 from conveyor.store.pg.statistics import Statistics
-from conveyor.store.pg.tidying import let_groups_go_on, tidy
 from conveyor.store.pg.using import checked_connection, using
 
 _FEATURES: Final = frozenset(Feature)
@@ -93,7 +93,7 @@ class PgStore(Store):
         )
         self._statements: Final = Statements(self._options.schema)
         self._connections: Final = Connections(self._options, self._statements)
-        self._adding: Final = Adding(self._connections)
+        self._insert_batcher: Final = InsertBatcher(self._connections)
         self._statistics: Final = Statistics(self._connections)
         self._bus: Final = PgBus(self._options, self._connections)
         self._opened = False
@@ -179,39 +179,39 @@ class PgStore(Store):
         self, jobs: Sequence[JobRecord], *, new_only: bool = False, now: datetime | None = None
     ) -> Sequence[Inserted]:
         given = tuple(jobs)
-        plain = inserting.is_plain(given, new_only=new_only)
+        fits = inserting.fits_fast_path(given, new_only=new_only)
 
         async def step(session: Session) -> Sequence[Inserted]:
             return await inserting.insert(session, now, given, new_only=new_only)
 
-        if plain and now is None and len(given) <= MOST_GATHERED:
-            inserted = await self._adding.insert(given)
+        if fits and now is None and len(given) <= MOST_BATCHED:
+            inserted = await self._insert_batcher.insert(given)
         else:
-            inserted = await self._connections.call(step, single=plain)
+            inserted = await self._connections.call(step, single=fits)
         await self._statistics.added(len(given))
         return inserted
 
     async def claim(self, request: Claim, *, now: datetime | None = None) -> Claimed:
-        if request.limit is None and claiming.is_plain(request):
+        if request.limit is None and claiming.fits_fast_path(request):
 
-            async def at_once(session: Session) -> Claimed | None:
-                return await claiming.claim_at_once(session, now, request)
+            async def fast_path(session: Session) -> Claimed | None:
+                return await claiming.claim_fast(session, now, request)
 
-            claimed = await self._connections.call(at_once, single=True, repeatable=False)
+            claimed = await self._connections.call(fast_path, single=True, repeatable=False)
             if claimed is not None:
                 return claimed
 
-        async def with_care(session: Session) -> Claimed:
+        async def slow_path(session: Session) -> Claimed:
             return await claiming.claim(session, now, request)
 
-        async def noted(session: Session) -> Claimed:
-            return await claiming.claim(session, now, request, noted=True)
+        async def resumed(session: Session) -> Claimed:
+            return await claiming.claim(session, now, request, resumed=True)
 
         try:
-            return await self._connections.call(with_care, repeatable=False, one_plan=True)
-        except claiming.GroupsGoOn:
-            await let_groups_go_on(self._connections, request, now)
-            return await self._connections.call(noted, repeatable=False, one_plan=True)
+            return await self._connections.call(slow_path, repeatable=False, one_plan=True)
+        except claiming.GroupsMayResume:
+            await resume_groups(self._connections, request, now)
+            return await self._connections.call(resumed, repeatable=False, one_plan=True)
 
     async def take(
         self,
@@ -242,19 +242,19 @@ class PgStore(Store):
 
     async def settle(self, outcomes: Sequence[Outcome], *, now: datetime | None = None) -> Settled:
         given = tuple(outcomes)
-        if settling.may_be_plain(given):
+        if settling.may_fit_fast_path(given):
 
-            async def at_once(session: Session) -> Settled | None:
-                return await settling.settle_at_once(session, now, given)
+            async def fast_path(session: Session) -> Settled | None:
+                return await settling.settle_fast(session, now, given)
 
-            settled = await self._connections.call(at_once, single=True, urgent=True)
+            settled = await self._connections.call(fast_path, single=True, urgent=True)
             if settled is not None:
                 return settled
 
-        async def with_care(session: Session) -> Settled:
+        async def slow_path(session: Session) -> Settled:
             return await settling.settle(session, now, given)
 
-        return await self._connections.call(with_care, urgent=True)
+        return await self._connections.call(slow_path, urgent=True)
 
     async def advance(
         self, queues: Collection[str], *, limit: int = 1000, now: datetime | None = None
@@ -266,7 +266,7 @@ class PgStore(Store):
 
         advanced = await self._connections.call(step)
         if given:
-            await tidy(self._connections, given, advanced.now)
+            await forget_ended(self._connections, given, advanced.now)
         return advanced
 
     # ---------------------------------------------------------------- sets of jobs

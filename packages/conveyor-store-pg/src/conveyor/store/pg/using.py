@@ -20,7 +20,7 @@ from conveyor.store.pg.bus import notify_on_commit
 from conveyor.store.pg.cursors import async_cursor, cursor
 from conveyor.store.pg.errors import cause, store_error
 from conveyor.store.pg.options import Options
-from conveyor.store.pg.statements import Again, AsyncSession, Session, Statements, SyncSession, in_thread
+from conveyor.store.pg.statements import AsyncSession, RetryStep, Session, Statements, SyncSession, in_thread
 
 T = TypeVar("T")
 Theirs = AsyncConnection[Any] | Connection[Any]
@@ -111,7 +111,7 @@ class _View(View):
                 try:
                     async with _savepoint(self._connection):
                         return await step(self._session())
-                except Again:
+                except RetryStep:
                     if tries == _TRIES:
                         raise StoreError("others were faster ten times in a row; repeat it") from None
                 except psycopg.Error as error:

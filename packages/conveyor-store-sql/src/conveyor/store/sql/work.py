@@ -29,7 +29,7 @@ class UnitOfWork:
         self._reopened: set[Key] = set()
         self._holders: dict[tuple[str, str], Row | None] = {}
 
-    def moved(self, row: Row, after: JobState | None) -> None:
+    def on_transition(self, row: Row, after: JobState | None) -> None:
         """Take note that a job was written; no state after: it is gone. For stores that count jobs."""
 
     # ---------------------------------------------------------------- reading and writing
@@ -96,7 +96,7 @@ class UnitOfWork:
         if some := [row for row in rows if row.rewritten]:
             await self.table.rewrite(some)
         for row in rows:
-            self.moved(row, row.state)
+            self.on_transition(row, row.state)
             row.before = row.state
         self._dirty.clear()
 
@@ -108,7 +108,7 @@ class UnitOfWork:
             await self.table.write_tombstones(recent, self.now)
         await self.table.remove(rows)
         for row in rows:
-            self.moved(row, None)
+            self.on_transition(row, None)
         self._removed.clear()
 
     # ---------------------------------------------------------------- from one state to another

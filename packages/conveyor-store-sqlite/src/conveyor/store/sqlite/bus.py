@@ -32,16 +32,16 @@ from conveyor.store.sqlite.writer import Writer
 
 log: Final = logging.getLogger("conveyor.store.sqlite")
 
-#: For how long a listener is known without a sign of life, and how often it gives one.
-_KNOWN: Final = timedelta(seconds=60)
-_SIGN: Final = 15.0
+#: For how long a listener is registered, and how often it renews that.
+_REGISTERED: Final = timedelta(seconds=60)
+_RENEWAL: Final = 15.0
 #: For how long events can be read.
 _KEPT: Final = timedelta(minutes=5)
 _PRUNE: Final = 30.0
 #: How long an event waits for others to travel with, in seconds.
-_GATHER: Final = 0.002
+_LINGER: Final = 0.002
 #: Events that are not written yet; when there are more, the oldest are lost.
-_ROOM: Final = 10_000
+_CAPACITY: Final = 10_000
 #: The batches of events that `read_events.sql` reads at once.
 _MOST: Final = 1_000
 
@@ -86,7 +86,7 @@ class SqliteBus:
         self._local.deliver(events)
         if events and self._writer is not None and self._writer.usable:
             self.outbox.put(events)
-            self._later(_GATHER, self._post)
+            self._later(_LINGER, self._post)
 
     @asynccontextmanager
     async def subscribe(
@@ -95,12 +95,12 @@ class SqliteBus:
         """Receive the events of these queues, from entering on."""
         try:
             async with self._local.subscribe(queues, kinds=kinds) as events:
-                await self._begin_to_listen()
+                await self._register()
                 yield events
         finally:
-            self._listen_on()
+            self._renew_registration()
 
-    async def _begin_to_listen(self) -> None:
+    async def _register(self) -> None:
         """Let the other processes know, for good before this returns."""
         writer, reader = self._writer, self._reader
         if writer is None or reader is None:
@@ -108,18 +108,18 @@ class SqliteBus:
         try:
             last = await writer.call(Priority.REST, self._listening())
         except StoreError:
-            log.warning("events of other processes are not heard for now", exc_info=True)
+            log.warning("events of other processes are not received for now", exc_info=True)
             last = None
         self.watch.start(asyncio.get_running_loop(), last)
         reader.wake()
-        self._later(_SIGN, self._listen_on)
+        self._later(_RENEWAL, self._renew_registration)
 
-    def _listen_on(self) -> None:
+    def _renew_registration(self) -> None:
         """Let the other processes know what is listened to now, if anything is."""
         if self._writer is None:
             return
         if self._local.wanted:
-            self._later(_SIGN, self._listen_on)
+            self._later(_RENEWAL, self._renew_registration)
             self._writer.post(Priority.REST, self._listening())
         else:
             self.watch.stop()
@@ -129,7 +129,7 @@ class SqliteBus:
         wanted = encoded_wants(self._local.wanted)
 
         def listen(db: sqlite3.Connection) -> int:
-            expires_at = written(datetime.now(UTC) + _KNOWN)
+            expires_at = written(datetime.now(UTC) + _REGISTERED)
             run(db, "register_listener", handle=self._handle, wanted=wanted, expires_at=expires_at)
             found: int = fetch(db, "last_event_id")[0]
             return found
@@ -161,7 +161,7 @@ class Outbox:
     def __init__(self, handle: str) -> None:
         """Send in the name of this handle."""
         self._handle = handle
-        self._events: deque[Event] = deque(maxlen=_ROOM)
+        self._events: deque[Event] = deque(maxlen=_CAPACITY)
         self._wanted: list[Event] = []
         self._version: int | None = None
         self._listeners: list[tuple[str, Wanted]] = []
@@ -177,7 +177,7 @@ class Outbox:
         return bool(self._events or self._wanted)
 
     def wanted(self, db: sqlite3.Connection) -> bool:
-        """Whether anybody else would read it; what nobody wants is let go."""
+        """Whether another process would read it; what is not wanted is dropped."""
         (version,) = db.execute("pragma data_version").fetchone()
         if version != self._version:
             self._version = version
@@ -200,7 +200,7 @@ class Outbox:
             run(db, "delete_old_events", horizon=written(now - _KEPT))
 
     def drop(self) -> None:
-        """Let it go."""
+        """Drop it."""
         self._events.clear()
         self._wanted.clear()
 
@@ -222,7 +222,7 @@ class Watch:
     """Looks for the events of other processes."""
 
     def __init__(self, handle: str, interval: float, local: LocalBus) -> None:
-        """Pass what others tell on to the subscribers of this process."""
+        """Pass what others publish on to the subscribers of this process."""
         self._handle = handle
         self._interval = interval
         self._local = local

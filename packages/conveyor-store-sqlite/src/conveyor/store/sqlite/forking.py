@@ -30,19 +30,19 @@ _files: Final[set[tuple[int, int]]] = set()
 @contextmanager
 def inside_sqlite() -> Iterator[None]:
     """While inside, no fork happens; a fork that is due goes first."""
-    _gate.enter()
+    _fork_lock.enter()
     try:
         yield
     finally:
-        _gate.leave()
+        _fork_lock.leave()
 
 
-def hold(db: sqlite3.Connection, path: str) -> None:
+def register(db: sqlite3.Connection, path: str) -> None:
     """Know that a connection is open."""
     _held[id(db)] = db, path
 
 
-def let_go(db: sqlite3.Connection) -> None:
+def unregister(db: sqlite3.Connection) -> None:
     """Know that a connection was closed."""
     del _held[id(db)]
 
@@ -65,11 +65,11 @@ def identity(path: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-class _Gate:
+class _ForkLock:
     """Lets threads into SQLite, except while a fork is due; lets a fork happen when nobody is inside."""
 
     #: How long a fork waits for the threads to come out, in seconds.
-    PATIENCE: Final = 10.0
+    TIMEOUT: Final = 10.0
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -89,7 +89,7 @@ class _Gate:
     def close(self) -> None:
         with self._changed:
             self._forking = True
-            self._changed.wait_for(lambda: not self._inside, self.PATIENCE)
+            self._changed.wait_for(lambda: not self._inside, self.TIMEOUT)
 
     def reopen(self) -> None:
         with self._changed:
@@ -101,14 +101,14 @@ class _Gate:
         self.__init__()  # type: ignore[misc]
 
 
-_gate: Final = _Gate()
+_fork_lock: Final = _ForkLock()
 
 
 def _after_fork() -> None:
     """In a child: keep the parent's connections from being closed when the child ends."""
     import ctypes  # noqa: PLC0415 - only a forked child needs it
 
-    _gate.reset()
+    _fork_lock.reset()
     for db, path in _held.values():
         _inherited.append(db)
         file = identity(path)
@@ -120,4 +120,6 @@ def _after_fork() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_gate.close, after_in_parent=_gate.reopen, after_in_child=_after_fork)
+    os.register_at_fork(
+        before=_fork_lock.close, after_in_parent=_fork_lock.reopen, after_in_child=_after_fork
+    )

@@ -34,10 +34,10 @@ class Reader(ConnectionThread):
     """The one thread of this process that reads the file by this store."""
 
     def __init__(
-        self, path: str, patience: float, connect: Callable[[], sqlite3.Connection], watch: Watch
+        self, path: str, timeout: float, connect: Callable[[], sqlite3.Connection], watch: Watch
     ) -> None:
         """Prepare a thread that also looks at the file for `watch`."""
-        super().__init__(path, patience, connect)
+        super().__init__(path, timeout, connect)
         self._watch = watch
 
     def wake(self) -> None:

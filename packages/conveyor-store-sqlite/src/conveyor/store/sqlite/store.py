@@ -119,12 +119,12 @@ class SqliteStore(Store):
                 self._refuse_fork()
                 return
             self._pid = os.getpid()
-            patience = self._options.operation_timeout.total_seconds()
+            timeout = self._options.operation_timeout.total_seconds()
             writer = Writer(
-                self.path, patience, partial(open_writer, self.path, self._options), self._bus.outbox
+                self.path, timeout, partial(open_writer, self.path, self._options), self._bus.outbox
             )
             reader = Reader(
-                self.path, patience, partial(open_reader, self.path, self._options), self._bus.watch
+                self.path, timeout, partial(open_reader, self.path, self._options), self._bus.watch
             )
             await writer.start()
             try:

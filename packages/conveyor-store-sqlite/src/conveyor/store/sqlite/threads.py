@@ -24,14 +24,14 @@ from typing import Any, Final, TypeVar
 
 from conveyor.core.errors import StoreClosedError, StoreError
 from conveyor.store.sqlite.errors import busy_error, is_undecodable, store_error
-from conveyor.store.sqlite.forking import hold, inside_sqlite, let_go
+from conveyor.store.sqlite.forking import inside_sqlite, register, unregister
 
 T = TypeVar("T")
 Step = Callable[[sqlite3.Connection], T]
 
 #: After how long a call is late, how long the event loop then pauses, and how soon again; in seconds.
 _LATE: Final = 0.005
-_BREATH: Final = 0.000_1
+_LOOP_PAUSE: Final = 0.000_1
 _AGAIN: Final = 0.002
 #: How long the thread waits after an error that is not SQLite's, in seconds.
 _PAUSE: Final = 0.05
@@ -72,13 +72,13 @@ class Answer:
 class ConnectionThread:
     """The thread, its connection and the calls that wait for it. Subclasses say how calls are run."""
 
-    def __init__(self, path: str, patience: float, connect: Callable[[], sqlite3.Connection]) -> None:
-        """Prepare a thread whose calls wait at most `patience` seconds for locks that others hold."""
+    def __init__(self, path: str, timeout: float, connect: Callable[[], sqlite3.Connection]) -> None:
+        """Prepare a thread whose calls wait at most `timeout` seconds for locks that others hold."""
         self.path = path
         self.pid = os.getpid()
         # The same file may have several paths.
         self._kind = (type(self).__name__, os.path.realpath(path))
-        self._patience = patience
+        self._timeout = timeout
         self._connect = connect
         self._ready = threading.Condition()
         self._waiting: tuple[deque[Call], ...] = tuple(deque() for _ in Priority)
@@ -114,7 +114,7 @@ class ConnectionThread:
         """Run a step on the connection, and return its result."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
-        call = Call(step, answer, loop, time.monotonic() + self._patience, weight)
+        call = Call(step, answer, loop, time.monotonic() + self._timeout, weight)
         with self._ready:
             if self._stopping:
                 raise self._closed()
@@ -137,7 +137,7 @@ class ConnectionThread:
         A loop that always has something to do lets go of it at each turn, but takes it back before a
         waiting thread is awake; and because it was let go, the thread does not insist (bpo-7946).
         """
-        time.sleep(_BREATH)
+        time.sleep(_LOOP_PAUSE)
         self._yielding = loop.call_later(_AGAIN, self._yield, loop)
 
     def post(self, priority: Priority, step: Step[Any]) -> None:
@@ -148,7 +148,7 @@ class ConnectionThread:
         answer: asyncio.Future[Any] = loop.create_future()
         answer.add_done_callback(_note)
         with self._ready:
-            self._waiting[priority].append(Call(step, answer, loop, time.monotonic() + self._patience, 1))
+            self._waiting[priority].append(Call(step, answer, loop, time.monotonic() + self._timeout, 1))
             self._ready.notify()
 
     @property
@@ -197,7 +197,7 @@ class ConnectionThread:
         try:
             with inside_sqlite():
                 db = self._connect()
-                hold(db, self.path)
+                register(db, self.path)
         except BaseException as error:  # noqa: BLE001 - whoever opens the store gets it
             self._finish(error)
             self._opened.set_exception(error)
@@ -212,7 +212,7 @@ class ConnectionThread:
         try:
             with suppress(Exception), inside_sqlite():
                 self._close(db)
-            let_go(db)
+            unregister(db)
         finally:
             self._finish()
 

@@ -2,7 +2,7 @@
 
 A commit costs the same for one call as for a hundred, so whatever has gathered while the previous one
 was under way goes into the next: `BEGIN IMMEDIATE`, each call within a savepoint so that one that fails
-fails alone, `COMMIT`. Nothing waits for company.
+fails alone, `COMMIT`. No call waits for others to join it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from conveyor.core.errors import StoreError, StoreUnavailableError
 from conveyor.store.sqlite.connections import jitter
 from conveyor.store.sqlite.errors import is_busy, store_error
 from conveyor.store.sqlite.forking import identity, inside_sqlite
-from conveyor.store.sqlite.sharing import Sharing
 from conveyor.store.sqlite.threads import Answer, Call, ConnectionThread, deliver, log
+from conveyor.store.sqlite.wal_reset_warning import WalResetWarning
 
 #: The jobs of one commit, about: an urgent call that comes while it runs waits for some tens of milliseconds.
 _WEIGHT: Final = 4_000
@@ -35,7 +35,7 @@ class Outbox(Protocol):
         ...
 
     def wanted(self, db: sqlite3.Connection) -> bool:
-        """Whether anybody else would read it; what nobody wants is let go."""
+        """Whether another process would read it; what is not wanted is dropped."""
         ...
 
     def write(self, db: sqlite3.Connection) -> None:
@@ -43,7 +43,7 @@ class Outbox(Protocol):
         ...
 
     def drop(self) -> None:
-        """Let it go."""
+        """Drop it."""
         ...
 
 
@@ -51,14 +51,14 @@ class Writer(ConnectionThread):
     """The one thread of this process that writes to the file by this store."""
 
     def __init__(
-        self, path: str, patience: float, connect: Callable[[], sqlite3.Connection], outbox: Outbox
+        self, path: str, timeout: float, connect: Callable[[], sqlite3.Connection], outbox: Outbox
     ) -> None:
         """Prepare a thread that also writes what is in the outbox."""
-        super().__init__(path, patience, connect)
+        super().__init__(path, timeout, connect)
         self._outbox = outbox
         self._looked = 0.0
         self._file: tuple[int, int] | None = None
-        self._sharing = Sharing(path)
+        self._wal_reset_warning = WalResetWarning(path)
 
     def wake(self) -> None:
         """Have the thread see to its outbox."""
@@ -74,7 +74,7 @@ class Writer(ConnectionThread):
                         return
                     self._ready.wait()
             with inside_sqlite():
-                if (self._has_calls or self._mail_only(db)) and self._is_there() and self._begin(db):
+                if (self._has_calls or self._only_events(db)) and self._is_there() and self._begin(db):
                     self._batch(db)
 
     def _close(self, db: sqlite3.Connection) -> None:
@@ -82,7 +82,7 @@ class Writer(ConnectionThread):
             db.execute("pragma wal_checkpoint(truncate)").fetchone()
         db.close()
 
-    def _mail_only(self, db: sqlite3.Connection) -> bool:
+    def _only_events(self, db: sqlite3.Connection) -> bool:
         """Whether there is something to write although no call waits."""
         try:
             return self._outbox.wanted(db)
@@ -118,8 +118,8 @@ class Writer(ConnectionThread):
                 self._by_itself(db, call)
             return
         if db.in_transaction:
-            self._mail(db)
-            self._sharing.look(db, self.ours)
+            self._write_events(db)
+            self._wal_reset_warning.check(db, self.ours)
         deliver(self._committed(db, answers))
 
     def _by_itself(self, db: sqlite3.Connection, call: Call) -> None:
@@ -147,9 +147,9 @@ class Writer(ConnectionThread):
         return answer
 
     def _committed(self, db: sqlite3.Connection, answers: list[Answer]) -> list[Answer]:
-        """The answers, once what they tell of is safe; or the error that all of them met."""
+        """The answers, once what they say is safe; or the error that all of them met."""
         error: sqlite3.Error | None = None
-        deadline = time.monotonic() + self._patience
+        deadline = time.monotonic() + self._timeout
         while db.in_transaction:
             try:
                 db.execute("commit")
@@ -168,7 +168,7 @@ class Writer(ConnectionThread):
         failed.__cause__ = error
         return [answer if answer.error else Answer(answer.call, error=failed) for answer in answers]
 
-    def _mail(self, db: sqlite3.Connection) -> None:
+    def _write_events(self, db: sqlite3.Connection) -> None:
         if not self._outbox.waiting:
             return
         try:

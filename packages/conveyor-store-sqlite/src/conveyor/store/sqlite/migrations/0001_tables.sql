@@ -488,13 +488,13 @@ end;
 
 create table conveyor_events (
   id integer primary key autoincrement,
-  -- The handle that tells them, and hears them without this table.
+  -- The handle that published them, and needs not read them here.
   source text not null,
   at text not null,
   body text not null
 ) strict;
 
--- Events that everybody has had time to read: delete_old_events.sql.
+-- Events that all have had time to read: delete_old_events.sql.
 create index conveyor_events_at
   on conveyor_events (at);
 

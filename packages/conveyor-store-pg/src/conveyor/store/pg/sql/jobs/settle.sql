@@ -1,4 +1,4 @@
--- Apply outcomes to jobs that nobody else depends on, in one step, if all of them are such jobs and held by the
+-- Apply outcomes to jobs that no other job depends on, in one step, if all of them are such jobs and held by the
 -- given leases; else nothing happens. Jobs to be removed leave the outcome behind that a repeat is known by.
 with m as materialized (
   select coalesce(%(now)s::timestamptz, clock_timestamp()) as now

@@ -1,7 +1,7 @@
 -- What a claim has to know first (find_candidates.sql begins with it): the moment, whether the queue is paused
 -- and until when, which names are, its picks so far, whether it knows any, whether any job of a group is
--- waiting, whether its claims stand in line, and whether groups may go on that were paused, or passed over for
--- a while. The first of a kind is asked for in the order of an index, as in claim.sql.
+-- waiting, whether its claims stand in line, and whether groups may resume that were paused or
+-- throttled. The first of a kind is asked for in the order of an index, as in claim.sql.
 select
   m.now at time zone 'UTC' as now,
   exists (
@@ -62,7 +62,7 @@ select
        and throttled_for = %(rate)s
        and throttled_for <> ''
        and throttled_until > m.now + %(window)s::bigint * interval '1 microsecond'
-  ) as over
+  ) as resumable
   from (select coalesce(%(now)s::timestamptz, clock_timestamp()) as now) m
   left join {schema}.conveyor_queues q
     on q.queue = %(queue)s

@@ -30,7 +30,7 @@ def may_lose_commits(version: tuple[int, ...]) -> bool:
     return _FIRST <= version <= _LAST and not corrected
 
 
-class Sharing:
+class WalResetWarning:
     """Notices that another process writes to the file: what this one's connection did not write, it did."""
 
     def __init__(self, path: str, *, version: tuple[int, ...] = sqlite3.sqlite_version_info) -> None:
@@ -41,7 +41,7 @@ class Sharing:
         self._seen: int | None = None
         self._ours: tuple[int, int] | None = None
 
-    def look(self, db: sqlite3.Connection, ours: tuple[int, int]) -> None:
+    def check(self, db: sqlite3.Connection, ours: tuple[int, int]) -> None:
         """Warn if another process has written.
 
         `ours` is how many stores this process has open on the file, and how many it has opened so far:

@@ -1,4 +1,4 @@
-"""Noting what time has brought to an end: pauses and throttling of groups, and what need not be remembered.
+"""Ending what time has ended: pauses and throttling of groups, and what need not be remembered.
 
 Each step here is a transaction of its own. It takes groups, pauses or a queue's row before others that it may
 have to wait for, and whoever moves jobs takes them in another order: in one transaction, each would wait for
@@ -19,16 +19,16 @@ from conveyor.store.pg.statements import Session
 from conveyor.store.sql import REMEMBERED
 
 
-async def let_groups_go_on(connections: Connections, request: Claim, now: datetime | None) -> None:
-    """Let a claim take from groups whose pauses are over, and from those it was to pass over until now."""
+async def resume_groups(connections: Connections, request: Claim, now: datetime | None) -> None:
+    """Resume groups for a claim: those whose pauses are over, and those that were throttled until now."""
     await connections.call(partial(end_pauses, queue=request.queue, now=now))
     if request.group_limit is not None and request.group_limit.rate is not None:
         rate = request.group_limit.rate
         await connections.call(partial(unthrottle, queue=request.queue, now=now, rate=rate))
 
 
-async def tidy(connections: Connections, queues: Sequence[str], now: datetime) -> None:
-    """Forget what is over in these queues, so much of it at a time."""
+async def forget_ended(connections: Connections, queues: Sequence[str], now: datetime) -> None:
+    """Remove what is over in these queues, so much of it at a time."""
 
     async def run(statement: str, **values: Any) -> None:
         async def step(session: Session) -> int:

@@ -1,4 +1,4 @@
-"""Adds that come at the same time, written together: one statement and one commit for all of them.
+"""Batch inserts that come at the same time: one statement and one commit for all of them.
 
 While as many batches are on their way as is good for them, what else is added waits for the next one. So a
 lone add goes out at once, and many make batches by themselves.
@@ -19,7 +19,7 @@ from conveyor.store.pg.inserting import insert
 from conveyor.store.pg.statements import Session
 
 #: Larger calls go by themselves.
-MOST_GATHERED: Final = 100
+MOST_BATCHED: Final = 100
 #: The most jobs of one batch.
 _BATCH: Final = 500
 #: How many batches may be on their way at once: while one is committed, another is written.
@@ -32,8 +32,8 @@ class _Call:
     answer: asyncio.Future[Sequence[Inserted]]
 
 
-class Adding:
-    """Gathers the adds of one store; only such as no other job depends on."""
+class InsertBatcher:
+    """Batches the inserts of one store; only of jobs that no other job depends on."""
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
@@ -63,7 +63,7 @@ class Adding:
     async def _write_batch(self, batch: Sequence[_Call]) -> None:
         try:
             answers = await self._insert([job for call in batch for job in call.jobs])
-        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
+        except Exception as error:  # noqa: BLE001 - whatever it is, the callers must learn of it
             await self._failed(batch, error)
             return
         taken = iter(answers)
@@ -87,7 +87,7 @@ class Adding:
         return await self._connections.call(step, single=True)
 
     async def _failed(self, batch: Sequence[_Call], error: Exception) -> None:
-        """Tell all of them, unless it may be the fault of one: then each is tried by itself."""
+        """Fail all of these calls, unless it may be the fault of one: then each is tried by itself."""
         if len(batch) == 1 or (isinstance(error, StoreError) and error.retryable):
             for call in batch:
                 if not call.answer.done():
