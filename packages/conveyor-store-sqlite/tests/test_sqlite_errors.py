@@ -175,7 +175,7 @@ async def test_a_link_of_somebody_else_in_a_folder_open_to_all(
     monkeypatch.setattr(os, "geteuid", lambda: 12_345)
     open_to_all(tmp_path)
 
-    with pytest.raises(StoreUnavailableError, match="link that somebody else put"):
+    with pytest.raises(StoreUnavailableError, match="link that another user put"):
         await SqliteStore(tmp_path / "jobs.db").open()
 
     monkeypatch.undo()

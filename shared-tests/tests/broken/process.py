@@ -59,7 +59,7 @@ def the_writer_ends_at_the_unexpected() -> None:
     def serve(thread: Any, db: sqlite3.Connection) -> None:
         thread._serve(db)
 
-    put(ConnectionThread, "_serve_whatever_happens", serve)
+    put(ConnectionThread, "_serve_despite_errors", serve)
 
 
 @caught_by("conveyor-core", "test_core_background.py", "test_a_part_of_a_worker_goes_on")

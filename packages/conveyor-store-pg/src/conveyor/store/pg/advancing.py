@@ -1,4 +1,4 @@
-"""Letting time pass: due jobs and lost leases."""
+"""Move jobs as time passes: those that are due, and those whose lease has run out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from conveyor.store.pg.statements import Session
 
 
 async def advance(session: Session, now: datetime | None, queues: Collection[str], limit: int) -> Advanced:
-    """Move what is due and what has stalled."""
+    """Move jobs that are due and jobs whose lease has run out."""
     now = await moment(session, now)
     if not queues:
         return Advanced(now=now, due=(), stalled=())

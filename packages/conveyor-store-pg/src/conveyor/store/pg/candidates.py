@@ -1,4 +1,4 @@
-"""What waits in a queue: what stands in a claim's way, and the most urgent jobs of each sub-queue.
+"""Find what a claim may choose from: its preconditions, and the most urgent jobs of each sub-queue.
 
 A job is known here by its sort key and a number that decides between equal ones: `(sort_key, tie_break)`
 oldest first, `(sort_key, -seq)` newest first. The lesser goes first, and the number without its sign is the
@@ -28,7 +28,7 @@ _SPARE: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class Preconditions:
-    """What stands in the way of a claim at that moment.
+    """What a claim has to know of its queue before it chooses, as of one moment.
 
     `paused_until` None: the queue is not paused. `picks` None: it has nothing to do with groups. `in_line`:
     its claims go one after another. `resumable`: groups may resume, and do not yet (see `housekeeping.py`).
@@ -90,7 +90,7 @@ class Snapshot:
 async def find_preconditions(
     session: Session, queue: str, now: datetime | None, group_rate: Rate | None = None
 ) -> Preconditions:
-    """What a claim of the queue has to know before it looks for jobs."""
+    """Find what a claim of the queue has to know before it chooses."""
     rate, window = _named(group_rate)
     [row] = await session.ask("claim_preconditions", queue=queue, now=now, rate=rate, window=window)
     return _preconditions(row)

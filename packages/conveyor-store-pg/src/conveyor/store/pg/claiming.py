@@ -94,7 +94,7 @@ def _add(taken: Taken, row: Row) -> None:
 
 
 def _soon(wait: timedelta | None) -> timedelta:
-    """A wait after which a job may be free at which another call was. Nobody says when that is."""
+    """A wait after which a job may be free that another call had locked: no event says so."""
     return _A_MOMENT if wait is None else min(wait, _A_MOMENT)
 
 

@@ -17,7 +17,7 @@ from psycopg.types.array import register_all_arrays
 
 
 def _untouched() -> AdaptersMap:
-    """What psycopg reads and writes when nobody has changed it."""
+    """How psycopg reads and writes values where no application has changed that."""
     types = TypesRegistry()
     postgres.register_default_types(types)
     found = AdaptersMap(types=types)

@@ -100,13 +100,13 @@ async def record_transitions(
 
 
 async def end_pauses(session: Session, queue: str, now: datetime | None) -> None:
-    """Let groups go on whose pauses are over."""
+    """Resume the groups whose pauses are over."""
     now = await moment(session, now)
     await _copy_to_those(session, queue, await session.ask("end_group_pauses", queue=queue, now=now))
 
 
 async def unthrottle(session: Session, queue: str, now: datetime | None, rate: Rate) -> None:
-    """Let claims of this rate look again at groups that they were to pass over until now."""
+    """Let claims of this rate take again from groups that were throttled until now."""
     now = await moment(session, now)
     latest = now + rate.per
     found = await session.ask("unthrottle_groups", queue=queue, rate=rate_name(rate), now=now, latest=latest)

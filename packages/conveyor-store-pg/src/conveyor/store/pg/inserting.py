@@ -53,7 +53,7 @@ async def insert(
 async def write(
     session: Session, now: datetime | None, jobs: Sequence[JobRecord], *, new_only: bool = False
 ) -> tuple[Sequence[Created], Sequence[Inserted]]:
-    """Add jobs, whatever the sizes of their groups; the groups are still to be told of those created.
+    """Add jobs, whatever the sizes of their groups; those created are still to be counted in their groups.
 
     Raises RetryStep, with nothing to keep of this step, if another one got in between.
     """
@@ -61,7 +61,7 @@ async def write(
 
 
 def transitions_of(created: Iterable[Created]) -> list[Transition]:
-    """What the groups are to be told of jobs that were created."""
+    """The transitions that jobs make within their groups by being created."""
     return [
         Transition(job.queue, job.group, job.name, None, state.value)
         for job, state in created

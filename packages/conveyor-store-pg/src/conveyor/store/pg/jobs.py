@@ -1,4 +1,4 @@
-"""The jobs that a step moves, as this store keeps them. Reading a job locks its row."""
+"""The table of jobs, as a unit of work reads and writes it: reading a job locks its row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from conveyor.store.sql import MICROSECOND, Key, known_state, microseconds
 
 
 class UnitOfWork(sql.UnitOfWork):
-    """The jobs of one step, and how they move within their groups."""
+    """The jobs of one step, and what their changes of state mean for their groups."""
 
     def __init__(self, session: Session, now: datetime) -> None:
         """Begin with no jobs."""
@@ -33,7 +33,7 @@ class UnitOfWork(sql.UnitOfWork):
         self._transitions += transitions
 
     async def done(self) -> None:
-        """Write what has changed, and count for the groups all that has moved.
+        """Write what has changed, and count all changes of state for the groups.
 
         Groups are locked by one statement, in order, after all jobs: else two steps wait for each other.
         """
@@ -46,7 +46,7 @@ class Jobs:
     """The table of jobs, for a unit of work."""
 
     def __init__(self, session: Session) -> None:
-        """Stand on a session in a transaction."""
+        """Use a session in a transaction."""
         self._session = session
 
     async def read(self, keys: Collection[Key]) -> list[sql.Row]:
@@ -55,7 +55,7 @@ class Jobs:
         return [row_of(row) for row in await self._session.ask("read_rows", queues=queues, ids=ids)]
 
     async def save(self, rows: Sequence[sql.Row]) -> None:
-        """Write where these jobs are in their lives."""
+        """Write the state of these jobs, and what goes with it."""
         await self._session.run(
             "save_jobs",
             seq=[row.seq for row in rows],

@@ -19,7 +19,7 @@ class Starts:
     """The table of starts, for the limits of claims."""
 
     def __init__(self, session: Session) -> None:
-        """Stand on a session in a transaction."""
+        """Use a session in a transaction."""
         self._session = session
 
     async def count_active(self, queue: str, most: int) -> int:

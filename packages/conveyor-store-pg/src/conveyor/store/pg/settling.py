@@ -1,4 +1,4 @@
-"""Applying what the holders of leases decided, and keeping their leases alive.
+"""Apply the outcomes of leased jobs, and renew leases.
 
 Most outcomes concern no other job: no parent, no unique key, no group, nothing spawned. A batch of
 such is one statement; any other goes through a unit of work.

@@ -1,4 +1,4 @@
-"""Having the server learn what is in the tables, before autovacuum comes round to it."""
+"""Have the server analyse the tables as they fill, before autovacuum comes round to it."""
 
 from __future__ import annotations
 

@@ -56,9 +56,9 @@ class Row:
 
     report: str | None = None
     payload: str | None = None
-    #: Whether the job begins anew, as if it had never run: it has no `processed_at` any more.
+    #: Whether the job is reset, as if it had never run: it has no `processed_at` any more.
     reset: bool = False
-    #: Whether it changed otherwise than in its place in life, and `JobTable.rewrite` is to be called.
+    #: Whether more than its state changed, and `JobTable.rewrite` is to be called.
     rewritten: bool = False
     #: The state that is stored.
     before: JobState | None = None
@@ -91,7 +91,7 @@ class JobTable(Protocol):
         ...
 
     async def save(self, rows: Sequence[Row]) -> None:
-        """Write where these jobs are in their lives, and a `report` that is given.
+        """Write the state of these jobs and what goes with it, and a `report` that is given.
 
         That is all that `Row` lists from `state` to `settled_at`, save for `priority`, `sort_key`, and what
         never changes. A job that is not active loses `token`, `lease_until`, `locked_by` and `started`.

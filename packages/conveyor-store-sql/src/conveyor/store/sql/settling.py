@@ -1,4 +1,4 @@
-"""Applying what the holders of leases decided."""
+"""Apply the outcomes of leased jobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Letting time pass: due jobs, lost leases, and what need not be remembered any more."""
+"""Move jobs as time passes: those that are due, and those whose lease has run out; remove what is over."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NEVER: Final = "~"
 
 
 def advance(db: Connection, now: datetime, queues: Collection[str], limit: int) -> Advanced:
-    """Move what is due and what has stalled, and tidy up."""
+    """Move jobs that are due and jobs whose lease has run out, and remove what is over."""
     due = _first(db, "find_due", queues, now, limit)
     lapsed = _first(db, "find_expired_leases", queues, now, limit)
     if due:
@@ -28,7 +28,7 @@ def advance(db: Connection, now: datetime, queues: Collection[str], limit: int) 
     if lapsed:
         run(db, "reclaim_expired_leases", seqs=text([seq for _, seq, *_ in lapsed]), now=written(now))
     for queue in queues:
-        _tidy(db, queue, now)
+        _forget_ended(db, queue, now)
     return Advanced(
         now=now,
         due=[key for _, _, key, *_ in due],
@@ -53,12 +53,12 @@ def _first(
 
 
 def _wait(db: Connection, queues: Collection[str], now: datetime) -> timedelta | None:
-    following = min((fetch(db, "next_deadline", queue=queue)[0] for queue in queues), default=_NEVER)
-    at = read_or(following, FOREVER)
+    next_at = min((fetch(db, "next_deadline", queue=queue)[0] for queue in queues), default=_NEVER)
+    at = read_or(next_at, FOREVER)
     return None if at == FOREVER else max(at - now, timedelta(0))
 
 
-def _tidy(db: Connection, queue: str, now: datetime) -> None:
+def _forget_ended(db: Connection, queue: str, now: datetime) -> None:
     moment = written(now)
     run(db, "forget_pauses", queue=queue, now=moment)
     run(db, "forget_tombstones", queue=queue, horizon=written(now - REMEMBERED))

@@ -50,7 +50,7 @@ class SqliteBus:
     """The bus of one store: `LocalBus` within the process, the file between processes."""
 
     def __init__(self, poll_interval: timedelta) -> None:
-        """Look for the events of others that often, while somebody listens."""
+        """Look for the events of others that often, while this process listens."""
         handle = uuid4().hex
         self._handle = handle
         self._local = LocalBus()

@@ -1,4 +1,4 @@
-"""What waits in a queue: what stands in a claim's way, and the most urgent jobs of a sub-queue.
+"""Find what a claim may choose from: its preconditions, and the most urgent jobs of a sub-queue.
 
 A job is known here by its sort key and a number that decides between equal ones: `(sort_key, tie_break)`
 oldest first, `(sort_key, -seq)` newest first. The lesser goes first, and the number without its sign is the
@@ -33,7 +33,7 @@ START: Final = (_BEFORE, _BEFORE)
 
 @dataclass(frozen=True, slots=True)
 class Preconditions:
-    """What stands in the way of a claim.
+    """What a claim has to know of its queue before it chooses.
 
     `paused_until` None: the queue is not paused. `picks` None: it has nothing to do with groups.
     """
@@ -44,7 +44,7 @@ class Preconditions:
 
 
 def find_preconditions(db: Connection, queue: str, now: datetime) -> Preconditions:
-    """What a claim of the queue has to know before it chooses."""
+    """Find whether the queue is paused, which names are, and its picks so far."""
     row = fetch(db, "claim_preconditions", queue=queue, now=written(now))
     until, names, latest, ungrouped, grouped = row
     picks: Picks | None = None
@@ -88,9 +88,11 @@ def before_stalled(db: Connection, request: Claim, seqs: Sequence[int]) -> int |
 def ungrouped(db: Connection, request: Claim, names: Names, count: int) -> list[Position]:
     """The most urgent jobs without a group."""
     if names is None:
-        return following(db, "ungrouped", {"queue": request.queue}, START, count, newest=request.newest_first)
+        return jobs_after(
+            db, "ungrouped", {"queue": request.queue}, START, count, newest=request.newest_first
+        )
     each = (
-        following(
+        jobs_after(
             db, "named", {"queue": request.queue, "name": name}, START, count, newest=request.newest_first
         )
         for name in names
@@ -98,7 +100,7 @@ def ungrouped(db: Connection, request: Claim, names: Names, count: int) -> list[
     return list(islice(merge(*each), count))
 
 
-def following(
+def jobs_after(
     db: Connection, kind: str, of: Mapping[str, Any], after: Position, count: int, *, newest: bool
 ) -> list[Position]:
     """The most urgent jobs of a sub-queue behind a position."""

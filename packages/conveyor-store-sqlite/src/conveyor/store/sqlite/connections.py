@@ -24,7 +24,7 @@ T = TypeVar("T")
 #: How long SQLite itself waits for a lock, in seconds: long would keep urgent calls waiting.
 _BUSY: Final = 0.02
 #: Each connection's settings. Foreign keys and mmap are not used; `trusted_schema` keeps the schema of a file
-#: that somebody else prepared from calling functions.
+#: that another user prepared from calling functions.
 _SETTINGS: Final = (
     "pragma foreign_keys = off",
     "pragma trusted_schema = off",
@@ -34,7 +34,7 @@ _SETTINGS: Final = (
     "pragma journal_size_limit = 67108864",
 )
 _SYNCHRONOUS: Final = {"FULL": "pragma synchronous = full", "NORMAL": "pragma synchronous = normal"}
-#: While a file is made nobody in this process may have it open: closing it drops every lock on it that
+#: While a file is made nothing in this process may have it open: closing it drops every lock on it that
 #: the process holds.
 _making: Final = threading.Lock()
 
@@ -83,7 +83,7 @@ def _refuse_planted_link(file: Path) -> None:
         return
     if file.parent.stat().st_mode & stat.S_IWOTH and file.lstat().st_uid != os.geteuid():
         raise StoreUnavailableError(
-            f"{file} is a link that somebody else put into a folder open to all; remove it"
+            f"{file} is a link that another user put into a folder open to all; remove it"
         )
 
 
@@ -102,7 +102,7 @@ def open_reader(path: str, options: Options) -> sqlite3.Connection:
     return _opened(path, options, _prepare_reader)
 
 
-def patiently(path: str, options: Options, action: Callable[[], T]) -> T:
+def retry_while_locked(path: str, options: Options, action: Callable[[], T]) -> T:
     """Do what may find the file locked, again and again until it does not, or `operation_timeout` is over."""
     deadline = time.monotonic() + options.operation_timeout.total_seconds()
     while True:
@@ -148,13 +148,13 @@ def _opened(
 
 
 def _prepare_writer(db: sqlite3.Connection, path: str, options: Options) -> None:
-    outdated = patiently(path, options, lambda: check(db, path, may_migrate=options.auto_migrate))
+    outdated = retry_while_locked(path, options, lambda: check(db, path, may_migrate=options.auto_migrate))
     for setting in _SETTINGS:
         db.execute(setting)
-    patiently(path, options, lambda: _use_wal(db, path))
+    retry_while_locked(path, options, lambda: _use_wal(db, path))
     db.execute(_SYNCHRONOUS[options.synchronous])
     if outdated:
-        patiently(path, options, lambda: db.execute("begin immediate"))
+        retry_while_locked(path, options, lambda: db.execute("begin immediate"))
         try:
             migrate(db, path)
             db.execute("commit")
@@ -166,7 +166,7 @@ def _prepare_writer(db: sqlite3.Connection, path: str, options: Options) -> None
 def _prepare_reader(db: sqlite3.Connection, path: str, options: Options) -> None:
     for setting in (*_SETTINGS, "pragma query_only = on"):
         db.execute(setting)
-    patiently(path, options, lambda: db.execute("select count(*) from sqlite_master").fetchone())
+    retry_while_locked(path, options, lambda: db.execute("select count(*) from sqlite_master").fetchone())
 
 
 def _use_wal(db: sqlite3.Connection, path: str) -> None:

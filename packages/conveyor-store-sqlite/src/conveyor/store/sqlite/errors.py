@@ -25,7 +25,7 @@ def code_of(error: sqlite3.Error) -> int | None:
 
 
 def is_busy(error: sqlite3.Error) -> bool:
-    """Whether somebody else held a lock."""
+    """Whether another connection held a lock."""
     return code_of(error) in _BUSY
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from conveyor.core.store import Claim
 from conveyor.store.sql import FairShare, Picks, Scope, SubQueue, rate_name, rate_of, run_now, windows
-from conveyor.store.sqlite.candidates import START, Names, before_stalled, following, ungrouped
+from conveyor.store.sqlite.candidates import START, Names, before_stalled, jobs_after, ungrouped
 from conveyor.store.sqlite.limits import Starts
 from conveyor.store.sqlite.rows import written
 from conveyor.store.sqlite.statements import ask, run, text
@@ -169,7 +169,7 @@ class _Reader:
     def read_jobs(self, subqueue: SubQueue) -> None:
         """Read what comes next in a sub-queue, of which all that was read has been picked."""
         wanted = self._share.count - len(self._share.picked)
-        jobs = following(
+        jobs = jobs_after(
             self._db,
             "grouped",
             {"queue": self._queue, "group": subqueue.group, "name": subqueue.name},

@@ -1,6 +1,6 @@
-"""The jobs that a step moves, as this store keeps them.
+"""The table of jobs, as a unit of work reads and writes it.
 
-A step runs while nobody else can write, so what it read stays true until it has written.
+A step runs while no other can write, so what it read stays true until it has written.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Jobs:
     """The table of jobs, for a unit of work."""
 
     def __init__(self, db: Connection) -> None:
-        """Stand on a connection whose transaction writes."""
+        """Use a connection whose transaction writes."""
         self._db = db
 
     async def read(self, keys: Collection[Key]) -> list[Row]:
@@ -37,7 +37,7 @@ class Jobs:
         return [_row(rows[seq]) for seq in seqs if seq in rows]
 
     async def save(self, rows: Sequence[Row]) -> None:
-        """Write where these jobs are in their lives."""
+        """Write the state of these jobs, and what goes with it."""
         write(self._db, "save_jobs", [_saved(row) for row in rows])
 
     async def rewrite(self, rows: Sequence[Row]) -> None:

@@ -16,7 +16,7 @@ class Starts:
     """The table of starts, for the limits of claims."""
 
     def __init__(self, db: Connection) -> None:
-        """Stand on a connection whose transaction writes."""
+        """Use a connection whose transaction writes."""
         self._db = db
 
     async def count_active(self, queue: str, most: int) -> int:

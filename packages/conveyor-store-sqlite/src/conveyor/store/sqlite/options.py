@@ -25,7 +25,7 @@ class Options:
     `synchronous`: "FULL" (a committed job survives a loss of power) or "NORMAL" (the last ones may not;
     nothing else is at risk). `operation_timeout`: how long a call waits for a lock that others hold.
     `auto_migrate`: whether `open()` may create or upgrade the tables. `poll_interval`: how often to look
-    for other processes' events while somebody listens.
+    for other processes' events while this process listens.
     """
 
     synchronous: str

@@ -1,4 +1,4 @@
-"""Applying what the holders of leases decided, and keeping their leases alive."""
+"""Apply the outcomes of leased jobs, and renew leases."""
 
 from __future__ import annotations
 

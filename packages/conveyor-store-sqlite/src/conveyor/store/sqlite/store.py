@@ -69,7 +69,7 @@ class SqliteStore(Store):
 
         `synchronous` is "FULL" (a committed job survives a loss of power) or "NORMAL" (faster; the last
         ones may not). A call waits at most `operation_timeout` for others that keep the file locked. Without
-        `auto_migrate` the tables must be there already. While somebody listens to events, those of other
+        `auto_migrate` the tables must be there already. While this process listens to events, those of other
         processes are looked for every `poll_interval`.
 
         Raises InvalidOptionError for an option that cannot be used.

@@ -85,7 +85,7 @@ class ConnectionThread:
         #: The calls taken up in this round, until they are answered.
         self._held: list[Call] = []
         self._stopping = False
-        #: What ended the thread, if it was not told to stop; and the kinds of errors that were logged.
+        #: What ended the thread, if it was not stopped; and the kinds of errors that were logged.
         self._cause: BaseException | None = None
         self._logged: set[object] = set()
         #: Calls under way, and what gives their thread a chance if they take long.
@@ -141,7 +141,7 @@ class ConnectionThread:
         self._yielding = loop.call_later(_AGAIN, self._yield, loop)
 
     def post(self, priority: Priority, step: Step[Any]) -> None:
-        """Run a step on the connection some time, if it can be; nobody waits for it."""
+        """Run a step on the connection some time, if it can be; its result is not waited for."""
         if not self.usable:
             return
         loop = asyncio.get_running_loop()
@@ -204,7 +204,7 @@ class ConnectionThread:
             return
         self._opened.set_result(None)
         try:
-            self._serve_whatever_happens(db)
+            self._serve_despite_errors(db)
         except BaseException as error:
             # Not an `Exception`: somebody wants the thread, or all of the process, to end.
             log.exception("the thread of %s was ended", self.path)
@@ -216,8 +216,8 @@ class ConnectionThread:
         finally:
             self._finish()
 
-    def _serve_whatever_happens(self, db: sqlite3.Connection) -> None:
-        """Run calls until told to stop; what nobody foresaw fails those at hand, and no others.
+    def _serve_despite_errors(self, db: sqlite3.Connection) -> None:
+        """Run calls until stopped; an unforeseen error fails the calls at hand, and no others.
 
         Pinned by test_sqlite_threads.py.
         """

@@ -1,4 +1,4 @@
-"""Sets of jobs as SQL: the only tie_break where SQL is put together, and only from what stands in this file.
+"""Sets of jobs as SQL: the only place where SQL is put together, and only from what stands in this file.
 
 In which branches the rows of a `Where` are, and how each is sorted, `conveyor.store.sql` says. Values are
 parameters, always.

@@ -274,7 +274,7 @@ create index conveyor_subqueues_never_served_newest
   where not paused and last_served = 0;
 
 -- Who listens to which events; bus.py keeps it. It is worth nothing after a crash: those who listen say so
--- again when they have their line back.
+-- again when they are connected again.
 create unlogged table {schema}.conveyor_listeners (
   handle text collate "C" primary key,
   -- The kinds of events wanted, by queue; null: all of them.

@@ -1,4 +1,4 @@
--- A listener is known for a while; one that died is forgotten by whoever comes next.
+-- A listener is known for a while; one that died is removed by the next that registers.
 with old as materialized (
   select handle
     from {schema}.conveyor_listeners

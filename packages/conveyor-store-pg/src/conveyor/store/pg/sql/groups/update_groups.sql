@@ -1,5 +1,5 @@
 -- Count what has moved in each group, and note its latest pick and its throttling. The rows are locked in
--- order, and whoever has one of them is the only one to move the group's jobs until it commits.
+-- order, and the call that has one of them is the only one to move the group's jobs until it commits.
 insert into {schema}.conveyor_groups as g
   (queue, grp, known, waiting, delayed, active, last_served, throttled_for, throttled_until)
 select m.queue, m.grp, m.known, m.waiting, m.delayed, m.active, m.last_served, coalesce(m.throttled_for, ''), m.throttled_until

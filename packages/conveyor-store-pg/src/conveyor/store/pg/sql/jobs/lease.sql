@@ -1,5 +1,6 @@
--- Lease these jobs, those of them that are waiting and that nobody else is at, each with the state it was in; and
--- say first whether one that has stalled before ended them, where that makes a difference: it may come alone.
+-- Lease these jobs, those of them that are waiting and that no other call has locked, each with the state it
+-- was in; and say first whether one that has stalled before ended them, where that makes a difference: it may
+-- come alone.
 with picked as materialized (
   select seq, stalled
     from {schema}.conveyor_jobs

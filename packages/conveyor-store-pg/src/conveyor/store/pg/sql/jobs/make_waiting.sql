@@ -1,4 +1,4 @@
--- Jobs that are due become waiting; each with its name and group, and those that somebody is at are left.
+-- Jobs that are due become waiting; each with its name and group, and those that another call has locked are left.
 with due as materialized (
   select j.seq
     from unnest(%(queues)s::text[]) q (queue)

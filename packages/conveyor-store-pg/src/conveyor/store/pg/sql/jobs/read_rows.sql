@@ -1,4 +1,4 @@
--- What a step has to know of jobs to move them, in the order of jobs.row_of; nobody else moves them meanwhile.
+-- What a step has to know of jobs to move them, in the order of jobs.row_of, which are locked.
 with found as materialized (
   select j.seq
     from unnest(%(queues)s::text[], %(ids)s::text[]) e (queue, id)

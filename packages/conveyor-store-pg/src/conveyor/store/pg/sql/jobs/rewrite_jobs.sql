@@ -1,4 +1,4 @@
--- What more than their place in life has changed of jobs.
+-- What only `Store.update` changes of jobs.
 update {schema}.conveyor_jobs j
    set priority = v.priority,
        sort_key = v.sort_key,

@@ -1,4 +1,4 @@
--- Where jobs are in their lives. A job that is not active is held by nobody.
+-- The state of jobs, and what goes with it. A job that is not active has no lease.
 update {schema}.conveyor_jobs j
    set state = v.state,
        attempt = v.attempt,

@@ -1,4 +1,4 @@
--- Where jobs are in their lives. A job that is not active is held by nobody.
+-- The state of jobs, and what goes with it. A job that is not active has no lease.
 -- The values are repeated for each row of a batch, in the order of jobs._saved: see statements.write.
 update conveyor_jobs
    set state = v.column2,
