@@ -530,6 +530,18 @@ async def test_find_leaves_out_rows_that_cannot_be_read_with_a_line_in_the_log(
     assert '"\\udcff"' not in caplog.text
 
 
+async def test_a_page_goes_on_behind_rows_that_cannot_be_read(damaged: SqliteStore) -> None:
+    await damaged.insert([job("last")], now=START)
+
+    pages = [await damaged.find(Where(queue="q"), limit=limit, now=START) for limit in (1, 2, 3)]
+
+    assert [[record.id for record in page] for page in pages] == [
+        ["fine"],
+        ["fine", "last"],
+        ["fine", "last"],
+    ]
+
+
 async def test_time_passes_for_rows_that_cannot_be_read(store: SqliteStore) -> None:
     await store.insert([job("a"), job("b", delay=timedelta(seconds=5))], now=START)
     await store.claim(claim(), now=START)

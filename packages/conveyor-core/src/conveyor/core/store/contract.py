@@ -217,7 +217,8 @@ class StoreCalls(Protocol):
     ) -> Sequence[JobRecord]:
         """Return up to `limit` jobs of the set, in order, starting behind `after`, a record found before.
 
-        `after` need not exist any more. A row that cannot be decoded is left out, with a line in the log.
+        Fewer than `limit` are the last: there are no more behind them. `after` need not exist any more. A row
+        that cannot be decoded is left out, with a line in the log, and does not count for `limit`.
         """
         ...
 

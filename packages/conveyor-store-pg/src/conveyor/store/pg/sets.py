@@ -16,7 +16,7 @@ from conveyor.store.pg.rows import moment, record_or_reason
 from conveyor.store.pg.statements import Session
 from conveyor.store.pg.where import EVERY, counts, locked, seqs
 from conveyor.store.pg.where import rows as rows_of
-from conveyor.store.sql import readable
+from conveyor.store.sql import Read, read_page
 
 log: Final = logging.getLogger("conveyor.store.pg")
 
@@ -31,9 +31,13 @@ async def find(
     order: Order,
 ) -> list[JobRecord]:
     """The jobs of a set, in order, without those that cannot be read."""
-    now = await moment(session, now)
-    found = await rows_of(session, where, now, limit=limit, order=order, after=after)
-    return readable(((row, record_or_reason(row, now)) for row in found), log)
+    instant = await moment(session, now)
+
+    async def read(count: int) -> Sequence[Read]:
+        found = await rows_of(session, where, instant, limit=count, order=order, after=after)
+        return [(row, record_or_reason(row, instant)) for row in found]
+
+    return await read_page(read, limit, log)
 
 
 async def count(

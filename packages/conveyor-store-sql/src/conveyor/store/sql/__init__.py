@@ -39,7 +39,7 @@ from conveyor.store.sql.listeners import Wanted, decoded_wants, encoded_wants
 from conveyor.store.sql.migrations import Migration, migrations_in, pending_after
 from conveyor.store.sql.options import flag, refuse_unknown
 from conveyor.store.sql.pauses import PauseKey, pause_of
-from conveyor.store.sql.records import ATTEMPT, GROUP, ID, NAME, SEQ, readable
+from conveyor.store.sql.records import ATTEMPT, GROUP, ID, NAME, SEQ, Read, read_page
 from conveyor.store.sql.sets import delete, update
 from conveyor.store.sql.settling import settle
 from conveyor.store.sql.values import (
@@ -83,6 +83,7 @@ __all__ = [
     "PauseKey",
     "Picks",
     "Position",
+    "Read",
     "Row",
     "Scope",
     "Sorting",
@@ -113,7 +114,7 @@ __all__ = [
     "pending_after",
     "rate_name",
     "rate_of",
-    "readable",
+    "read_page",
     "refuse_full_groups",
     "refuse_unknown",
     "register_windows",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from logging import Logger
 from typing import Any, Final
 
@@ -16,8 +16,28 @@ SEQ: Final = 18
 ATTEMPT: Final = 27
 
 
-def readable(found: Iterable[tuple[Sequence[Any], JobRecord | Exception]], log: Logger) -> list[JobRecord]:
-    """The records of rows, without the rows of which there is none: those are logged, with the reason."""
+#: A row, and its record, or why there is none.
+Read = tuple[Sequence[Any], JobRecord | Exception]
+
+
+async def read_page(
+    read: Callable[[int], Awaitable[Sequence[Read]]], limit: int, log: Logger
+) -> list[JobRecord]:
+    """Up to `limit` records, in order; fewer only where there are no more.
+
+    `read` gives so many of the first rows. Rows that cannot be read are left out, and logged with the reason;
+    others are read in their stead, since core takes a short page for the last one.
+    """
+    wanted = limit
+    while True:
+        found = await read(wanted)
+        spoilt = sum(not isinstance(record, JobRecord) for _, record in found)
+        if len(found) < wanted or len(found) - spoilt >= limit:
+            return _readable(found, log)[:limit]
+        wanted = limit + 2 * spoilt
+
+
+def _readable(found: Iterable[Read], log: Logger) -> list[JobRecord]:
     records: list[JobRecord] = []
     for row, record in found:
         if isinstance(record, JobRecord):

@@ -10,7 +10,7 @@ from typing import Final
 
 from conveyor.core.store import Change, Deleted, JobKey, JobRecord, JobState, Order, Where
 from conveyor.store import sql
-from conveyor.store.sql import UnitOfWork, readable, run_now
+from conveyor.store.sql import Read, UnitOfWork, read_page, run_now
 from conveyor.store.sqlite.jobs import Jobs
 from conveyor.store.sqlite.rows import records, written
 from conveyor.store.sqlite.statements import ask, execute, statement
@@ -24,8 +24,11 @@ def find(
     db: Connection, now: datetime, where: Where, *, limit: int, after: JobRecord | None, order: Order
 ) -> list[JobRecord]:
     """The jobs of a set, in order, without those that cannot be read."""
-    wanted = seqs(db, where, now, limit=limit, order=order, after=after)
-    return readable(records(db, wanted, written(now)), log)
+
+    async def read(count: int) -> Sequence[Read]:
+        return records(db, seqs(db, where, now, limit=count, order=order, after=after), written(now))
+
+    return run_now(read_page(read, limit, log))
 
 
 def count(
