@@ -18,7 +18,7 @@ from conveyor.core.store import (
     Settled,
     Stalled,
     new_row,
-    planned,
+    plan_insert,
     transitions,
 )
 from conveyor_store_jsonfile.data import REMEMBERED, Applied, Data
@@ -30,10 +30,10 @@ def insert(
     data: Data, jobs: Sequence[JobRecord], now: datetime, *, new_only: bool = False
 ) -> Sequence[Inserted]:
     """Add jobs, and tell which job stands for each."""
-    stored = {n: found for n, job in enumerate(jobs) if (found := _standing(data, job, now)) is not None}
-    plan = planned(jobs, stored, now, new_only=new_only)
-    for job, begins in plan.created:
-        data.put(JobRecord(**new_row(job, begins, now), seq=data.next_seq))
+    stored = {n: found for n, job in enumerate(jobs) if (found := _existing(data, job, now)) is not None}
+    plan = plan_insert(jobs, stored, now, new_only=new_only)
+    for job, initial in plan.created:
+        data.put(JobRecord(**new_row(job, initial, now), seq=data.next_seq))
         data.next_seq += 1
     return plan.answers
 
@@ -129,7 +129,7 @@ def advance(data: Data, queues: Collection[str], limit: int, now: datetime) -> A
     )
 
 
-def _standing(data: Data, job: JobRecord, now: datetime) -> Inserted | None:
+def _existing(data: Data, job: JobRecord, now: datetime) -> Inserted | None:
     """The job that stands for this one: the one with its id, or the holder of its key."""
     found = data.jobs.get(job.key)
     if found is None and job.unique_key is not None:

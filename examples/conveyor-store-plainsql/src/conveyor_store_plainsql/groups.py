@@ -6,7 +6,7 @@ from datetime import datetime
 from sqlite3 import Connection
 from sqlite3 import Row as Columns
 
-from conveyor.core.store import Claim, JobRecord, JobState, check_groups, in_line
+from conveyor.core.store import Claim, JobRecord, JobState, check_groups, group_growth
 from conveyor.store.sql import FairShare, Picks, Position, Scope, SubQueue, rate_of, run_now, windows
 from conveyor_store_plainsql.limits import Starts
 
@@ -42,7 +42,7 @@ insert into conveyor_groups (queue, group_name, last_served) values (?, ?, ?)
 
 def refuse_full(db: Connection, created: Sequence[tuple[JobRecord, JobState]]) -> None:
     """Raise GroupFullError if one of these jobs, which are not written yet, is one too many in its group."""
-    check_groups(created, {group: db.execute(SIZE, group).fetchone()[0] for group in in_line(created)})
+    check_groups(created, {group: db.execute(SIZE, group).fetchone()[0] for group in group_growth(created)})
 
 
 def know(db: Connection, groups: Collection[tuple[str, str]]) -> None:

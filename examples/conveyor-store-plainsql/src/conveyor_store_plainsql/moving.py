@@ -26,7 +26,7 @@ from conveyor.core.store import (
     Stalled,
     Undecodable,
     new_row,
-    planned,
+    plan_insert,
     transitions,
 )
 from conveyor.store import sql
@@ -96,16 +96,16 @@ def insert(
     group_limits: bool = True,
 ) -> Sequence[Inserted]:
     """Add jobs, and tell which job stands for each."""
-    plan = planned(jobs, _standing(db, jobs), now, new_only=new_only)
+    plan = plan_insert(jobs, _existing(db, jobs), now, new_only=new_only)
     parents = by_key(db, plan.parents) if plan.parents else []
     waiting = {
         JobKey(each["queue"], each["id"]) for each in parents if each["state"] == JobState.WAITING_CHILDREN
     }
     if group_limits:
-        groups.refuse_full(db, [(job, begins.state) for job, begins in plan.created])
+        groups.refuse_full(db, [(job, initial.state) for job, initial in plan.created])
     groups.know(db, {(job.queue, job.group) for job, _ in plan.created if job.group is not None})
-    for job, begins in plan.created:
-        columns = all_stored(new_row(job, begins, now, released=job.parent in plan.parents - waiting))
+    for job, initial in plan.created:
+        columns = all_stored(new_row(job, initial, now, released=job.parent in plan.parents - waiting))
         names, places = ", ".join(columns), ", ".join(f":{name}" for name in columns)
         db.execute(f"insert into conveyor_jobs ({names}) values ({places})", columns)
     children = Counter(job.parent for job, _ in plan.created if job.parent in waiting)
@@ -116,7 +116,7 @@ def insert(
     return plan.answers
 
 
-def _standing(db: Connection, jobs: Sequence[JobRecord]) -> dict[int, Inserted]:
+def _existing(db: Connection, jobs: Sequence[JobRecord]) -> dict[int, Inserted]:
     """For each job of a call, by its place: the one with its id, else the holder of its key."""
     ids = {(each["queue"], each["id"]): each for each in by_key(db, [job.key for job in jobs])}
     holders = {(each["queue"], each["unique_key"]): each for each in _holders(db, jobs)}

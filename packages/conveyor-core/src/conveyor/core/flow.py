@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from conveyor.core._argument_checks import checked_clock, checked_store, several
 from conveyor.core._jobs.builder import as_identified, as_stored
-from conveyor.core._jobs.flow_graph import FlowJob, Node, flow_jobs, planned, subtree
+from conveyor.core._jobs.flow_graph import FlowJob, Node, build_nodes, flow_jobs, subtree
 from conveyor.core._jobs.payload import MAX_BYTES
 from conveyor.core._jobs.settlements import event_for
 from conveyor.core.errors import (
@@ -97,7 +97,7 @@ class FlowProducer:
         return await self._add(flow_jobs(flows, "flows"), "flows")
 
     async def _add(self, flows: Sequence[FlowJob], beside: str) -> list[FlowResult]:
-        nodes = planned(flows, beside, self._queues.builder)
+        nodes = build_nodes(flows, beside, self._queues.builder)
         if not nodes:
             return []
         inserted = await self._insert(nodes)
@@ -134,7 +134,7 @@ async def add_children(
     _offered(store)
     flows = flow_jobs(given, "children")
     builder_of = _Queues(store, queues, clock, max_bytes).builder
-    nodes = planned(flows, "children", builder_of, (run.record.key, run.settings))
+    nodes = build_nodes(flows, "children", builder_of, (run.record.key, run.settings))
     there = await existing(store, nodes)
     if run.over:
         raise LeaseLostError(run.record.id)  # it ended while they were looked for

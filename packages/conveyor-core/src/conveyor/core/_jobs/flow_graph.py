@@ -96,7 +96,7 @@ class Node:
         return ".".join(reversed(steps))
 
 
-def planned(
+def build_nodes(
     flows: Sequence[FlowJob],
     beside: str,
     builder_of: Callable[[str], RecordBuilder[Any]],

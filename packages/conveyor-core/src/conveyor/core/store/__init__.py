@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from conveyor.core.store.base import Store
 from conveyor.core.store.contract import StoreCalls
-from conveyor.core.store.insertion import Beginning, Plan, beginning, check_groups, in_line, new_row, planned
+from conveyor.core.store.insertion import (
+    InitialState,
+    InsertPlan,
+    check_groups,
+    group_growth,
+    initial_state,
+    new_row,
+    plan_insert,
+)
 from conveyor.core.store.outcomes import Outcome, Release
 from conveyor.core.store.records import (
     TERMINAL,
@@ -45,12 +53,13 @@ __all__ = [
     "TERMINAL",
     "Advanced",
     "Beat",
-    "Beginning",
     "Change",
     "Claim",
     "Claimed",
     "Deleted",
     "Feature",
+    "InitialState",
+    "InsertPlan",
     "Inserted",
     "JobKey",
     "JobRecord",
@@ -60,7 +69,6 @@ __all__ = [
     "Order",
     "Outcome",
     "Pause",
-    "Plan",
     "Rate",
     "Release",
     "Renewed",
@@ -72,12 +80,12 @@ __all__ = [
     "Undecodable",
     "View",
     "Where",
-    "beginning",
     "buffered",
     "check_groups",
-    "in_line",
+    "group_growth",
+    "initial_state",
     "new_row",
-    "planned",
+    "plan_insert",
     "record_of",
     "replaced",
 ]

@@ -17,13 +17,21 @@ from conveyor.core.errors import GroupFullError
 from conveyor.core.store.records import JobKey, JobRecord, JobState
 from conveyor.core.store.values import Inserted
 
-__all__ = ["Beginning", "Plan", "beginning", "check_groups", "in_line", "new_row", "planned"]
+__all__ = [
+    "InitialState",
+    "InsertPlan",
+    "check_groups",
+    "group_growth",
+    "initial_state",
+    "new_row",
+    "plan_insert",
+]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_TIME: Final = timedelta(0)
 
 
-class Beginning(NamedTuple):
+class InitialState(NamedTuple):
     """How a new job begins: those of its fields that the caller of `insert` does not decide."""
 
     state: JobState
@@ -34,7 +42,7 @@ class Beginning(NamedTuple):
     pending: int
 
 
-def beginning(job: JobRecord, now: datetime, *, children: int = 0) -> Beginning:
+def initial_state(job: JobRecord, now: datetime, *, children: int = 0) -> InitialState:
     """How a job begins that is created now, together with so many children.
 
     With children it waits for them, and keeps `delay` and `run_at` for their end. Else it is delayed if its
@@ -48,7 +56,7 @@ def beginning(job: JobRecord, now: datetime, *, children: int = 0) -> Beginning:
         state = JobState.WAITING
         if due is not None and due > now:
             state, run_at = JobState.DELAYED, due
-    return Beginning(
+    return InitialState(
         state=state,
         run_at=run_at,
         delay=delay,
@@ -58,7 +66,9 @@ def beginning(job: JobRecord, now: datetime, *, children: int = 0) -> Beginning:
     )
 
 
-def new_row(job: JobRecord, begins: Beginning, now: datetime, *, released: bool = False) -> dict[str, Any]:
+def new_row(
+    job: JobRecord, initial: InitialState, now: datetime, *, released: bool = False
+) -> dict[str, Any]:
     """The fields of a new job, by the names of `JobRecord`: all but its `seq`, and what is at its default.
 
     `released` is for a child whose parent waits for no children, or is not there: it never will release it.
@@ -66,7 +76,7 @@ def new_row(job: JobRecord, begins: Beginning, now: datetime, *, released: bool 
     given = {name: getattr(job, name) for name in _GIVEN}
     return {
         **given,
-        **begins._asdict(),
+        **initial._asdict(),
         "holds_key": job.unique_key is not None,
         "released": released,
         "created_at": now,
@@ -93,7 +103,7 @@ _GIVEN: Final = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class InsertPlan:
     """What is to become of the jobs of one call.
 
     `created` are to be written, in this order, and `answers` is what `insert` returns then. `parents` are the
@@ -101,14 +111,14 @@ class Plan:
     for each; a child of any other counts as having released it.
     """
 
-    created: Sequence[tuple[JobRecord, Beginning]]
+    created: Sequence[tuple[JobRecord, InitialState]]
     answers: Sequence[Inserted]
     parents: frozenset[JobKey]
 
 
-def planned(
+def plan_insert(
     jobs: Sequence[JobRecord], stored: Mapping[int, Inserted], now: datetime, *, new_only: bool = False
-) -> Plan:
+) -> InsertPlan:
     """Decide what is to become of the jobs of one call, by the rules of `Store.insert`.
 
     `stored` has, by place in the call, the stored job that stands for that one: the one with its id, else the
@@ -118,20 +128,20 @@ def planned(
     keys = [job.key for job in jobs]
     by_id = {n: found for n, found in stored.items() if found.key == keys[n]}
     created: dict[JobKey, int] = {}
-    standing: Mapping[int, Inserted | int] = by_id
+    existing: Mapping[int, Inserted | int] = by_id
     if not new_only or (not by_id and len(set(keys)) == len(keys)):
-        created, standing = _chosen(jobs, keys, stored)
+        created, existing = _chosen(jobs, keys, stored)
     children = Counter(jobs[n].parent for n in created.values())
-    begins = [beginning(job, now, children=children[key]) for job, key in zip(jobs, keys, strict=True)]
+    initial = [initial_state(job, now, children=children[key]) for job, key in zip(jobs, keys, strict=True)]
     answers = []
     for n, key in enumerate(keys):
-        found = standing.get(n, n)
+        found = existing.get(n, n)
         if isinstance(found, int):
-            state = begins[found].state
+            state = initial[found].state
             found = Inserted(key=keys[found], created=created.get(key) == n, state=state, created_at=now)
         answers.append(found)
-    return Plan(
-        created=[(jobs[n], begins[n]) for n in created.values()],
+    return InsertPlan(
+        created=[(jobs[n], initial[n]) for n in created.values()],
         answers=answers,
         parents=frozenset(parent for parent in children if parent is not None and parent not in created),
     )
@@ -144,10 +154,10 @@ def _chosen(
     parents = {job.parent for job in jobs if job.parent is not None}.intersection(keys)
     left_out: set[int] = set()
     while True:
-        created, standing = _chosen_without(left_out, jobs, keys, stored)
+        created, existing = _chosen_without(left_out, jobs, keys, stored)
         orphans = {n for n in created.values() if jobs[n].parent in parents and jobs[n].parent not in created}
         if not orphans:
-            return created, standing
+            return created, existing
         left_out |= orphans
 
 
@@ -159,7 +169,7 @@ def _chosen_without(
 ) -> tuple[dict[JobKey, int], dict[int, Inserted | int]]:
     created: dict[JobKey, int] = {}
     holders: dict[tuple[str, str], int] = {}
-    standing: dict[int, Inserted | int] = {}
+    existing: dict[int, Inserted | int] = {}
     for n, (job, key) in enumerate(zip(jobs, keys, strict=True)):
         if n in left_out:
             continue
@@ -170,11 +180,11 @@ def _chosen_without(
         if stands is None or stands == n:
             created[key] = n
         else:
-            standing[n] = stands
-    return created, standing
+            existing[n] = stands
+    return created, existing
 
 
-def in_line(created: Iterable[tuple[JobRecord, JobState]]) -> Counter[tuple[str, str]]:
+def group_growth(created: Iterable[tuple[JobRecord, JobState]]) -> Counter[tuple[str, str]]:
     """By how many waiting and delayed jobs these new ones make each group longer, by queue and group."""
     return Counter(
         (job.queue, job.group)

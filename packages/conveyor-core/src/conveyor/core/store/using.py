@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from conveyor.core.errors import StoreError, UnsupportedFeatureError
 from conveyor.core.events import Bus, Event
 from conveyor.core.store.contract import StoreCalls
-from conveyor.core.store.insertion import Beginning, check_groups, in_line, planned
+from conveyor.core.store.insertion import InitialState, check_groups, group_growth, plan_insert
 from conveyor.core.store.records import JobKey, JobRecord, JobState
 from conveyor.core.store.values import Feature, Inserted, Order, Where
 
@@ -226,13 +226,13 @@ class _Buffer(View):
             self.refuse_ended()
             self._refuse_missing(jobs)
             at = now or datetime.now(UTC)
-            plan = planned(jobs, await self._standing(jobs, now), at, new_only=new_only)
+            plan = plan_insert(jobs, await self._existing(jobs, now), at, new_only=new_only)
             if late := plan.parents & self._jobs.keys():
                 raise StoreError(f"children are added with their parent, in one call: {min(late)}")
-            await self._check_groups([(job, begins.state) for job, begins in plan.created], now)
-            for job, begins in plan.created:
+            await self._check_groups([(job, initial.state) for job, initial in plan.created], now)
+            for job, initial in plan.created:
                 self._given.append(job)
-                self._jobs[job.key] = _stored(job, begins, at)
+                self._jobs[job.key] = _stored(job, initial, at)
             self._now = now
             return plan.answers
 
@@ -264,7 +264,7 @@ class _Buffer(View):
     async def publish_within(self, events: Sequence[Event]) -> None:
         self._events += events
 
-    async def _standing(self, jobs: Sequence[JobRecord], now: datetime | None) -> dict[int, Inserted]:
+    async def _existing(self, jobs: Sequence[JobRecord], now: datetime | None) -> dict[int, Inserted]:
         """By place in the call, the job that stands for that one: by its id, or its unique key."""
         found: dict[int, Inserted] = {}
         for queue in {job.queue for job in jobs}:
@@ -281,7 +281,10 @@ class _Buffer(View):
                     stands = next(iter(await self.find(holds, limit=1, now=now)), None)
                 if stands is not None and stands.created_at is not None:
                     found[n] = Inserted(
-                        key=stands.key, created=False, state=stands.state, created_at=stands.created_at
+                        key=stands.key,
+                        created=False,
+                        state=stands.state,
+                        created_at=stands.created_at,
                     )
         return found
 
@@ -291,7 +294,7 @@ class _Buffer(View):
         if all(job.group_max_size is None for job, _ in created):
             return
         before: Counter[tuple[str, str]] = Counter()
-        for queue, group in in_line(created):
+        for queue, group in group_growth(created):
             where = Where(queue=queue, group=group, states=_IN_GROUP)
             counts = await self.count(where, now=now)
             before[queue, group] = sum(counts.values())
@@ -307,10 +310,10 @@ class _Buffer(View):
         return [job for job in self._jobs.values() if _matches(where, job, at)]
 
 
-def _stored(job: JobRecord, begins: Beginning, at: datetime) -> JobRecord:
+def _stored(job: JobRecord, initial: InitialState, at: datetime) -> JobRecord:
     return replace(
         job,
-        **begins._asdict(),
+        **initial._asdict(),
         seq=next(_NUMBERS),
         holds_key=job.unique_key is not None,
         released=False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from conveyor.core.store import Beginning, Inserted, JobRecord, check_groups, in_line, planned
+from conveyor.core.store import InitialState, Inserted, JobRecord, check_groups, group_growth, plan_insert
 from conveyor.store.memory.data import Data
 from conveyor.store.memory.rows import WAITING_CHILDREN, Row
 
@@ -19,17 +19,17 @@ def insert(
     group_limits: bool = True,
 ) -> tuple[Inserted, ...]:
     """Add jobs by the rules of `Store.insert`; nothing is changed if it raises."""
-    stored = {n: found for n, job in enumerate(jobs) if (found := _standing(data, job, now)) is not None}
-    plan = planned(jobs, stored, now, new_only=new_only)
+    stored = {n: found for n, job in enumerate(jobs) if (found := _existing(data, job, now)) is not None}
+    plan = plan_insert(jobs, stored, now, new_only=new_only)
     if group_limits and any(job.group_max_size is not None for job, _ in plan.created):
-        created = [(job, begins.state) for job, begins in plan.created]
-        check_groups(created, {(q, group): data.queue(q).size(group) for q, group in in_line(created)})
-    for job, begins in plan.created:
-        _add(data, job, begins, now, with_parent=job.parent not in plan.parents)
+        created = [(job, initial.state) for job, initial in plan.created]
+        check_groups(created, {(q, group): data.queue(q).size(group) for q, group in group_growth(created)})
+    for job, initial in plan.created:
+        _add(data, job, initial, now, with_parent=job.parent not in plan.parents)
     return tuple(plan.answers)
 
 
-def _standing(data: Data, job: JobRecord, now: datetime) -> Inserted | None:
+def _existing(data: Data, job: JobRecord, now: datetime) -> Inserted | None:
     """The job that stands for this one: the one with its id, or the holder of its key."""
     row = data.row(job.queue, job.id)
     if row is None and job.unique_key is not None:
@@ -39,7 +39,7 @@ def _standing(data: Data, job: JobRecord, now: datetime) -> Inserted | None:
     return Inserted(key=row.key, created=False, state=row.state, created_at=row.created_at)
 
 
-def _add(data: Data, job: JobRecord, begins: Beginning, now: datetime, *, with_parent: bool) -> None:
+def _add(data: Data, job: JobRecord, initial: InitialState, now: datetime, *, with_parent: bool) -> None:
     parent = None if with_parent or job.parent is None else data.row(*job.parent)
     awaited = parent is not None and parent.state is WAITING_CHILDREN
     if parent is not None and awaited:
@@ -55,19 +55,19 @@ def _add(data: Data, job: JobRecord, begins: Beginning, now: datetime, *, with_p
             priority=job.priority,
             lifo=job.lifo,
             ageing=job.ageing,
-            delay=begins.delay,
-            run_at=begins.run_at,
+            delay=initial.delay,
+            run_at=initial.run_at,
             group=job.group,
             group_max_size=job.group_max_size,
             unique_key=job.unique_key,
             unique_for=job.unique_for,
             parent=job.parent,
-            state=begins.state,
+            state=initial.state,
             seq=next(data.next_seq),
-            sort_key=begins.sort_key,
+            sort_key=initial.sort_key,
             holds_key=job.unique_key is not None,
-            unique_until=begins.unique_until,
-            pending=begins.pending,
+            unique_until=initial.unique_until,
+            pending=initial.pending,
             released=not with_parent and not awaited,
             created_at=now,
         )

@@ -13,22 +13,22 @@ from datetime import datetime
 from typing import Protocol
 
 from conveyor.core.store import (
-    Beginning,
+    InitialState,
     Inserted,
+    InsertPlan,
     JobKey,
     JobRecord,
     JobState,
-    Plan,
     check_groups,
-    in_line,
-    planned,
+    group_growth,
+    plan_insert,
 )
 from conveyor.store.sql.values import known_state
 
 #: A job that was created, and the state that it began in.
 Created = tuple[JobRecord, JobState]
 #: A job to create, how it begins, and whether it has released its parent already, which does not wait for it.
-New = tuple[JobRecord, Beginning, bool]
+New = tuple[JobRecord, InitialState, bool]
 
 
 class InsertTable(Protocol):
@@ -83,17 +83,17 @@ async def insert(
     if not new_only and all(job.parent is None for job in jobs):
         return await table.create(jobs)
     now = await table.moment()
-    plan = planned(jobs, await table.find_existing(jobs), now, new_only=new_only)
+    plan = plan_insert(jobs, await table.find_existing(jobs), now, new_only=new_only)
     await _write(table, plan)
-    return [(job, begins.state) for job, begins in plan.created], plan.answers
+    return [(job, initial.state) for job, initial in plan.created], plan.answers
 
 
-async def _write(table: InsertTable, plan: Plan) -> None:
+async def _write(table: InsertTable, plan: InsertPlan) -> None:
     if not plan.created:
         return
     waiting = frozenset(await table.find_waiting(plan.parents) if plan.parents else ())
     over = plan.parents - waiting
-    await table.write([(job, begins, job.parent in over) for job, begins in plan.created])
+    await table.write([(job, initial, job.parent in over) for job, initial in plan.created])
     added = Counter(job.parent for job, _ in plan.created if job.parent in waiting)
     if added:
         await table.add_children({parent: count for parent, count in added.items() if parent is not None})
@@ -102,7 +102,7 @@ async def _write(table: InsertTable, plan: Plan) -> None:
 async def refuse_full_groups(table: InsertTable, created: Sequence[Created]) -> None:
     """Raise GroupFullError if one of the jobs that were just created is one too many in its group."""
     if any(job.group_max_size is not None for job, _ in created):
-        added = in_line(created)
+        added = group_growth(created)
         found = await table.group_sizes(added)
         check_groups(created, {(queue, group): size - added[queue, group] for queue, group, size in found})
 

@@ -8,7 +8,7 @@ from itertools import repeat
 from sqlite3 import Connection
 from typing import Final
 
-from conveyor.core.store import Inserted, JobKey, JobRecord, beginning
+from conveyor.core.store import Inserted, JobKey, JobRecord, initial_state
 from conveyor.store import sql
 from conveyor.store.sql import Created, New, existing, refuse_full_groups, run_now
 from conveyor.store.sqlite.rows import new_row, read_or, written
@@ -54,14 +54,14 @@ class _Jobs:
     async def create(self, jobs: Sequence[JobRecord]) -> tuple[Sequence[Created], Sequence[Inserted]]:
         """Write all of them; the unique indexes decide which are created: the first of each id and key."""
         now = self._now
-        begins = [beginning(job, now) for job in jobs]
+        initial = [initial_state(job, now) for job in jobs]
         last = self._last_seq()
         moment = written(now)
         rows = [
             new_row(job, last + n, begun, moment)
-            for n, (job, begun) in enumerate(zip(jobs, begins, strict=True), 1)
+            for n, (job, begun) in enumerate(zip(jobs, initial, strict=True), 1)
         ]
-        created = [(job, begun.state) for job, begun in zip(jobs, begins, strict=True)]
+        created = [(job, begun.state) for job, begun in zip(jobs, initial, strict=True)]
         answers = [
             Inserted(key=JobKey(job.queue, job.id), created=True, state=state, created_at=now)
             for job, state in created
@@ -91,8 +91,8 @@ class _Jobs:
         moment = written(self._now)
         first = self._last_seq() + 1
         rows = [
-            new_row(job, seq, begins, moment, released=released)
-            for seq, (job, begins, released) in enumerate(jobs, first)
+            new_row(job, seq, initial, moment, released=released)
+            for seq, (job, initial, released) in enumerate(jobs, first)
         ]
         write(self._db, "insert", rows)
 

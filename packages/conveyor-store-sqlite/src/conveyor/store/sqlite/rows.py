@@ -13,7 +13,7 @@ from functools import lru_cache
 from sqlite3 import Connection
 from typing import Any, Final
 
-from conveyor.core.store import Beginning, JobKey, JobRecord, record_of
+from conveyor.core.store import InitialState, JobKey, JobRecord, record_of
 from conveyor.store.sql import SEQ, STATES, UNREADABLE, microseconds
 from conveyor.store.sqlite.statements import ask, text
 
@@ -138,13 +138,13 @@ def _record(row: Sequence[Any], now: str) -> JobRecord:
 def new_row(
     job: JobRecord,
     seq: int,
-    begins: Beginning,
+    initial: InitialState,
     moment: str,
     *,
     released: bool = False,
 ) -> tuple[Any, ...]:
     """A new job's values, in the order of `insert.sql`."""
-    state, run_at, delay, sort_key, unique_until, pending = begins
+    state, run_at, delay, sort_key, unique_until, pending = initial
     return (
         seq,
         job.queue,
