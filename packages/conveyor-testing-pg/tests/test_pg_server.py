@@ -14,13 +14,21 @@ import psycopg
 import pytest
 
 from conveyor.core.errors import InvalidOptionError
-from conveyor.testing.pg import Server, ServiceError, account, get_server, private_server, supervisor
+from conveyor.testing.pg import (
+    Server,
+    ServiceError,
+    account,
+    get_server,
+    postgres,
+    private_server,
+    supervisor,
+)
 from conveyor.testing.pg.account import Account, namespace, unprivileged, works
 from conveyor.testing.pg.errors import NotUsableError
 from conveyor.testing.pg.supervised import supervise
 from conveyor.testing.pg.supervisor import Supervisor, alive
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pg_server")]
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +129,35 @@ def test_the_settings_are_those_given() -> None:
     assert not server.home.exists()
     with pytest.raises(ServiceError, match="gone"):
         server.stop()
+
+
+def test_initdb_runs_once_for_all_servers_of_a_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(postgres, "unprivileged", Account)
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name, script in {
+        "postgres": "echo 15.0",
+        "initdb": 'mkdir "$2"; echo made; echo 15 >"$2/PG_VERSION"',
+    }.items():
+        (programs / name).write_text(f"#!/bin/sh\n{script}\n", "utf-8")
+        (programs / name).chmod(0o755)
+
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        postgres.Postgres(tmp_path / name, str(programs), str(programs), {})
+
+    logs = [tmp_path / name / "postgres.log" for name in ("one", "two")]
+    assert [log.exists() and log.read_text("utf-8") for log in logs] == ["made\n", False]
+    assert (tmp_path / "two" / "data" / "PG_VERSION").read_text("utf-8") == "15\n"
+
+
+def test_what_keeps_a_server_is_light() -> None:
+    program = "import sys, conveyor.testing.pg.supervisor, conveyor.testing.pg.postgres\nprint(*sys.modules)"
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert {"psycopg", "conveyor.core", "testcontainers"}.isdisjoint(done.stdout.split())
 
 
 def test_a_server_that_cannot_start_says_why_and_leaves_nothing(
@@ -254,7 +291,7 @@ with private_server() as server:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])  # SIGTERM ends it as SIGKILL does
 def test_a_run_that_is_killed_leaves_no_process_and_no_folder(number: int, tmp_path: Path) -> None:
     owner = subprocess.Popen(
         [sys.executable, "-c", OWNER, str(tmp_path / "shared")],

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import psycopg
+
 from conveyor.testing.pg.account import unprivileged
 from conveyor.testing.pg.errors import ServiceError
 from conveyor.testing.pg.ports import free_port
-from conveyor.testing.pg.postgres import TIMEOUT, wait_until_up
+from conveyor.testing.pg.postgres import TIMEOUT, wait_until
 
 
 class PgBouncer:
@@ -62,7 +64,14 @@ class PgBouncer:
         libraries = {"LD_LIBRARY_PATH": self._libraries} if self._libraries else {}
         command = (str(self._program), str(self._home / "pgbouncer.ini"))
         self._process = self._account.popen(*command, home=self._home, log=self._log, environ=libraries)
-        wait_until_up(self.url, self._process, self._log)
+        wait_until(self._lets_through, self._process, self._log)
+
+    def _lets_through(self) -> bool:
+        try:
+            psycopg.connect(self.url, connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
 
     def stop(self, mode: str) -> None:
         """Stop it, and return when it is gone: `fast` lets transactions end, `immediate` cuts them off."""

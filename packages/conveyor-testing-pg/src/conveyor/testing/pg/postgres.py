@@ -6,19 +6,20 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-import psycopg
-
 from conveyor.testing.pg.account import Account, unprivileged
+from conveyor.testing.pg.data_folder import make
 from conveyor.testing.pg.errors import ServiceError
 from conveyor.testing.pg.ports import free_port
 
 #: How to stop it: `fast` ends sessions and writes everything; `immediate` is a crash.
 STOPS: Final = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 TIMEOUT: Final = 30.0
+#: Which line of `postmaster.pid` says how far the server is.
+_STATUS: Final = 8
 
 
 class Postgres:
@@ -39,7 +40,9 @@ class Postgres:
             "unix_socket_directories": str(home),
         }
         self._process: subprocess.Popen[bytes] | None = None
-        self._make()
+        # An account that is somebody else's can neither read what is kept for this user, nor own a copy.
+        keep = self._account.user is None
+        make(home / "data", self._folder, self._initdb, keep=keep)
 
     def start(self) -> None:
         """Start it, and return when it answers."""
@@ -47,7 +50,15 @@ class Postgres:
             raise ServiceError("the server runs already")
         settings = [word for name, value in self._settings.items() for word in ("-c", f"{name}={value}")]
         self._process = self._popen("postgres", "-D", str(self._home / "data"), *settings)
-        wait_until_up(self.url, self._process, self._log)
+        wait_until(self._is_ready, self._process, self._log)
+
+    def _is_ready(self) -> bool:
+        """Whether the process that runs has written that it lets in, as `pg_ctl` looks."""
+        file = self._home / "data" / "postmaster.pid"
+        if self._process is None or not file.exists():
+            return False
+        pid, *_, status = [*file.read_text("utf-8").splitlines(), "", ""][:_STATUS]
+        return pid == str(self._process.pid) and status.strip() == "ready"
 
     def stop(self, mode: str) -> None:
         """Stop it, and return when it is gone."""
@@ -70,11 +81,12 @@ class Postgres:
         """Send a signal to one of its processes."""
         os.kill(pid, number)
 
-    def _make(self) -> None:
+    def _initdb(self, data: Path) -> None:
         made = self._popen(
             "initdb",
-            *("-D", str(self._home / "data"), "-U", "postgres", "-A", "trust"),
-            *("-E", "UTF8", "--locale=C", "--no-sync"),
+            *("-D", str(data), "-U", "postgres", "-A", "trust"),
+            *("-E", "UTF8", "--locale=C"),
+            *(("--no-sync",) if data.parent == self._home else ()),  # what is kept must outlive a crash
         )
         if made.wait(120) != 0:
             raise ServiceError(f"initdb failed:\n{tail(self._log)}")
@@ -84,20 +96,15 @@ class Postgres:
         return self._account.popen(*command, home=self._home, log=self._log, environ={})
 
 
-def wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Return when a server answers there. Raises ServiceError when it ends, or after half a minute."""
+def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+    """Return when a server is ready. Raises ServiceError when it ends, or after half a minute."""
     end = time.monotonic() + TIMEOUT
-    while True:
+    while not ready():
         if process.poll() is not None:
             raise ServiceError(f"the server ended with {process.returncode}:\n{tail(log)}")
-        try:
-            psycopg.connect(url, connect_timeout=2).close()
-        except psycopg.OperationalError as error:
-            if time.monotonic() > end:
-                raise ServiceError(f"the server does not answer: {error}\n{tail(log)}") from error
-            time.sleep(0.02)
-        else:
-            return
+        if time.monotonic() > end:
+            raise ServiceError(f"the server does not answer\n{tail(log)}")
+        time.sleep(0.02)
 
 
 def tail(log: Path) -> str:

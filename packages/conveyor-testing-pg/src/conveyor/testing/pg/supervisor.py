@@ -22,13 +22,6 @@ import traceback
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from conveyor.testing.pg.container import Container
-from conveyor.testing.pg.pgbouncer_process import PgBouncer
-from conveyor.testing.pg.postgres import Postgres
-
-KINDS: Final = {"postgres": Postgres, "docker": Container, "bouncer": PgBouncer}
-
-
 _LONGEST: Final = 60
 
 
@@ -63,7 +56,7 @@ class Supervisor:
         self._frozen: set[int] = set()
         self.service: Service | None = None
         try:
-            service: Service = KINDS[kind](self.home, **options)
+            service = _made(kind, self.home, options)
             self.service = service
             service.start()
             self._listener = socket.socket(socket.AF_UNIX)
@@ -139,6 +132,25 @@ class Supervisor:
             self.service.end()
             self.service = None
         shutil.rmtree(self.home, ignore_errors=True)
+
+
+def _made(kind: str, home: Path, options: dict[str, Any]) -> Service:
+    """A service, not started. Only what that kind needs is imported."""
+    match kind:
+        case "postgres":
+            from conveyor.testing.pg.postgres import Postgres  # noqa: PLC0415
+
+            return Postgres(home, **options)
+        case "bouncer":
+            from conveyor.testing.pg.pgbouncer_process import PgBouncer  # noqa: PLC0415
+
+            return PgBouncer(home, **options)
+        case "docker":
+            from conveyor.testing.pg.container import Container  # noqa: PLC0415
+
+            return Container(home, **options)
+        case _:
+            raise ValueError(kind)
 
 
 def _temporary() -> str:
