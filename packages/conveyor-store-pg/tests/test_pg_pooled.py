@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import re
@@ -10,15 +11,21 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
+from conveyor.conformance import StoreContract
+from conveyor.conformance.contract.events import AllEvents
 from conveyor.conformance.plugin.places import Place
+from conveyor.conformance.suite import Fixtures
 from conveyor.core import Job, Queue, Worker, open_store
 from conveyor.core.errors import InvalidOptionError
-from conveyor.testing.pg import Bouncer, Server, bouncer, provision
+from conveyor.store.pg import PgStore
+from conveyor.testing.pg import Bouncer, Server, bouncer, provision, provisioning
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pg_pooled")]
+_schemas = (f"t{n}" for n in itertools.count())
 
 
 def suite(*arguments: str) -> str:
@@ -47,15 +54,6 @@ def suite(*arguments: str) -> str:
     return done.stdout
 
 
-def test_races_events_and_crashes_pass_through_a_bouncer() -> None:
-    # what sessions are to a database; the rest is for the long run below
-    processes = "processes_claim_every_job_once or processes_together_keep_a_limit"
-    printed = suite("-k", f"{processes} or several or claimers or events or cancelled_calls or cut_off")
-
-    assert "postgresql" in printed
-    assert int((re.search(r"(\d+) passed", printed) or [0, 0])[1]) >= 35
-
-
 @pytest.mark.chaos
 def test_the_whole_suite_passes_through_a_bouncer() -> None:
     printed = suite()
@@ -73,6 +71,36 @@ def server(shared_server: Server) -> Server:
 def pooler(server: Server) -> Iterator[Bouncer]:
     with bouncer(server.url, settings={"default_pool_size": "4"}) as running:
         yield running
+
+
+class TestThroughABouncer(AllEvents, Fixtures):
+    """What sessions are to a database: events, races and crashes; the rest is for the long run above."""
+
+    store_scheme = "postgresql"
+    test_every_job_runs_once_with_several_workers = (
+        StoreContract.test_every_job_runs_once_with_several_workers
+    )
+    test_a_store_works_on_after_cancelled_calls = StoreContract.test_a_store_works_on_after_cancelled_calls
+    test_jobs_of_a_claim_that_was_cut_off_come_back_when_its_leases_run_out = (
+        StoreContract.test_jobs_of_a_claim_that_was_cut_off_come_back_when_its_leases_run_out
+    )
+    test_processes_claim_every_job_once = StoreContract.test_processes_claim_every_job_once
+    test_processes_together_keep_a_limit = StoreContract.test_processes_together_keep_a_limit
+    test_many_claimers_start_no_more_than_the_rate = (
+        StoreContract.test_many_claimers_start_no_more_than_the_rate
+    )
+    test_many_claimers_get_every_job_once = StoreContract.test_many_claimers_get_every_job_once
+    test_one_of_many_claimers_gets_the_job_by_its_id = (
+        StoreContract.test_one_of_many_claimers_gets_the_job_by_its_id
+    )
+
+    @pytest.fixture
+    def store_url(self, module_database: str, pooler: Bouncer) -> str:
+        url = f"{pooler.through(module_database)}?schema={next(_schemas)}"
+        return f"{url}&listen_dsn={quote(module_database, safe='')}"
+
+    async def test_it_is_behind_one(self, store: PgStore) -> None:
+        assert store._connections.pooled
 
 
 async def test_without_a_direct_line_one_warning_is_given_and_everything_works(
@@ -113,11 +141,27 @@ async def test_without_a_direct_line_one_warning_is_given_and_everything_works(
     assert warned
 
 
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(url=None, worker="main", owner=os.getpid(), tmp_path=tmp_path, shared_path=tmp_path)
+
+
+async def test_the_stores_of_the_suite_lead_through_a_bouncer_if_asked_for(
+    place: Place, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONVEYOR_TEST_PG_BOUNCER", "1")
+    monkeypatch.setattr(provisioning, "get_server", lambda *_, **__: server)
+
+    with provision(place) as fresh, fresh() as url:
+        async with PgStore.from_url(url) as store:
+            assert store._connections.pooled
+
+
 def test_a_wish_for_a_bouncer_that_is_not_understood_is_refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    place: Place, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CONVEYOR_TEST_PG_BOUNCER", "yes please")
-    place = Place(url=None, worker="main", owner=os.getpid(), tmp_path=tmp_path, shared_path=tmp_path)
+    monkeypatch.setattr(provisioning, "get_server", lambda *_, **__: server)
 
     with pytest.raises(InvalidOptionError, match="CONVEYOR_TEST_PG_BOUNCER"), provision(place):
         pass
