@@ -56,6 +56,8 @@ class Explaining(Session):
         self.statements = Statements(schema)
         self.seen: list[Seen] = []
         self._kept: dict[tuple[str, bytes], str] | None = {} if keeps else None
+        # As the store has it. It changes no plan: some would be compiled for seconds.
+        connection.execute("set local jit = off")
 
     async def ask(self, name: str, /, **values: Any) -> list[Row]:
         self._explain(name, self.statements[name], values)

@@ -42,7 +42,7 @@ select
   case
     when state = 'completed' and n > 200000 then '2029-12-31 00:00+00'::timestamptz
     -- kept for long, so that by default none of the first half goes
-    when state = 'completed' and n <= 50000 then '2130-01-01 00:00+00'::timestamptz
+    when state = 'completed' and n <= 25000 then '2130-01-01 00:00+00'::timestamptz
   end,
   case when state = 'completed' then 't' || n end,
   case when state = 'completed' then state end,

@@ -1,6 +1,6 @@
 """What a call costs does not depend on the backlog: its size, its shape, or what the server knows of it.
 
-Each call is made beside 100,000 jobs of one shape or more, in a transaction that is rolled back, and what
+Each call is made beside 50,000 jobs of one shape or more, in a transaction that is rolled back, and what
 each statement looks at is counted: with statistics and without, by the generic plan and by the one made for
 its values; and by the plan that a connection has kept from when there were 400 jobs.
 """
@@ -53,11 +53,11 @@ class Shape:
     state: str
     name: str = "'work'"
     group: str = "null"
-    jobs: int = 100_000
+    jobs: int = 50_000
 
 
 SHAPES: Final = {
-    "waiting": Shape("'waiting'", jobs=200_000),
+    "waiting": Shape("'waiting'", jobs=100_000),
     "delayed": Shape("'delayed'"),
     "active": Shape("'active'"),
     "paused": Shape("'waiting'", name="'paused'"),
@@ -367,7 +367,7 @@ ACTIONS: dict[str, Callable[[Session], Awaitable[None]]] = {
     "found expired": found(Where(queue="q", expired=True)),
     "found unretained": found(unretained(NOW - datetime(2029, 12, 2, tzinfo=UTC)), Order.EARLIEST),
     "found none unretained": found(
-        unretained(NOW - datetime(2029, 12, 1, tzinfo=UTC) - timedelta(seconds=50_000)), Order.EARLIEST
+        unretained(NOW - datetime(2029, 12, 1, tzinfo=UTC) - timedelta(seconds=25_000)), Order.EARLIEST
     ),
     # In the order of claims only waiting jobs have an index; others are sorted.
     **{f"found {order}": found(Where(queue="q"), order) for order in Order if order is not Order.CLAIM},

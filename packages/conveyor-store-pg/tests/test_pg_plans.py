@@ -1,4 +1,4 @@
-"""No hot statement looks at more rows than it needs: 200,000 jobs are live here, and a million finished.
+"""No hot statement looks at more rows than it needs: 200,000 jobs are live here, and 100,000 finished.
 
 The store's own calls are made in a transaction that is rolled back. Every statement that they run is first
 explained, by the generic plan that a prepared statement comes to and by the one made for its values.
@@ -261,8 +261,8 @@ ACTIONS: dict[str, Callable[[Session], Awaitable[None]]] = {
         ),
         Order.EARLIEST,
     ),
-    "found expired by parent": found(Where(parent=JobKey("plain", "parent-4001"), expired=True)),
-    "found expired by id": found(Where(queue="plain", ids=frozenset({"j600001", "j600005"}), expired=True)),
+    "found expired by parent": found(Where(parent=JobKey("plain", "parent-401"), expired=True)),
+    "found expired by id": found(Where(queue="plain", ids=frozenset({"j60001", "j60005"}), expired=True)),
 }
 
 
