@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
 from broken.store import MANY, Broken, Now, caught_by
 from conveyor.core.store import (
+    Advanced,
     Change,
     Inserted,
     JobKey,
@@ -157,6 +158,29 @@ class OverwritesJobs(Broken):
         for one in jobs:
             await self.delete(Where(queue=one.queue, ids=frozenset({one.id})), limit=1, now=now)
         return await super().insert(jobs, new_only=new_only, now=now)
+
+
+@caught_by("transitions", "test_an_insert_makes_of_a_job_what_the_rules_say")
+class TakesTheLaterOfTwoTimes(Broken):
+    """A new job that has a delay and a time waits for the time."""
+
+    async def insert(
+        self, jobs: Sequence[JobRecord], *, new_only: bool = False, now: Now = None
+    ) -> Sequence[Inserted]:
+        timed = [job if job.run_at is None else replace(job, delay=None) for job in jobs]
+        return await super().insert(timed, new_only=new_only, now=now)
+
+
+@caught_by("transitions", "test_a_job_whose_time_has_come_is_what_the_rules_say")
+class KeepsTheTimeOfDueJobs(Broken):
+    """A job that is due still says when it was to run."""
+
+    async def advance(self, queues: Collection[str], *, limit: int = 1000, now: Now = None) -> Advanced:
+        times = {record.key: record.run_at for record in await self.find(Where(), limit=MANY, now=now)}
+        advanced = await super().advance(queues, limit=limit, now=now)
+        for key in advanced.due:
+            self.row(key).run_at = times[key]
+        return advanced
 
 
 @caught_by("transitions", "test_an_outcome_makes_of_a_job_what_the_rules_say")

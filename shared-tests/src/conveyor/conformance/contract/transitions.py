@@ -40,9 +40,26 @@ from conveyor.core.store import (
     Retention,
     Store,
     Where,
+    initial_state,
+    new_row,
     transitions,
 )
 
+#: What a new job may say of when it runs, and of what else its first state and its sort key follow from.
+TIMES: Final[Mapping[str, dict[str, Any]]] = {
+    "at once": {},
+    "later": {"delay": span(600)},
+    "with no delay": {"delay": timedelta(0)},
+    "at a time": {"run_at": at(15)},
+    "at a time that has come": {"run_at": at(0)},
+    "later, whatever its time": {"delay": span(30), "run_at": at(900)},
+    "with no delay, whatever its time": {"delay": timedelta(0), "run_at": at(900)},
+}
+SORTS: Final[Mapping[str, dict[str, Any]]] = {
+    "plain": {},
+    "urgent": {"priority": -3, "lifo": True},
+    "ageing": {"priority": 7, "ageing": span(3)},
+}
 #: Jobs of every kind that a rule tells from another, and the feature that they need.
 KINDS: Final[Mapping[str, tuple[dict[str, Any], Feature | None]]] = {
     "plain": ({}, None),
@@ -136,6 +153,48 @@ def after(record: JobRecord, fields: transitions.Fields, second: float) -> JobRe
 @area("transitions")
 class Transitions:
     """Each step makes of a job what the rules of its life say."""
+
+    async def test_an_insert_makes_of_a_job_what_the_rules_say(self, store: Store) -> None:
+        sorts = dict(SORTS)
+        if Feature.UNIQUE_KEYS in store.features:
+            sorts["of a key for a while"] = {"unique_for": span(20)}
+        new = [
+            job(f"{sort}, {time}", **fields, **when, unique_key=time if "unique_for" in fields else None)
+            for sort, fields in sorts.items()
+            for time, when in TIMES.items()
+        ]
+        families = [
+            each
+            for one in new
+            if one.unique_key is None and Feature.FLOWS in store.features
+            for each in (
+                child(f"child, {one.id}", of=f"parent, {one.id}"),
+                replace(one, id=f"parent, {one.id}"),
+            )
+        ]
+
+        await store.insert(new, now=at(0))
+        await store.insert(families, now=at(0))
+
+        found = await by_id(store, 0)
+        for one in [*new, *families]:
+            state = initial_state(one, at(0), children=sum(other.parent == one.key for other in families))
+            row = JobRecord(**new_row(one, state, at(0)), seq=found[one.id].seq)
+            assert found[one.id] == after(row, {}, 0), f"a job {one.id}"
+
+    async def test_a_job_whose_time_has_come_is_what_the_rules_say(self, store: Store) -> None:
+        jobs = table(store, ["due"])
+        await store.insert([*jobs.values()], now=at(0))
+        before = await by_id(store, 19)
+
+        advanced = await store.advance({"q"}, now=at(20))
+
+        due = {id for id, one in before.items() if one.run_at is not None and one.run_at <= at(20)}
+        assert due == {key.id for key in advanced.due} != set()
+        found = await by_id(store, 20)
+        for id, one in before.items():
+            fields: transitions.Fields = transitions.waiting(at(20)) if id in due else {}
+            assert found[id] == after(one, fields, 20), f"a job {id}"
 
     async def test_a_claim_makes_of_a_job_what_the_rules_say(self, store: Store) -> None:
         jobs = table(store, ["claimed"])
