@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
@@ -43,6 +42,7 @@ from conveyor.store.pg.options import Options, parsed
 from conveyor.store.pg.statements import Session, Statements
 from conveyor.store.pg.statistics import Statistics
 from conveyor.store.pg.using import checked_connection, using
+from conveyor.store.sql import LoopLock
 
 _FEATURES: Final = frozenset(Feature)
 
@@ -97,7 +97,7 @@ class PgStore(Store):
         self._statistics: Final = Statistics(self._connections)
         self._bus: Final = PgBus(self._options, self._connections)
         self._opened = False
-        self._opening: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
+        self._one_at_a_time: Final = LoopLock()
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
@@ -147,13 +147,6 @@ class PgStore(Store):
                 await self._bus.close()
             finally:  # a cancelled close leaves no connections behind
                 await self._connections.close()
-
-    def _one_at_a_time(self) -> asyncio.Lock:
-        """What keeps opening and closing apart, on the running event loop."""
-        loop = asyncio.get_running_loop()
-        if self._opening is None or self._opening[0] is not loop:
-            self._opening = loop, asyncio.Lock()
-        return self._opening[1]
 
     def using(
         self, connection: AsyncConnection[Any] | Connection[Any] | None = None

@@ -37,6 +37,7 @@ from conveyor.store.sql.limits import (
 )
 from conveyor.store.sql.listeners import Wanted, decoded_wants, encoded_wants
 from conveyor.store.sql.migrations import Migration, migrations_in, pending_after
+from conveyor.store.sql.opening import LoopLock
 from conveyor.store.sql.options import flag, refuse_unknown
 from conveyor.store.sql.pauses import PauseKey, pause_of
 from conveyor.store.sql.records import ATTEMPT, GROUP, ID, NAME, SEQ, Read, read_page
@@ -77,6 +78,7 @@ __all__ = [
     "InsertTable",
     "JobTable",
     "Key",
+    "LoopLock",
     "Migration",
     "More",
     "New",

@@ -35,6 +35,7 @@ from conveyor.core.store import (
     Store,
     Where,
 )
+from conveyor.store.sql import LoopLock
 from conveyor.store.sqlite import advancing, claiming, inserting, pausing, sets, settling
 from conveyor.store.sqlite.bus import SqliteBus
 from conveyor.store.sqlite.connections import open_reader, open_writer
@@ -86,7 +87,7 @@ class SqliteStore(Store):
         self._threads: tuple[Writer, Reader] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._abandoned: weakref.finalize[Any, SqliteStore] | None = None
-        self._opening: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
+        self._one_at_a_time: Final = LoopLock()
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
@@ -151,13 +152,6 @@ class SqliteStore(Store):
                 thread.stop()
             for thread in reversed(threads):
                 await thread.ended()
-
-    def _one_at_a_time(self) -> asyncio.Lock:
-        """What keeps opening and closing apart, on the running event loop."""
-        loop = asyncio.get_running_loop()
-        if self._opening is None or self._opening[0] is not loop:
-            self._opening = loop, asyncio.Lock()
-        return self._opening[1]
 
     def using(self, connection: object = None) -> AbstractAsyncContextManager[Store]:
         """A block whose jobs exist together or not at all, as for every store; not a connection of yours.
