@@ -18,7 +18,7 @@ from conveyor.store import sql
 from conveyor.store.pg.groups import Transition, record_transitions
 from conveyor.store.pg.rows import jsonb, known_instant, moment
 from conveyor.store.pg.statements import RetryStep, Session
-from conveyor.store.sql import Created, New, existing, known_state, microseconds, refuse_full_groups
+from conveyor.store.sql import Created, New, existing_jobs, known_state, microseconds, refuse_full_groups
 
 log: Final = logging.getLogger("conveyor.store.pg")
 
@@ -224,4 +224,4 @@ async def _existing(
         before=list(before),
         own=list(own),
     )
-    return existing((n, queue, id, state, known_instant(at)) for n, queue, id, state, at in found)
+    return existing_jobs((n, queue, id, state, known_instant(at)) for n, queue, id, state, at in found)

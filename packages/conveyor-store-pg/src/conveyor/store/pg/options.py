@@ -15,7 +15,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from conveyor.core.durations import duration
 from conveyor.core.errors import HIDDEN, InvalidOptionError
-from conveyor.store.sql import flag, refuse_unknown
+from conveyor.store.sql import checked_flag, refuse_unknown
 
 #: The options of the store, as they may stand in a URL; everything else there is libpq's.
 NAMES: Final = (
@@ -147,14 +147,14 @@ class Options:
             schema=_schema(schema),
             pool_size=min(size, given.max_size or size) if given is not None else size,
             operation_timeout=duration(operation_timeout, "operation_timeout", zero=False),
-            auto_migrate=flag("auto_migrate", auto_migrate),
-            notify=flag("notify", notify),
+            auto_migrate=checked_flag("auto_migrate", auto_migrate),
+            notify=checked_flag("notify", notify),
             listen=(
                 Target.parsed(listen_dsn, "listen_dsn")
                 if listen_dsn is not None
                 else (target if given is None else None)
             ),
-            prepare=None if prepare in ("auto", None) else flag("prepare", prepare, ' or "auto"'),
+            prepare=None if prepare in ("auto", None) else checked_flag("prepare", prepare, ' or "auto"'),
         )
 
 

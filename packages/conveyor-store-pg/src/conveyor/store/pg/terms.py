@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from conveyor.core.store import Where
-from conveyor.store.sql import ANY, GROUPED, Branch, branches_of, given, is_of_a_few
+from conveyor.store.sql import ANY_STATE, GROUPED, Branch, branches_of, given_terms, is_of_a_few
 
 #: Whether a job has no retention, as the index of finished jobs knows it.
 UNRETAINED: Final = "(expires_at is null and keep_count is null)::int"
@@ -74,7 +74,7 @@ def condition_of(where: Where, now: datetime) -> _Condition:
     """What is true of the rows of a set at this time, with its parameters."""
     parameters: dict[str, Any] = {"now": now}
     terms: list[str] = []
-    for (term, parameter), value in given(where, _TERMS):
+    for (term, parameter), value in given_terms(where, _TERMS):
         terms.append(term)
         parameters |= parameter(value)
     if where.queue is not None and where.ids is not None:
@@ -153,7 +153,7 @@ MAY_CEASE: Final = frozenset(
 
 
 def _branches(where: Where) -> Sequence[Branch]:
-    return [ANY] if is_found_otherwise(where) else branches_of(where)
+    return [ANY_STATE] if is_found_otherwise(where) else branches_of(where)
 
 
 def is_found_otherwise(where: Where) -> bool:

@@ -26,9 +26,9 @@ from conveyor.store.sql import (
     UNGROUPED,
     Branch,
     Sorting,
-    counted,
+    bounded_counts,
     is_of_a_queue,
-    merged,
+    merged_branches,
     ordered_apart,
     sorting,
 )
@@ -133,12 +133,12 @@ async def counts(
                 *condition.of(branch, apart=some or branch.state not in {None, JobState.WAITING}),
             ),
         )
-        for branch in (merged(condition.branches) if some else condition.branches)
+        for branch in (merged_branches(condition.branches) if some else condition.branches)
     ]
     if not selects:
         return {}
     sql = "\nunion all\n".join(selects)
-    return counted(await _asked(session, sql, condition.parameters | {"most": most}), most)
+    return bounded_counts(await _asked(session, sql, condition.parameters | {"most": most}), most)
 
 
 async def _asked(session: Session, sql: str, parameters: Mapping[str, Any]) -> list[Row]:

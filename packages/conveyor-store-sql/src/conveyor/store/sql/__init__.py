@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from conveyor.store.sql.branches import (
-    ANY,
+    ANY_STATE,
     BACKWARDS,
     BY_END,
     GROUPED,
     UNGROUPED,
     Branch,
     Sorting,
+    bounded_counts,
     branches_of,
-    counted,
-    given,
+    given_terms,
     is_of_a_few,
     is_of_a_queue,
-    merged,
+    merged_branches,
     ordered_apart,
     sorting,
 )
 from conveyor.store.sql.claims import Taken, time_until_more
 from conveyor.store.sql.driving import run_now
 from conveyor.store.sql.fair_share import FairShare, More, Picks, Position, SubQueue
-from conveyor.store.sql.inserting import Created, InsertTable, New, existing, insert, refuse_full_groups
+from conveyor.store.sql.inserting import Created, InsertTable, New, existing_jobs, insert, refuse_full_groups
 from conveyor.store.sql.jobs import REMEMBERED, JobTable, Key, Row
 from conveyor.store.sql.limits import (
     Capacity,
@@ -38,7 +38,7 @@ from conveyor.store.sql.limits import (
 from conveyor.store.sql.listeners import Wanted, decoded_wants, encoded_wants
 from conveyor.store.sql.migrations import Migration, migrations_in, pending_after
 from conveyor.store.sql.opening import LoopLock
-from conveyor.store.sql.options import flag, refuse_unknown
+from conveyor.store.sql.options import checked_flag, refuse_unknown
 from conveyor.store.sql.pauses import PauseKey, pause_of
 from conveyor.store.sql.records import ATTEMPT, GROUP, ID, NAME, SEQ, Read, read_page
 from conveyor.store.sql.sets import delete, update
@@ -55,7 +55,7 @@ from conveyor.store.sql.values import (
 from conveyor.store.sql.work import UnitOfWork
 
 __all__ = [
-    "ANY",
+    "ANY_STATE",
     "ATTEMPT",
     "BACKWARDS",
     "BY_END",
@@ -94,20 +94,20 @@ __all__ = [
     "Taken",
     "UnitOfWork",
     "Wanted",
+    "bounded_counts",
     "branches_of",
     "capacity",
-    "counted",
+    "checked_flag",
     "decoded_wants",
     "delete",
     "encoded_wants",
-    "existing",
-    "flag",
-    "given",
+    "existing_jobs",
+    "given_terms",
     "insert",
     "is_of_a_few",
     "is_of_a_queue",
     "known_state",
-    "merged",
+    "merged_branches",
     "microseconds",
     "migrations_in",
     "note_starts",

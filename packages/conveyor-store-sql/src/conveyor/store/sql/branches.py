@@ -54,7 +54,7 @@ class Branch:
         return " and ".join(terms)
 
 
-ANY: Final = Branch(None)
+ANY_STATE: Final = Branch(None)
 WAITING: Final = Branch(JobState.WAITING)
 GROUPED: Final = Branch(JobState.WAITING, grouped=True)
 UNGROUPED: Final = Branch(JobState.WAITING, grouped=False)
@@ -78,7 +78,7 @@ def branches_of(where: Where) -> Sequence[Branch]:
     ]
 
 
-def merged(branches: Iterable[Branch]) -> Sequence[Branch]:
+def merged_branches(branches: Iterable[Branch]) -> Sequence[Branch]:
     """The branches, with one for all waiting jobs."""
     return list(dict.fromkeys(WAITING if branch.state is JobState.WAITING else branch for branch in branches))
 
@@ -91,11 +91,11 @@ def ordered_apart(branches: Sequence[Branch], order: Order, where: Where) -> Seq
     if order is Order.CLAIM:
         return branches
     if order not in BY_END:
-        return merged(branches)
+        return merged_branches(branches)
     retentions = (True,) if where.unretained else (True, False)
     return [
         part
-        for branch in merged(branches)
+        for branch in merged_branches(branches)
         for part in (
             [replace(branch, unretained=unretained) for unretained in retentions]
             if branch.finished
@@ -133,7 +133,7 @@ def sorting(
     return Sorting((never[order], *added.key), "true" if finished else added.behind)
 
 
-def given(where: Where, terms: Mapping[str, T]) -> Iterator[tuple[T, Any]]:
+def given_terms(where: Where, terms: Mapping[str, T]) -> Iterator[tuple[T, Any]]:
     """For each field of a set that is given, its term and its value."""
     for name, term in terms.items():
         value = getattr(where, name)
@@ -151,7 +151,7 @@ def is_of_a_few(where: Where) -> bool:
     return where.ids is not None or where.parent is not None or where.unique_key is not None
 
 
-def counted(
+def bounded_counts(
     found: Iterable[tuple[str | None, str, int]], most: int | None
 ) -> dict[tuple[str | None, JobState], int]:
     """Counts by key and state, added up, and none over `most`; states that there are not are left out."""

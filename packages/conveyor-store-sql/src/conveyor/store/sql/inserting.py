@@ -107,7 +107,7 @@ async def refuse_full_groups(table: InsertTable, created: Sequence[Created]) -> 
         check_groups(created, {(queue, group): size - added[queue, group] for queue, group, size in found})
 
 
-def existing(found: Iterable[tuple[int, str, str, str, datetime]]) -> dict[int, Inserted]:
+def existing_jobs(found: Iterable[tuple[int, str, str, str, datetime]]) -> dict[int, Inserted]:
     """What `insert` says of stored jobs: by place in the call their queue, id, state and when they came."""
     return {
         n: Inserted(key=JobKey(queue, id), created=False, state=known_state(state), created_at=created_at)

@@ -19,7 +19,7 @@ _FLAGS: Final = {
 }
 
 
-def flag(option: str, value: object, more: str = "") -> bool:
+def checked_flag(option: str, value: object, more: str = "") -> bool:
     """A choice of yes or no, which in a URL is a word; raises InvalidOptionError for anything else.
 
     `more` is what may be given besides, for the message.

@@ -10,7 +10,7 @@ from typing import Final
 
 from conveyor.core.store import Inserted, JobKey, JobRecord, initial_state
 from conveyor.store import sql
-from conveyor.store.sql import Created, New, existing, refuse_full_groups, run_now
+from conveyor.store.sql import Created, New, existing_jobs, refuse_full_groups, run_now
 from conveyor.store.sqlite.rows import new_row, read_or, written
 from conveyor.store.sqlite.statements import ask, fetch, run, text, write
 
@@ -111,7 +111,7 @@ class _Jobs:
 
     def _existing(self, jobs: Sequence[JobRecord], before: Iterable[int]) -> dict[int, Inserted]:
         """The jobs in the store that stand for some of these, if they were there before those numbers."""
-        return existing(
+        return existing_jobs(
             (n, queue, id, state, read_or(created_at, self._now))
             for n, queue, id, state, created_at in ask(
                 self._db, "find_existing_jobs", jobs=_identities(jobs, before)

@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from conveyor.core.durations import duration
 from conveyor.core.errors import InvalidOptionError, showable
-from conveyor.store.sql import flag, refuse_unknown
+from conveyor.store.sql import checked_flag, refuse_unknown
 
 _SCHEME: Final = "sqlite"
 _URL: Final = "write sqlite:///relative/jobs.db or sqlite:////absolute/jobs.db"
@@ -44,7 +44,7 @@ class Options:
         return cls(
             synchronous=mode,
             operation_timeout=duration(operation_timeout, "operation_timeout", zero=False),
-            auto_migrate=flag("auto_migrate", auto_migrate),
+            auto_migrate=checked_flag("auto_migrate", auto_migrate),
             poll_interval=duration(poll_interval, "poll_interval", zero=False),
         )
 

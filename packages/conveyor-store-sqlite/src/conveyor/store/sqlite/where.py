@@ -16,15 +16,15 @@ from typing import Any, Final
 
 from conveyor.core.store import JobRecord, JobState, Order, Where
 from conveyor.store.sql import (
-    ANY,
+    ANY_STATE,
     BACKWARDS,
     GROUPED,
     UNGROUPED,
     Branch,
     Sorting,
+    bounded_counts,
     branches_of,
-    counted,
-    given,
+    given_terms,
     is_of_a_few,
     is_of_a_queue,
     ordered_apart,
@@ -145,7 +145,7 @@ def counts(
             group=f"{of}, state" if branch.state is None else of,
         )
         found += json.loads(execute(db, sql, parameters).fetchone()[0])
-    return counted(found, most)
+    return bounded_counts(found, most)
 
 
 _SELECT: Final = """select json_group_array(json_array({names}, seq))
@@ -215,7 +215,7 @@ def _select(conditions: str, key: tuple[str, ...], *, backwards: bool, index: st
 def _condition(where: Where, now: datetime) -> _Condition:
     parameters: dict[str, Any] = {"now": written(now)}
     terms: list[str] = []
-    for (term, parameter), value in given(where, _TERMS):
+    for (term, parameter), value in given_terms(where, _TERMS):
         terms.append(term)
         parameters |= parameter(value)
     if where.states is not None and _is_found_otherwise(where):
@@ -266,7 +266,7 @@ _TERMS: Final[dict[str, tuple[str, Callable[[Any], dict[str, Any]]]]] = {
 def _branches(where: Where) -> Sequence[Branch]:
     if _is_of_subqueues(where):
         return [GROUPED]
-    return [ANY] if _is_found_otherwise(where) else branches_of(where)
+    return [ANY_STATE] if _is_found_otherwise(where) else branches_of(where)
 
 
 def _index(where: Where, branch: Branch) -> str | None:
