@@ -32,7 +32,7 @@ AREAS: Final = (
     "flow_behaviour",
     "deduplication",
     "dead_letters",
-    "workers_seen",
+    "worker_registry",
     "explain",
     "group_behaviour",
     "limit_behaviour",

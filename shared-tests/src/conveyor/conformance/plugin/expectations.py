@@ -41,7 +41,7 @@ RULES: Final = {
     "flow_behaviour": "conveyor.core.FlowProducer",
     "deduplication": "conveyor.core.Deduplication",
     "dead_letters": "conveyor.core.DeadLetter",
-    "workers_seen": "conveyor.core.Queue.get_workers",
+    "worker_registry": "conveyor.core.Queue.get_workers",
     "explain": "conveyor.core.Queue.explain",
     "group_behaviour": f"{_CALLS}.claim",
     "limit_behaviour": f"{_CALLS}.claim",
