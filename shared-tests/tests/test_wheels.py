@@ -175,6 +175,12 @@ def installed(
 
 
 @pytest.fixture(scope="module")
+def reused(tmp_path_factory: pytest.TempPathFactory, wheels: dict[str, Path]) -> Environment:
+    """For one thing after the other: what both need stays there, compiled."""
+    return Environment(tmp_path_factory.mktemp("reused") / "env", wheels)
+
+
+@pytest.fixture(scope="module")
 def editable(
     tmp_path_factory: pytest.TempPathFactory, wheels: dict[str, Path], outside: Distribution
 ) -> Environment:
@@ -214,14 +220,12 @@ def test_a_wheel_holds_its_whole_source_tree_and_no_namespace(
 
 @each_of_ours
 def test_a_wheel_needs_only_what_it_declares(
-    distribution: Distribution, wheels: dict[str, Path], tmp_path: Path
+    distribution: Distribution, wheels: dict[str, Path], reused: Environment
 ) -> None:
-    environment = Environment(tmp_path / "env", wheels)
+    reused.install("--exact", str(wheels[distribution.name]))
 
-    environment.install(str(wheels[distribution.name]))
-
-    found = environment.run(IMPORT_EVERY_MODULE, distribution.module)
-    assert Path(found.strip()).is_relative_to(environment.path)
+    found = reused.run(IMPORT_EVERY_MODULE, distribution.module)
+    assert Path(found.strip()).is_relative_to(reused.path)
 
 
 def test_the_namespaces_stay_open_when_installed_from_wheels(
