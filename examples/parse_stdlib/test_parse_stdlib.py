@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 PROGRAM: Final = Path(__file__).resolve().parent / "main.py"
 NAME: Final = "main"
 FILES: Final = 40
+#: Of the program, unless a test asks for others: each process takes a third of a second to begin.
+OPTIONS: Final = ("--files", "4", "--processes", "1")
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +53,7 @@ def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
 
     def run_main(folder: Path, *arguments: str) -> int:
         try:
-            status: int = module.main([str(folder), "--files", "4", *arguments])
+            status: int = module.main([str(folder), *OPTIONS, *arguments])
         except SystemExit as exit_:  # argparse's way
             return int(exit_.code or 0)
         return status
@@ -62,7 +64,7 @@ def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """The program in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-W", "error", str(PROGRAM), str(folder), "--files", "4", *arguments],
+        [sys.executable, "-W", "error", str(PROGRAM), str(folder), *OPTIONS, *arguments],
         cwd=folder.parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -87,7 +89,7 @@ def row(out: str, name: str) -> list[str]:
 
 
 def test_the_counts_agree_and_failures_are_listed(folder: Path) -> None:
-    process = start(folder)
+    process = start(folder, "--processes", "2")
     out, err = process.communicate(timeout=60)
 
     assert (process.returncode, err) == (0, "")
@@ -125,7 +127,7 @@ def test_a_worker_process_that_is_killed_loses_nothing_and_a_second_run_is_a_new
     assert int(row(out, "taken back from dead workers")[1]) > 0
     assert "The two counts agree" in out
 
-    assert main(folder, "--processes", "1") == 0
+    assert main(folder) == 0
     assert f"new run: {FILES} jobs, {FILES} of them to do" in capfd.readouterr().out
 
 
@@ -139,7 +141,7 @@ def test_a_program_that_was_killed_goes_on_where_it_was(
         first.send_signal(signal.SIGKILL)
         first.communicate(timeout=60)
 
-    status = main(folder, "--processes", "1")
+    status = main(folder)
 
     out = capfd.readouterr().out
     assert status == 0
@@ -152,12 +154,12 @@ def test_a_program_that_was_killed_goes_on_where_it_was(
 def test_fresh_leaves_a_run_that_was_stopped(
     folder: Path, main: Callable[..., int], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    first = start(folder, "--slow", "0.5", "--processes", "1", "--workers", "1")
+    first = start(folder, "--slow", "0.5", "--workers", "1")
     at_work(first, 0)
     first.send_signal(signal.SIGINT)
     _, err = first.communicate(timeout=60)
 
-    status = main(folder, "--fresh", "--processes", "1")
+    status = main(folder, "--fresh")
 
     assert first.returncode == 130
     assert "stopped; start it again to go on" in err
