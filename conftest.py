@@ -57,3 +57,10 @@ def empty_database(shared_server: Server) -> Iterator[str]:
     """The URL of a database for one test."""
     with shared_server.database(f"conveyor_{secrets.token_hex(6)}") as url:
         yield url
+
+
+@pytest.hookimpl(trylast=True, specname="pytest_collection_modifyitems")
+def pytest_put_slow_tests_first(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let the small ones fill the end of a run in parallel: a worker waits there for one that is late."""
+    if config.rootpath == Path(__file__).parent and hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
