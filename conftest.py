@@ -1,6 +1,7 @@
 """What `-m "not slow"` leaves out of the contract: tests that take more than 50 ms, by nature.
 
-And the PostgreSQL that all tests of a run share: a server of its own costs two seconds.
+Which tests come first in a run in parallel. And the PostgreSQL that all tests of a run share: a server of
+its own costs two seconds.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from conveyor.testing.pg import Server, get_server
 
@@ -21,6 +23,10 @@ STORES: Final = {"postgresql", "jsonfile", "plainsql"}
 AREAS: Final = {"cancellations", "interleavings", "model"}
 #: Of a name: tests that start processes, play something once for each call of a worker, or add very much.
 WORDS: Final = ("process", "executor", "dies", "die_at", "killed", "random", "every_ending", "ten_thousand")
+
+#: A machine that does other work as well is no bug.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -34,6 +40,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         long = area in AREAS or any(word in item.name for word in WORDS)
         if area is not None and (store in STORES or long):
             item.add_marker("slow")
+
+
+@pytest.hookimpl(trylast=True, specname="pytest_collection_modifyitems")
+def pytest_put_slow_tests_first(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let the small ones fill the end of a run in parallel: a worker waits there for one that is late."""
+    if config.rootpath == Path(__file__).parent and hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session")
@@ -57,10 +70,3 @@ def empty_database(shared_server: Server) -> Iterator[str]:
     """The URL of a database for one test."""
     with shared_server.database(f"conveyor_{secrets.token_hex(6)}") as url:
         yield url
-
-
-@pytest.hookimpl(trylast=True, specname="pytest_collection_modifyitems")
-def pytest_put_slow_tests_first(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let the small ones fill the end of a run in parallel: a worker waits there for one that is late."""
-    if config.rootpath == Path(__file__).parent and hasattr(config, "workerinput"):
-        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
