@@ -1,12 +1,12 @@
-"""The two areas of the contract that stand most on `conveyor.store.sql`, on this store.
+"""Two areas of the contract, which between them use most of `conveyor.store.sql`, on this store.
 
 All of them: `pytest --pyargs conveyor.conformance --conveyor-store plainsql`.
 """
 
 from conveyor.conformance.contract.flows import Flows
-from conveyor.conformance.contract.settling import Settling
+from conveyor.conformance.contract.groups import Groups
 from conveyor.conformance.suite import Fixtures
 
 
-class TestPlainSqlStore(Settling, Flows, Fixtures):
+class TestPlainSqlStore(Flows, Groups, Fixtures):
     store_scheme = "plainsql"
