@@ -31,8 +31,8 @@ SIZES = (100, 1_000, 10_000, 50_000)
 _COLUMNS = (
     "queue text, id text, name text, payload text, options text, report text, priority int, lifo boolean, "
     "ageing bigint, delay bigint, run_at timestamptz, grp text, group_max_size int, unique_key text, "
-    "unique_for bigint, parent_queue text, parent_id text, pending int, released boolean, turn int, "
-    "ord bigint"
+    "unique_for bigint, parent_queue text, parent_id text, pending int, released boolean, "
+    "write_order int, ord bigint"
 )
 #: The store's own insert, reading from a table where it has arrays.
 _INSERT = re.sub(
