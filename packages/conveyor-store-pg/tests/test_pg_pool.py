@@ -134,7 +134,7 @@ async def test_a_place_that_a_cancelled_call_was_given_is_not_lost(connections: 
     pool = pool_of(connections)
 
     async def hold() -> None:
-        async with pool.place(urgent=False):
+        async with pool.slot(urgent=False):
             await asyncio.sleep(0)
 
     for turn in range(50):

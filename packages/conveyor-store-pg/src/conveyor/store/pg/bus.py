@@ -37,7 +37,7 @@ _KNOWN: Final = 60.0
 #: How long a subscriber waits for the connection, and closing for what is still to be sent, in seconds.
 _TIMEOUT: Final = 3.0
 #: Events that have not gone out yet; when there are more, the newest are lost.
-_ROOM: Final = 10_000
+_CAPACITY: Final = 10_000
 #: Waiting jobs of one queue that workers receive one by one, in one transaction.
 _SINGLY: Final = 20
 #: The sender of what leaves with a user's own transaction: every process receives it, this one too.
@@ -111,9 +111,9 @@ class PgBus:
         self._local.deliver(events)
         if not (events and self._opened and self._options.notify):
             return
-        room = max(0, _ROOM - len(self._outgoing))
-        self._outgoing += events[:room]
-        self._lost.update(event.queue_name for event in events[room:])
+        left = max(0, _CAPACITY - len(self._outgoing))
+        self._outgoing += events[:left]
+        self._lost.update(event.queue_name for event in events[left:])
         if self._sending is None or self._sending.done():
             self._sending = asyncio.create_task(self._send(), name="conveyor-notify")
 

@@ -30,14 +30,15 @@ _SPARE: Final = 10
 class Preconditions:
     """What a claim has to know of its queue before it chooses, as of one moment.
 
-    `paused_until` None: the queue is not paused. `picks` None: it has nothing to do with groups. `in_line`:
-    its claims go one after another. `resumable`: groups may resume, and do not yet (see `housekeeping.py`).
+    `paused_until` None: the queue is not paused. `picks` None: it has nothing to do with groups.
+    `serialized`: its claims go one after another. `resumable`: groups may resume, and do not yet (see
+    `housekeeping.py`).
     """
 
     now: datetime
     paused_until: datetime | None
     picks: Picks | None
-    in_line: bool
+    serialized: bool
     resumable: bool
 
 
@@ -155,12 +156,12 @@ def _wanted(request: Claim, reach: Reach) -> dict[str, Any]:
 
 
 def _preconditions(row: Row) -> Preconditions:
-    at, paused, until, _, latest, ungrouped, counted, grouped, in_line, resumable = row
+    at, paused, until, _, latest, ungrouped, counted, grouped, serialized, resumable = row
     return Preconditions(
         now=known_instant(at),
         paused_until=(instant(until) or FOREVER) if paused else None,
         picks=Picks(latest, ungrouped, counted=counted) if counted or grouped else None,
-        in_line=in_line,
+        serialized=serialized,
         resumable=resumable,
     )
 

@@ -2,7 +2,7 @@
 
 A queue that has nothing to do with groups, limits or pauses is claimed from by one statement, and any number
 of claims run side by side. A claim with a limit, and every claim of a queue that has groups or has known a
-limit, stands in line for the queue's row first, and only then looks: what it counts is true until it commits.
+limit, locks the queue's row first, and only then looks: what it counts is true until it commits.
 Where the limit is one of active jobs only, and nothing else is in the way, that statement counts as well.
 """
 
@@ -59,11 +59,11 @@ def fits_fast_path(request: Claim) -> bool:
 
 
 async def claim_fast(
-    session: Session, now: datetime | None, request: Claim, *, in_line: bool = False
+    session: Session, now: datetime | None, request: Claim, *, locked: bool = False
 ) -> Claimed | None:
     """Lease the most urgent jobs by one statement; None, with nothing leased, if it needs the slow path.
 
-    `in_line`: the queue's row is locked, and no other claim of it is under way.
+    `locked`: the queue's row is locked, and no other claim of it is under way.
     """
     rows = await session.ask(
         "claim",
@@ -71,12 +71,12 @@ async def claim_fast(
         queue=request.queue,
         count=request.count,
         now=now,
-        in_line=in_line,
+        locked=locked,
         active=None if request.limit is None else request.limit.active,
         **_stalled(request),
     )
-    at, guarded, left, due, passed_over, cut_short, *_ = rows[0]
-    if guarded:
+    at, needs_slow_path, left, due, passed_over, cut_short, *_ = rows[0]
+    if needs_slow_path:
         return None
     taken = Taken(known_instant(at), request.token)
     leased = [row[6:] for row in rows if row[6] is not None]
@@ -114,18 +114,18 @@ async def claim(session: Session, now: datetime | None, request: Claim, *, resum
     """
     limited = request.limit is not None or request.group_limit is not None
     state = None if limited else await find_preconditions(session, request.queue, now)
-    if state is None or state.picks is not None or state.in_line:
+    if state is None or state.picks is not None or state.serialized:
         await session.run("lock_queue", queue=request.queue, limited=limited)
         if fits_fast_path(request):
-            claimed = await claim_fast(session, now, request, in_line=True)
+            claimed = await claim_fast(session, now, request, locked=True)
             if claimed is not None:
                 return claimed
         # Looked at when it is this claim's turn: what was true before need not be now.
         state = await find_preconditions(session, request.queue, now, rate_of(request.group_limit))
         if state.resumable and not resumed:
             raise GroupsMayResume
-        return await _claim_in_line(session, request, state)
-    return await _claim_side_by_side(session, request, state.now)
+        return await _claim_serialized(session, request, state)
+    return await _claim_concurrently(session, request, state.now)
 
 
 async def take(session: Session, now: datetime | None, ids: Collection[str], request: Claim) -> Claimed:
@@ -146,7 +146,7 @@ async def take(session: Session, now: datetime | None, ids: Collection[str], req
     return taken.claimed()
 
 
-async def _claim_side_by_side(session: Session, request: Claim, now: datetime) -> Claimed:
+async def _claim_concurrently(session: Session, request: Claim, now: datetime) -> Claimed:
     """Lease jobs that others may be about to lease as well; what they take is looked for elsewhere."""
     taken = Taken(now, request.token)
     looks = 0
@@ -154,7 +154,7 @@ async def _claim_side_by_side(session: Session, request: Claim, now: datetime) -
         looks += 1
         wanted = request.count - taken.count
         snapshot = await find_candidates(session, request, now, wanted)
-        if snapshot.preconditions.picks is not None or snapshot.preconditions.in_line:
+        if snapshot.preconditions.picks is not None or snapshot.preconditions.serialized:
             raise RetryStep  # what this queue needs has changed since it was asked
         seqs = _first(snapshot)
         rows, cut_short = await _lease(session, request, seqs, now, alone=not taken.count)
@@ -167,7 +167,7 @@ async def _claim_side_by_side(session: Session, request: Claim, now: datetime) -
             return taken.claimed(_soon(wait) if len(rows) < len(seqs) else wait)
 
 
-async def _claim_in_line(session: Session, request: Claim, state: Preconditions) -> Claimed:
+async def _claim_serialized(session: Session, request: Claim, state: Preconditions) -> Claimed:
     """Lease jobs while no other claim of the queue does."""
     now = state.now
     taken = Taken(now, request.token)

@@ -203,7 +203,7 @@ class Connections:
         try:
             while True:
                 try:
-                    async with asyncio.timeout_at(call.deadline) as timeout, pool.place(urgent=urgent):
+                    async with asyncio.timeout_at(call.deadline) as timeout, pool.slot(urgent=urgent):
                         result = await self._try(step, call, pool, timeout, single=single)
                     break
                 except RetryStep:
@@ -211,7 +211,7 @@ class Connections:
                 except TimeoutError:
                     self._give_up(call)
                 except psycopg.Error as error:
-                    await self._pause(self._judge(error, call), call)
+                    await self._pause(self._retry_delay(error, call), call)
             if task is not None and task.cancelling() > cancelled:
                 raise asyncio.CancelledError  # some psycopg waits by `wait_for`, which may lose it
             return result
@@ -247,7 +247,7 @@ class Connections:
                 close_now(connection)
             pool.give_back(connection)
 
-    def _judge(self, error: psycopg.Error, call: _Call) -> float:
+    def _retry_delay(self, error: psycopg.Error, call: _Call) -> float:
         """How long to wait before another try after this error; raises the StoreError if there is none."""
         target = self.options.target
         retry = retryability(error)

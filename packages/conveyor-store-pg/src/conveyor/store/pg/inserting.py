@@ -22,7 +22,7 @@ from conveyor.store.sql import Created, New, existing_jobs, known_state, microse
 
 log: Final = logging.getLogger("conveyor.store.pg")
 
-#: The first of two keys by which those who mend the sequence of jobs stand in line; the other is its own.
+#: The first of two keys of the lock under which the sequence of jobs is mended; the other is its own.
 _MENDING: Final = 0x6D656E64
 #: A number that no job has reached.
 _LATER: Final = (1 << 63) - 1

@@ -1,6 +1,6 @@
 """The starts of jobs that limits count, as this store keeps them.
 
-Exact, because a claim with a limit stands in line (lock_queue.sql) before it counts, and because nothing but
+Exact, because a claim with a limit locks its queue (lock_queue.sql) before it counts, and because nothing but
 a claim adds to what is counted.
 """
 

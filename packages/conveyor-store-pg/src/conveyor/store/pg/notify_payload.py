@@ -44,8 +44,8 @@ class Assembler:
         A notification that is none of ours is left out: any user of the database may send one.
         """
         try:
-            handle, number, place, count, chunk = payload.split(":", 4)
-            index, total = int(place), int(count)
+            handle, number, position, count, chunk = payload.split(":", 4)
+            index, total = int(position), int(count)
         except ValueError:
             return ()
         if handle == ignored:
@@ -67,16 +67,16 @@ class Assembler:
 
 
 def _fitting(events: Iterable[Event]) -> list[Event]:
-    """The events as far as there is room, and a gap for each queue of which some are left out."""
+    """The events as far as they fit, and a gap for each queue of which some are left out."""
     found: list[Event] = []
     missed: Counter[str] = Counter()
-    room = _MOST
+    left = _MOST
     for event in events:
         size = len(encode([event]).encode())
-        if missed[event.queue_name] or size > room:
+        if missed[event.queue_name] or size > left:
             missed[event.queue_name] += event.missed if isinstance(event, Gap) else 1
         else:
-            room -= size
+            left -= size
             found.append(event)
     now = datetime.now(UTC)
     return found + [Gap(queue_name=queue, at=now, missed=count) for queue, count in missed.items() if count]

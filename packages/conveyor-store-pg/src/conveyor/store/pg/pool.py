@@ -1,7 +1,7 @@
 """The connections of a store, which psycopg_pool makes and keeps, and who may have one next.
 
 What calls with a deadline need besides is here. They wait for their turn here, and in the pool only while a
-connection is made: so one place can be kept for urgent calls. Why none can be made, only the pool's own tasks
+connection is made: so one slot can be kept for urgent calls. Why none can be made, only the pool's own tasks
 learn; it is kept for the calls, which decide about another try. So the pool makes no more than two: its
 own are 1, 2, 4 … seconds apart, and a server that is back would be away for as long again. Connections that
 died while they lay there are found here, and not by `check`, after which the pool waits as long.
@@ -37,22 +37,22 @@ class Pool:
     def __init__(self, pool: AsyncConnectionPool[Any], size: int) -> None:
         """Prepare; nothing is done yet."""
         self._pool = pool
-        self._places = asyncio.Semaphore(size)
-        self._places_of_others = asyncio.Semaphore(max(1, size - 1))
+        self._slots = asyncio.Semaphore(size)
+        self._slots_of_others = asyncio.Semaphore(max(1, size - 1))
         self._returning: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
-    async def place(self, *, urgent: bool) -> AsyncIterator[None]:
-        """Hold a place while inside, which a call needs before it takes a connection.
+    async def slot(self, *, urgent: bool) -> AsyncIterator[None]:
+        """Hold a slot while inside, which a call needs before it takes a connection.
 
         Of two or more, one is kept for urgent callers: a lease that is not renewed in time is lost, so
         hundreds of adders, or a few who wait for a lock, must not stand in the way.
         """
         if urgent:
-            async with self._places:
+            async with self._slots:
                 yield
         else:
-            async with self._places_of_others, self._places:
+            async with self._slots_of_others, self._slots:
                 yield
 
     async def take(self) -> Connection:

@@ -174,7 +174,7 @@ create table {schema}.conveyor_starts (
 create index conveyor_starts_at
   on {schema}.conveyor_starts (queue, kind, at);
 
--- The longest window that a claim has carried.
+-- The longest window that a claim has registered.
 create table {schema}.conveyor_windows (
   queue text collate "C" not null,
   kind text collate "C" not null,
@@ -191,7 +191,7 @@ create table {schema}.conveyor_queues (
   queue text collate "C" primary key,
   picks bigint not null default 0,
   ungrouped_last_served bigint not null default 0,
-  -- Whether any claim carried a limit: then all of them stand in line, so that counts stay true.
+  -- Whether any claim had a limit: then they go one after another, so that counts stay true.
   limited boolean not null default false
 ) with (fillfactor = 50);
 

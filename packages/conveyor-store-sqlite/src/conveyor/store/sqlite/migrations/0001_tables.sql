@@ -196,7 +196,7 @@ create table conveyor_starts (
 create index conveyor_starts_at
   on conveyor_starts (queue, kind, at);
 
--- The longest window that a claim has carried.
+-- The longest window that a claim has registered.
 create table conveyor_windows (
   queue text not null,
   kind text not null,

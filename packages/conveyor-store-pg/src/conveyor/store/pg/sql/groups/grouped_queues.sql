@@ -1,4 +1,4 @@
--- Which of these queues have anything to do with groups, or with claims that stand in line.
+-- Which of these queues have anything to do with groups, or with claims that go one after another.
 select q.queue
   from unnest(%(queues)s::text[]) q (queue)
  where (

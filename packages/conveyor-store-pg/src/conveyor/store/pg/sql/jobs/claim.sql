@@ -1,6 +1,6 @@
 -- A claim of a queue that has nothing to do with groups or pauses, in one statement: the moment, whether the
 -- queue is not like that, how many jobs the limit leaves capacity for, and then the jobs. Claims of a queue
--- that knows limits must stand in line before this (lock_queue.sql), so that it counts what is true until it
+-- that knows limits must lock it before this (lock_queue.sql), so that it counts what is true until it
 -- commits. The first sub-queue, and the first group, are asked for in the order of an index: for a mere
 -- `exists` a plan may read those of all queues, because it expects to meet one soon. The jobs are looked up by
 -- an array of their numbers, not joined: a plan takes a limit that it does not know for a tenth of the table.
@@ -10,7 +10,7 @@ with preconditions as materialized (
   select
     m.now,
     case
-      when %(in_line)s::boolean
+      when %(locked)s::boolean
       then (
         select true
           from {schema}.conveyor_groups
@@ -32,7 +32,7 @@ with preconditions as materialized (
         from {schema}.conveyor_pauses
        where queue = %(queue)s
          and (resumes_at is null or resumes_at > m.now)
-    ) as guarded,
+    ) as needs_slow_path,
     case
       when %(active)s::bigint is null then %(count)s::bigint
       else greatest(
@@ -60,7 +60,7 @@ picked as materialized (
    where queue = %(queue)s
      and state = 'waiting'
      and grp is null
-     and (select not guarded from preconditions)
+     and (select not needs_slow_path from preconditions)
    order by sort_key, tie_break
    limit (select capacity from preconditions)
      for update skip locked
@@ -106,7 +106,7 @@ leased as (
 )
 select
   g.now at time zone 'UTC' as moment,
-  g.guarded,
+  g.needs_slow_path,
   g.capacity,
   -- When more may be claimed, if time alone brings that about.
   (

@@ -1,6 +1,6 @@
 -- What a claim has to know first (find_candidates.sql begins with it): the moment, whether the queue is paused
 -- and until when, which names are, its picks so far, whether it knows any, whether any job of a group is
--- waiting, whether its claims stand in line, and whether groups may resume that were paused or
+-- waiting, whether its claims go one after another, and whether groups may resume that were paused or
 -- throttled. The first of a kind is asked for in the order of an index, as in claim.sql.
 select
   m.now at time zone 'UTC' as now,
@@ -41,7 +41,7 @@ select
      order by grp, name
      limit 1
   ) is not null as grouped,
-  q.queue is not null as in_line,
+  q.queue is not null as serialized,
   exists (
     select
       from {schema}.conveyor_pauses
