@@ -113,19 +113,19 @@ async def claim(session: Session, now: datetime | None, request: Claim, *, resum
     (`resumed`): then such groups wait for the next claim, which `Claimed.wait` asks for at once.
     """
     limited = request.limit is not None or request.group_limit is not None
-    state = None if limited else await find_preconditions(session, request.queue, now)
-    if state is None or state.picks is not None or state.serialized:
+    preconditions = None if limited else await find_preconditions(session, request.queue, now)
+    if preconditions is None or preconditions.picks is not None or preconditions.serialized:
         await session.run("lock_queue", queue=request.queue, limited=limited)
         if fits_fast_path(request):
             claimed = await claim_fast(session, now, request, locked=True)
             if claimed is not None:
                 return claimed
         # Looked at when it is this claim's turn: what was true before need not be now.
-        state = await find_preconditions(session, request.queue, now, rate_of(request.group_limit))
-        if state.resumable and not resumed:
+        preconditions = await find_preconditions(session, request.queue, now, rate_of(request.group_limit))
+        if preconditions.resumable and not resumed:
             raise GroupsMayResume
-        return await _claim_serialized(session, request, state)
-    return await _claim_concurrently(session, request, state.now)
+        return await _claim_serialized(session, request, preconditions)
+    return await _claim_concurrently(session, request, preconditions.now)
 
 
 async def take(session: Session, now: datetime | None, ids: Collection[str], request: Claim) -> Claimed:
@@ -167,16 +167,16 @@ async def _claim_concurrently(session: Session, request: Claim, now: datetime) -
             return taken.claimed(_soon(wait) if len(rows) < len(seqs) else wait)
 
 
-async def _claim_serialized(session: Session, request: Claim, state: Preconditions) -> Claimed:
+async def _claim_serialized(session: Session, request: Claim, preconditions: Preconditions) -> Claimed:
     """Lease jobs while no other claim of the queue does."""
-    now = state.now
+    now = preconditions.now
     taken = Taken(now, request.token)
     starts = Starts(session)
     await register_windows(starts, request, now)
     left = await capacity(starts, request, request.count, now)
     count = max(left.starts, 0)
     share: FairShare | None = None
-    if state.picks is None:
+    if preconditions.picks is None:
         snapshot = await find_candidates(session, request, now, count)
         if snapshot.preconditions.picks is not None:
             raise RetryStep  # the first job of a group came just now
@@ -202,14 +202,18 @@ def _first(snapshot: Snapshot) -> list[int]:
 
 
 async def _note(
-    session: Session, request: Claim, state: Preconditions, share: FairShare | None, rows: Sequence[Row]
+    session: Session,
+    request: Claim,
+    preconditions: Preconditions,
+    share: FairShare | None,
+    rows: Sequence[Row],
 ) -> None:
     """Note from which groups jobs were taken, what has started, and which groups to pass over for a while."""
-    queue, now = request.queue, state.now
+    queue, now = request.queue, preconditions.now
     groups = [row[1 + GROUP] for row in rows]
     served: dict[str, int] = {}
-    if state.picks is not None and state.picks.counted and rows:
-        latest, ungrouped_at, served = state.picks.after(groups)
+    if preconditions.picks is not None and preconditions.picks.counted and rows:
+        latest, ungrouped_at, served = preconditions.picks.after(groups)
         await session.run("save_picks", queue=queue, picks=latest, ungrouped_last_served=ungrouped_at)
     group_rate = rate_of(request.group_limit)
     rate = "" if group_rate is None else rate_name(group_rate)

@@ -59,14 +59,14 @@ def find_preconditions(db: Connection, queue: str, now: datetime) -> Preconditio
     )
 
 
-def allowed_names(db: Connection, request: Claim, state: Preconditions) -> Names:
+def allowed_names(db: Connection, request: Claim, preconditions: Preconditions) -> Names:
     """The names that a claim may take; None if that is all there are."""
-    if request.names is None and not state.paused_names:
+    if request.names is None and not preconditions.paused_names:
         return None
     there = set(ask(db, "ungrouped_names", queue=request.queue))
-    if state.picks is not None:
+    if preconditions.picks is not None:
         there.update(ask(db, "subqueue_names", queue=request.queue))
-    allowed = there - state.paused_names
+    allowed = there - preconditions.paused_names
     if request.names is not None:
         allowed &= request.names
     return None if allowed == there else allowed

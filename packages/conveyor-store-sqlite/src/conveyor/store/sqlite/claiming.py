@@ -35,30 +35,30 @@ from conveyor.store.sqlite.statements import ask, run, text
 
 def claim(db: Connection, now: datetime, request: Claim) -> Claimed:
     """Lease the most urgent jobs that may be claimed."""
-    state = find_preconditions(db, request.queue, now)
+    preconditions = find_preconditions(db, request.queue, now)
     starts = Starts(db)
     run_now(register_windows(starts, request, now))
     left = run_now(capacity(starts, request, request.count, now))
     seqs: Sequence[int] = ()
     groups: Sequence[str | None] = ()
     cut_short = False
-    if state.paused_until is None and left.starts > 0:
-        names = allowed_names(db, request, state)
-        if state.picks is None:
+    if preconditions.paused_until is None and left.starts > 0:
+        names = allowed_names(db, request, preconditions)
+        if preconditions.picks is None:
             seqs = most_urgent(db, request, names, left.starts)
             most = before_stalled(db, request, seqs)
             if most is not None:
                 seqs, cut_short = seqs[:most], True
         else:
             picked, cut_short = pick_by_fair_share(
-                db, now, request, names, count=left.starts, picks=state.picks
+                db, now, request, names, count=left.starts, picks=preconditions.picks
             )
             seqs, groups = [seq for seq, _ in picked], [group for _, group in picked]
     run_now(note_starts(starts, request, groups or [None] * len(seqs), now))
     taken = _leased(db, now, request, seqs)
     if len(seqs) >= request.count or cut_short:
         return taken.claimed(cut_short=cut_short)
-    return taken.claimed(_wait(db, request, state, now, limited=len(seqs) >= left.starts))
+    return taken.claimed(_wait(db, request, preconditions, now, limited=len(seqs) >= left.starts))
 
 
 def take(db: Connection, now: datetime, ids: Collection[str], request: Claim) -> Claimed:
@@ -86,7 +86,7 @@ def _leased(db: Connection, now: datetime, request: Claim, seqs: Sequence[int]) 
 
 
 def _wait(
-    db: Connection, request: Claim, state: Preconditions, now: datetime, *, limited: bool
+    db: Connection, request: Claim, preconditions: Preconditions, now: datetime, *, limited: bool
 ) -> timedelta | None:
     """How long until there may be more, if time alone brings that about."""
 
@@ -95,7 +95,7 @@ def _wait(
         first = min(read_or(instant, FOREVER) for instant in instants)
         return waiting, None if first == FOREVER else first
 
-    paused_until = state.paused_until
+    paused_until = preconditions.paused_until
     return run_now(
         time_until_more(Starts(db), request, now, look, paused_until=paused_until, limited=limited)
     )
