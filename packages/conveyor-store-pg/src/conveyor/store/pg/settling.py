@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from conveyor.core.store import Beat, Inserted, JobRecord, JobState, Lease, Outcome, Renewed, Settled
+from conveyor.core.store import Beat, Inserted, JobRecord, JobState, Outcome, Renewed, Settled
 from conveyor.store import sql
 from conveyor.store.pg.inserting import transitions_of, write
 from conveyor.store.pg.jobs import UnitOfWork
 from conveyor.store.pg.rows import jsonb, moment
 from conveyor.store.pg.statements import Session
-from conveyor.store.sql import MICROSECOND, microseconds
+from conveyor.store.sql import MICROSECOND, merged_beats, microseconds, renewed
 
 _NO_TIME: Final = timedelta(0)
 
@@ -74,15 +74,8 @@ async def settle(session: Session, now: datetime | None, outcomes: Sequence[Outc
 
 async def renew(session: Session, now: datetime | None, beats: Sequence[Beat], lease: timedelta) -> Renewed:
     """Prolong the leases that are held, and write what the beats carry."""
-    merged: dict[Lease, tuple[str | None, str | None, bool]] = {}
-    for beat in beats:
-        payload, report, started = merged.get(beat.lease, (None, None, False))
-        merged[beat.lease] = (
-            payload if beat.payload is None else beat.payload,
-            report if beat.report is None else beat.report,
-            started or beat.started,
-        )
-    leases = list(merged)
+    merged = merged_beats(beats)
+    leases = [beat.lease for beat in merged]
     found = await session.ask(
         "renew",
         now=now,
@@ -90,14 +83,9 @@ async def renew(session: Session, now: datetime | None, beats: Sequence[Beat], l
         queues=[each.queue for each in leases],
         ids=[each.id for each in leases],
         tokens=[each.token for each in leases],
-        payloads=[None if payload is None else jsonb(payload) for payload, _, _ in merged.values()],
-        reports=[report for _, report, _ in merged.values()],
-        started=[started for _, _, started in merged.values()],
+        payloads=[None if beat.payload is None else jsonb(beat.payload) for beat in merged],
+        reports=[beat.report for beat in merged],
+        started=[beat.started for beat in merged],
         lease=lease // MICROSECOND,
     )
-    held = frozenset(leases[n] for n, _ in found)
-    return Renewed(
-        held=held,
-        lost=frozenset(leases) - held,
-        cancelled=frozenset(leases[n] for n, cancel_requested in found if cancel_requested),
-    )
+    return renewed(merged, ((leases[n], cancel_requested) for n, cancel_requested in found))

@@ -41,6 +41,7 @@ from conveyor.store.sql.opening import LoopLock
 from conveyor.store.sql.options import checked_flag, refuse_unknown
 from conveyor.store.sql.pauses import PauseKey, pause_of
 from conveyor.store.sql.records import ATTEMPT, GROUP, ID, NAME, SEQ, Read, read_page
+from conveyor.store.sql.renewing import merged_beats, renewed
 from conveyor.store.sql.sets import delete, update
 from conveyor.store.sql.settling import settle
 from conveyor.store.sql.values import (
@@ -107,6 +108,7 @@ __all__ = [
     "is_of_a_few",
     "is_of_a_queue",
     "known_state",
+    "merged_beats",
     "merged_branches",
     "microseconds",
     "migrations_in",
@@ -120,6 +122,7 @@ __all__ = [
     "refuse_full_groups",
     "refuse_unknown",
     "register_windows",
+    "renewed",
     "run_now",
     "settle",
     "sorting",

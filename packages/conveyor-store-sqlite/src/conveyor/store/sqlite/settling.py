@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from sqlite3 import Connection
 
-from conveyor.core.store import Beat, Inserted, JobRecord, Lease, Outcome, Renewed, Settled
+from conveyor.core.store import Beat, Inserted, JobRecord, Outcome, Renewed, Settled
 from conveyor.store import sql
-from conveyor.store.sql import UnitOfWork, run_now
+from conveyor.store.sql import UnitOfWork, merged_beats, renewed, run_now
 from conveyor.store.sqlite.inserting import insert
 from conveyor.store.sqlite.jobs import Jobs
 from conveyor.store.sqlite.rows import written
@@ -26,30 +26,14 @@ def settle(db: Connection, now: datetime, outcomes: Sequence[Outcome]) -> Settle
 
 def renew(db: Connection, now: datetime, beats: Sequence[Beat], lease: timedelta) -> Renewed:
     """Prolong the leases that are held, and write what the beats carry."""
-    leases = [beat.lease for beat in beats]
-    seqs: dict[int, tuple[str | None, str | None]] = {}
-    started: set[int] = set()
-    held: set[Lease] = set()
-    cancelled: set[Lease] = set()
-    for n, seq, cancel_requested in sorted(ask(db, "find_held_leases", leases=text(leases))):
-        held.add(leases[n])
-        if cancel_requested:
-            cancelled.add(leases[n])
-        payload, report = seqs.get(seq, (None, None))
-        beat = beats[n]
-        if beat.started:
-            started.add(seq)
-        seqs[seq] = (
-            payload if beat.payload is None else beat.payload,
-            report if beat.report is None else beat.report,
-        )
-    if seqs:
-        run(db, "renew", seqs=text(list(seqs)), lease_until=written(now + lease))
+    merged = merged_beats(beats)
+    found = ask(db, "find_held_leases", leases=text([beat.lease for beat in merged]))
+    held = [(merged[n], seq, cancel_requested) for n, seq, cancel_requested in found]
+    if held:
+        run(db, "renew", seqs=text([seq for _, seq, _ in held]), lease_until=written(now + lease))
+        started = [seq for beat, seq, _ in held if beat.started]
         if started:
-            run(db, "mark_started", seqs=text(sorted(started)))
-        write(
-            db,
-            "write_documents",
-            [(seq, *documents) for seq, documents in seqs.items() if documents != (None, None)],
-        )
-    return Renewed(held=frozenset(held), lost=frozenset(leases) - held, cancelled=frozenset(cancelled))
+            run(db, "mark_started", seqs=text(started))
+        documents = [(seq, beat.payload, beat.report) for beat, seq, _ in held]
+        write(db, "write_documents", [row for row in documents if row[1:] != (None, None)])
+    return renewed(merged, ((beat.lease, cancel_requested) for beat, _, cancel_requested in held))
