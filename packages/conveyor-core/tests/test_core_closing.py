@@ -9,8 +9,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
+from itertools import product
 from typing import Any
 
 import pytest
@@ -863,21 +864,25 @@ async def test_a_failed_write_is_told_to_the_handler_and_not_to_its_neighbours(
 
 
 METHODS = ["claim", "settle", "renew", "advance", "delete", "find", "pause"]
+#: Only of the first is it not known what came of the call.
+ERRORS = [
+    StoreError("cut", outcome_unknown=True),
+    StoreUnavailableError("gone"),
+    StoreFullError("full"),
+    StoreClosedError("closed"),
+    RuntimeError("a bug of the store"),
+]
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize(
-    "error",
-    [
-        StoreUnavailableError("gone"),
-        StoreFullError("full"),
-        StoreClosedError("closed"),
-        StoreError("cut", outcome_unknown=True),
-        RuntimeError("a bug of the store"),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-@pytest.mark.parametrize("method", METHODS)
+def failures() -> Iterator[Any]:
+    """Each method with each error; of those that are known before and after by turns."""
+    for (m, method), (e, error), after in product(enumerate(METHODS), enumerate(ERRORS), (False, True)):
+        if e == 0 or (m + e + after) % 2:
+            how = "after" if after else "before"
+            yield pytest.param(method, error, after, id=f"{method}-{type(error).__name__}-{how}")
+
+
+@pytest.mark.parametrize(("method", "error", "after"), [*failures()])
 async def test_a_worker_outlives_each_failure_of_its_store(
     *,
     queue: Queue[Any],

@@ -536,18 +536,18 @@ async def test_a_job_can_be_removed_as_soon_as_it_completes_or_fails(
     assert await queue.count() == 2
 
 
-@pytest.mark.parametrize("age", ["1h", 3600, timedelta(hours=1), Keep(age="1h")])
 async def test_a_job_with_an_age_is_removed_when_it_is_over(
-    queue: Queue[Any], worker: MakeWorker, clock: ManualClock, age: Any
+    queue: Queue[Any], worker: MakeWorker, clock: ManualClock
 ) -> None:
-    await queue.add("a", remove_on_complete=age)
+    for age in ("1h", 3600, timedelta(hours=1), Keep(age="1h")):
+        await queue.add("a", remove_on_complete=age)
 
     async def handler(_: Job[Any]) -> None:
         pass
 
     async with worker(handler, maintenance_interval="1 minute", poll_interval="1 minute"):
         await clock.advance("59m")
-        assert await queue.count(S.COMPLETED) == 1
+        assert await queue.count(S.COMPLETED) == 4
         await clock.advance("2m")
 
         assert await queue.count() == 0
