@@ -40,6 +40,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         long = area in AREAS or any(word in item.name for word in WORDS)
         if area is not None and (store in STORES or long):
             item.add_marker("slow")
+        if (store, area) == (
+            "jsonfile",
+            "interleavings",
+        ):  # the engine's, and each call writes the whole file
+            item.add_marker("chaos")
 
 
 @pytest.hookimpl(trylast=True, specname="pytest_collection_modifyitems")
