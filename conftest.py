@@ -40,10 +40,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         long = area in AREAS or any(word in item.name for word in WORDS)
         if area is not None and (store in STORES or long):
             item.add_marker("slow")
-        if (store, area) == (
-            "jsonfile",
-            "interleavings",
-        ):  # the engine's, and each call writes the whole file
+        # The engine's, on a store that writes its whole file in each call: a third of its tests' time.
+        if store == "jsonfile" and area == "interleavings":
             item.add_marker("chaos")
 
 
