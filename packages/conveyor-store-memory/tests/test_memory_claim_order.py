@@ -44,19 +44,19 @@ class Starts:
 class Oracle:
     """What the contract says about claims, with no thought of their cost."""
 
-    served: dict[str | None, int] = field(default_factory=dict)
-    turn: int = 0
+    last_served: dict[str | None, int] = field(default_factory=dict)
+    picks: int = 0
     starts: Starts = field(default_factory=Starts)
     group_starts: Starts = field(default_factory=Starts)
     pauses: dict[Pause, datetime | None] = field(default_factory=dict)
 
     @property
     def known(self) -> set[str]:
-        return {group for group in self.served if group is not None}
+        return {group for group in self.last_served if group is not None}
 
     def meet(self, group: str | None) -> None:
         if group is not None:
-            self.served.setdefault(group, 0)
+            self.last_served.setdefault(group, 0)
 
     def paused(self, what: Pause, now: datetime) -> bool:
         return what in self.pauses and ((until := self.pauses[what]) is None or until > now)
@@ -86,16 +86,16 @@ class Oracle:
         return found
 
     def claim(self, jobs: Sequence[JobRecord], request: Claim, now: datetime) -> list[JobRecord]:
-        self._carry(request, now)
+        self._register_windows(request, now)
         left, given = list(jobs), list[JobRecord]()
         while len(given) < request.count and (candidates := self.candidates(left, request, now)):
             picked = min(
                 candidates,
-                key=lambda job: (job.sort_key, self.served.get(job.group, 0), _place(job, request)),
+                key=lambda job: (job.sort_key, self.last_served.get(job.group, 0), _place(job, request)),
             )
             if self.known:
-                self.turn += 1
-                self.served[picked.group] = self.turn
+                self.picks += 1
+                self.last_served[picked.group] = self.picks
             if request.limit is not None and request.limit.rate is not None:
                 self.starts.seen.append((None, now))
             if request.group_limit is not None and request.group_limit.rate is not None:
@@ -125,14 +125,14 @@ class Oracle:
         live = {
             job.group for job in jobs if job.state in {JobState.WAITING, JobState.DELAYED, JobState.ACTIVE}
         }
-        in_line = [self.served.get(job.group, 0) for job in jobs if job.state is JobState.WAITING]
+        waiting = [self.last_served.get(job.group, 0) for job in jobs if job.state is JobState.WAITING]
         for group in self.known - live:
-            if all(self.served[group] < served for served in in_line):
-                del self.served[group]
+            if all(self.last_served[group] < served for served in waiting):
+                del self.last_served[group]
         if not self.known:
-            self.served, self.turn = {}, 0
+            self.last_served, self.picks = {}, 0
 
-    def _carry(self, request: Claim, now: datetime) -> None:
+    def _register_windows(self, request: Claim, now: datetime) -> None:
         for starts, limit in ((self.starts, request.limit), (self.group_starts, request.group_limit)):
             if limit is not None and limit.rate is not None:
                 starts.longest = max(starts.longest, limit.rate.per)

@@ -234,7 +234,7 @@ async def test_events_reach_the_stores_of_one_name_only() -> None:
         await other.close()
 
         assert await anext(of_peer) == event
-        assert [heard async for heard in of_other] == []
+        assert [event async for event in of_other] == []
 
 
 async def test_closing_a_store_ends_its_own_subscriptions_only() -> None:
@@ -248,7 +248,7 @@ async def test_closing_a_store_ends_its_own_subscriptions_only() -> None:
         await one.close()
         await peer.bus.publish([event])
 
-        assert [heard async for heard in of_one] == []
+        assert [event async for event in of_one] == []
         assert await anext(of_peer) == event
 
 
@@ -323,8 +323,11 @@ async def test_many_idle_groups_leave_nothing_behind(store: MemoryStore) -> None
 
     queue = store._data().queue("q")
     assert (queue.rows, queue.groups, queue.tombstones) == ({}, {}, {})
-    assert not queue.turns.known
-    assert all(len(held) == 0 for held in (queue.turns._served, queue.turns._slots, queue.turns._changed))
+    assert not queue.fair_share.known
+    assert all(
+        len(held) == 0
+        for held in (queue.fair_share._last_served, queue.fair_share._slots, queue.fair_share._changed)
+    )
     assert queue.group_starts._by_key == {}
     assert all(not view.changed and not len(view._slots) for view in queue._views.values())
 

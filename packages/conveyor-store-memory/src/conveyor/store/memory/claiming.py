@@ -1,4 +1,4 @@
-"""Leasing jobs: by urgency within turns, pauses and limits, or by id regardless of them."""
+"""Leasing jobs: by urgency within fair share, pauses and limits, or by id regardless of them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Collection
 from datetime import datetime
 
 from conveyor.core.store import Claim, Claimed, Stalled, transitions
-from conveyor.store.memory.queues import Queue
+from conveyor.store.memory.queues import StoredQueue
 from conveyor.store.memory.rows import DELAYED, FOREVER, WAITING, WAITING_CHILDREN, Row, record, tie_break
 
 
-def take(queue: Queue, ids: Collection[str], request: Claim, now: datetime) -> Claimed:
+def take(queue: StoredQueue, ids: Collection[str], request: Claim, now: datetime) -> Claimed:
     """Lease those of the jobs with these ids that wait for anything."""
     found = (queue.rows.get(key) for key in set(ids))
     rows = sorted(
@@ -23,15 +23,15 @@ def take(queue: Queue, ids: Collection[str], request: Claim, now: datetime) -> C
     return Claimed(jobs=tuple(record(row, now) for row in rows), now=now)
 
 
-def claim(queue: Queue, request: Claim, now: datetime) -> Claimed:
+def claim(queue: StoredQueue, request: Claim, now: datetime) -> Claimed:
     """Lease the most urgent jobs that may be given now."""
     limit, group_limit = request.limit, request.group_limit
     rate = limit.rate if limit is not None else None
     group_rate = group_limit.rate if group_limit is not None else None
     if rate is not None:
-        queue.starts.carry(rate, now)
+        queue.starts.register_window(rate, now)
     if group_rate is not None:
-        queue.group_starts.carry(group_rate, now)
+        queue.group_starts.register_window(group_rate, now)
     view = queue.view(request, now)
     rows: list[Row] = []
     cut_short = False
@@ -44,7 +44,7 @@ def claim(queue: Queue, request: Claim, now: datetime) -> Claimed:
             break
         queue.steps += 1
         _lease(queue, row, request, now)
-        queue.serve(row.group)
+        queue.note_pick(row.group)
         if rate is not None:
             queue.starts.add(None, now)
         if group_rate is not None and row.group is not None:
@@ -60,7 +60,7 @@ def claim(queue: Queue, request: Claim, now: datetime) -> Claimed:
     return Claimed(jobs=jobs, now=now, wait=wait)
 
 
-def _lease(queue: Queue, row: Row, request: Claim, now: datetime) -> None:
+def _lease(queue: StoredQueue, row: Row, request: Claim, now: datetime) -> None:
     queue.leave(row)
     fields = transitions.leased(
         row,
@@ -75,7 +75,7 @@ def _lease(queue: Queue, row: Row, request: Claim, now: datetime) -> None:
     queue.enter(row)
 
 
-def _free_at(queue: Queue, request: Claim, now: datetime) -> datetime:
+def _free_at(queue: StoredQueue, request: Claim, now: datetime) -> datetime:
     """When the queue's pause and limit let a job be given: now, if they do."""
     at = max(now, queue.pauses.get((None, None), now))
     if request.limit is None:

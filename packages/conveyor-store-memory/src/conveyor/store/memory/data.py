@@ -22,7 +22,7 @@ from conveyor.core.store import (
     transitions,
 )
 from conveyor.store.memory.matching import ORDERS, matching
-from conveyor.store.memory.queues import Queue
+from conveyor.store.memory.queues import StoredQueue
 from conveyor.store.memory.rows import Row
 
 
@@ -30,18 +30,18 @@ class Data:
     """What the handles of one store share."""
 
     def __init__(self) -> None:
-        self.queues: dict[str, Queue] = {}
+        self.queues: dict[str, StoredQueue] = {}
         self.next_seq = count(1)
         #: The children of each parent, there or not, in the order they were added.
         self._children: dict[JobKey, dict[Row, None]] = {}
         #: How many of them have not released it.
         self._unreleased = Counter[JobKey]()
 
-    def queue(self, name: str) -> Queue:
+    def queue(self, name: str) -> StoredQueue:
         """The queue of that name."""
         queue = self.queues.get(name)
         if queue is None:
-            queue = self.queues[name] = Queue(name)
+            queue = self.queues[name] = StoredQueue(name)
         return queue
 
     def row(self, queue: str, job_id: str) -> Row | None:
@@ -65,14 +65,14 @@ class Data:
         }
 
     def add(self, row: Row) -> None:
-        """Take a new job in."""
+        """Add a new job."""
         self.queue(row.queue).add(row)
         if row.parent is not None:
             self._children.setdefault(row.parent, {})[row] = None
             self._unreleased[row.parent] += not row.released
 
     def remove(self, row: Row, now: datetime) -> JobKey | None:
-        """Let a job go, in whatever state; it releases its parent if it has not yet.
+        """Remove a job, in whatever state; it releases its parent if it has not yet.
 
         Returns the parent if that has nothing to wait for any more.
         """
@@ -86,7 +86,7 @@ class Data:
         return parent
 
     def remove_all(self, rows: Collection[Row], now: datetime) -> Deleted:
-        """Let these jobs go."""
+        """Remove these jobs."""
         removed = tuple(row.key for row in rows)
         released = [parent for row in rows if (parent := self.remove(row, now)) is not None]
         gone = frozenset(removed)
@@ -95,8 +95,8 @@ class Data:
     def put(self, row: Row, fields: transitions.Fields) -> None:
         """Write these fields of a job, and keep it where they say that it belongs."""
         queue = self.queues[row.queue]
-        moved = not _PLACING.isdisjoint(fields)
-        if moved:
+        reindexed = not _INDEXED.isdisjoint(fields)
+        if reindexed:
             queue.leave(row)
         holds_key = fields.pop("holds_key", None)
         if holds_key:
@@ -105,7 +105,7 @@ class Data:
             queue.drop_key(row)
         for name, value in fields.items():
             setattr(row, name, value)
-        if moved:
+        if reindexed:
             queue.enter(row)
 
     def settle(self, row: Row, outcome: Outcome, now: datetime) -> JobKey | None:
@@ -138,10 +138,10 @@ class Data:
         ):
             return False
         self.put(row, transitions.retried(row, now))
-        self._take_release_back(row, now)
+        self._reopen_parent(row, now)
         return True
 
-    def _take_release_back(self, row: Row, now: datetime) -> None:
+    def _reopen_parent(self, row: Row, now: datetime) -> None:
         """Have the parent wait again for a child that had released it, unless it went on since."""
         parent = self.row(*row.parent) if row.parent is not None and row.released else None
         if parent is None or not transitions.reopens(parent):
@@ -152,12 +152,12 @@ class Data:
         takes_key = failed and transitions.takes_key_again(parent) and self._key_is_free(parent, now)
         self.put(parent, transitions.reopened(parent, self._unreleased[parent.key], takes_key=takes_key))
         if failed:
-            self._take_release_back(parent, now)
+            self._reopen_parent(parent, now)
 
     def _key_is_free(self, row: Row, now: datetime) -> bool:
         return row.unique_key is None or self.queues[row.queue].holder(row.unique_key, now) is None
 
-    def _queues(self, where: Where) -> Iterable[Queue]:
+    def _queues(self, where: Where) -> Iterable[StoredQueue]:
         if where.queue is None:
             return self.queues.values()
         queue = self.queues.get(where.queue)
@@ -210,7 +210,7 @@ class Data:
 
 
 def _over(
-    queue: Queue, state: JobState, after: JobRecord | None, where: Where, now: datetime
+    queue: StoredQueue, state: JobState, after: JobRecord | None, where: Where, now: datetime
 ) -> Iterable[Row]:
     """The rows without a retention of a state, earliest first; no further than to the youngest asked for."""
     rows = queue.states.unretained(state, after)
@@ -221,6 +221,6 @@ def _over(
 
 
 #: What decides where a queue keeps a row.
-_PLACING: Final = frozenset(
+_INDEXED: Final = frozenset(
     {"state", "run_at", "sort_key", "lease_until", "finished_at", "expires_at", "keep_count"}
 )

@@ -9,14 +9,14 @@ from heapq import merge
 from typing import Final
 
 from conveyor.core.store import Claim, JobRecord, JobState, Limit, Order, Pause
-from conveyor.store.memory.claimable import Shape, View
-from conveyor.store.memory.fair_share import Turns
+from conveyor.store.memory.claimable import ClaimableView, Shape
+from conveyor.store.memory.fair_share import FairShare
 from conveyor.store.memory.matching import ORDERS
 from conveyor.store.memory.rate_starts import Starts
 from conveyor.store.memory.rows import ACTIVE, DELAYED, FOREVER, WAITING, Row, tie_break
 from conveyor.store.memory.rows_by_instant import Timeline
 from conveyor.store.memory.rows_by_state import States
-from conveyor.store.memory.subqueues import Group, Lane
+from conveyor.store.memory.subqueues import LiveGroup, SubQueue
 
 #: More shapes of claims than the workers of a queue have; the one used longest ago goes.
 MOST_VIEWS: Final = 32
@@ -24,7 +24,7 @@ MOST_VIEWS: Final = 32
 REMEMBERED: Final = timedelta(minutes=10)
 
 
-class Queue:
+class StoredQueue:
     """The rows of one queue, in the order they were added.
 
     What an index knows of a row (its state, sort key, instants and retention) is changed between `leave` and
@@ -36,8 +36,8 @@ class Queue:
         self.rows: dict[str, Row] = {}
         self.states = States()
         #: Those that have live jobs; None is the group of the jobs without one.
-        self.groups: dict[str | None, Group] = {}
-        self.turns = Turns(self.groups)
+        self.groups: dict[str | None, LiveGroup] = {}
+        self.fair_share = FairShare(self.groups)
         self.delayed = Timeline()
         self.leases = Timeline()
         #: By (name, None), (None, group), and (None, None) for the whole queue.
@@ -46,22 +46,22 @@ class Queue:
         self.group_starts = Starts()
         #: Outcomes of jobs that are gone, by id and token: the state asked for, and when the job went.
         self.tombstones: OrderedDict[tuple[str, str], tuple[JobState, datetime]] = OrderedDict()
-        #: How many lanes and jobs claims have looked at so far.
+        #: How many sub-queues and jobs claims have looked at so far.
         self.steps = 0
         self._holders: dict[str | None, Row] = {}
-        self._views: dict[Shape, View] = {}
+        self._views: dict[Shape, ClaimableView] = {}
 
     def add(self, row: Row) -> None:
-        """Take a new row in."""
+        """Add a new row."""
         self.rows[row.id] = row
         if row.group is not None:
-            self.turns.meet(row.group)
+            self.fair_share.add_group(row.group)
         if row.holds_key:
             self.take_key(row)
         self.enter(row)
 
     def remove(self, row: Row, now: datetime) -> None:
-        """Let a row go, and remember its last outcome if that is recent."""
+        """Remove a row, and remember its last outcome if that is recent."""
         self.leave(row)
         self.drop_key(row)
         del self.rows[row.id]
@@ -73,17 +73,17 @@ class Queue:
         """Put the row where its state says."""
         self.states.add(row)
         if row.state is WAITING:
-            lane = self._lane(row)
-            lane.waiting.add((row.sort_key, tie_break(row), row))
-            lane.group.waiting += 1
-            lane.group.size += 1
-            self._changed(lane)
+            sub_queue = self._sub_queue(row)
+            sub_queue.waiting.add((row.sort_key, tie_break(row), row))
+            sub_queue.group.waiting += 1
+            sub_queue.group.size += 1
+            self._changed(sub_queue)
         elif row.state is DELAYED:
-            lane = self._lane(row)
-            lane.delayed.add(row.run_at, row)
+            sub_queue = self._sub_queue(row)
+            sub_queue.delayed.add(row.run_at, row)
             self.delayed.add(row.run_at, row)
-            lane.group.size += 1
-            self._changed(lane)
+            sub_queue.group.size += 1
+            self._changed(sub_queue)
         elif row.state is ACTIVE:
             self.leases.add(row.lease_until, row)
             group = self._group(row.group)
@@ -94,17 +94,17 @@ class Queue:
         """Take the row from where its state said."""
         self.states.remove(row)
         if row.state is WAITING:
-            lane = self._lane(row)
-            lane.waiting.remove((row.sort_key, tie_break(row), row))
-            lane.group.waiting -= 1
-            lane.group.size -= 1
-            self._changed(lane)
+            sub_queue = self._sub_queue(row)
+            sub_queue.waiting.remove((row.sort_key, tie_break(row), row))
+            sub_queue.group.waiting -= 1
+            sub_queue.group.size -= 1
+            self._changed(sub_queue)
         elif row.state is DELAYED:
-            lane = self._lane(row)
-            lane.delayed.remove(row.run_at, row)
+            sub_queue = self._sub_queue(row)
+            sub_queue.delayed.remove(row.run_at, row)
             self.delayed.remove(row.run_at, row)
-            lane.group.size -= 1
-            self._changed(lane)
+            sub_queue.group.size -= 1
+            self._changed(sub_queue)
         elif row.state is ACTIVE:
             self.leases.remove(row.lease_until, row)
             group = self._group(row.group)
@@ -129,9 +129,9 @@ class Queue:
             del self._holders[row.unique_key]
 
     @property
-    def lanes(self) -> Iterator[Lane]:
-        """Every lane that has jobs."""
-        return (lane for group in self.groups.values() for lane in group.lanes.values())
+    def sub_queues(self) -> Iterator[SubQueue]:
+        """Every sub-queue that has jobs."""
+        return (sub_queue for group in self.groups.values() for sub_queue in group.sub_queues.values())
 
     def in_order(
         self, state: JobState, order: Order, after: JobRecord | None, group: str | None
@@ -156,26 +156,26 @@ class Queue:
         """The waiting rows, most urgent first, behind a job."""
         groups = self.groups.values() if group is None else filter(None, [self.groups.get(group)])
         first = None if after is None else (after.sort_key, tie_break(after) + 1)
-        lanes = [lane.waiting.irange(first) for one in groups for lane in one.lanes.values()]
-        return (row for _, _, row in merge(*lanes))
+        found = [one.waiting.irange(first) for group_ in groups for one in group_.sub_queues.values()]
+        return (row for _, _, row in merge(*found))
 
     def size(self, group: str | None) -> int:
         """How many waiting and delayed jobs a group has."""
         return self.groups[group].size if group in self.groups else 0
 
-    def view(self, request: Claim, now: datetime) -> View:
-        """The lanes such a claim may take from."""
+    def view(self, request: Claim, now: datetime) -> ClaimableView:
+        """The sub-queues such a claim may take from."""
         shape = Shape(request.newest_first, request.names, request.group_limit)
-        view = self._views.pop(shape, None) or View(self, shape, now)
+        view = self._views.pop(shape, None) or ClaimableView(self, shape, now)
         self._views[shape] = view
         if len(self._views) > MOST_VIEWS:
             del self._views[next(iter(self._views))]
         return view
 
-    def free_at(self, lane: Lane, limit: Limit | None, now: datetime) -> datetime:
-        """When pauses and the group limit let a job of the lane be given: now, if they do."""
-        group = lane.group
-        at = max(now, self.pauses.get((lane.name, None), now))
+    def free_at(self, sub_queue: SubQueue, limit: Limit | None, now: datetime) -> datetime:
+        """When pauses and the group limit let a job of the sub-queue be given: now, if they do."""
+        group = sub_queue.group
+        at = max(now, self.pauses.get((sub_queue.name, None), now))
         if group.name is None:
             return at
         at = max(at, self.pauses.get((None, group.name), now))
@@ -185,10 +185,10 @@ class Queue:
             at = max(at, self.group_starts.free_at(group.name, limit.rate, now))
         return at
 
-    def serve(self, name: str | None) -> None:
-        """Give the group its turn, if there are turns."""
-        if self.turns.known:
-            self.turns.serve(name)
+    def note_pick(self, name: str | None) -> None:
+        """Note that a job of the group was picked, if picks are counted."""
+        if self.fair_share.known:
+            self.fair_share.note_pick(name)
             self._all_changed(self._group(name))
 
     def pause(self, what: Pause, until: datetime) -> None:
@@ -204,8 +204,8 @@ class Queue:
 
     def tidy(self, now: datetime) -> None:
         """Forget what need not be remembered."""
-        if self.turns.forget():
-            self.turns = Turns(self.groups)
+        if self.fair_share.forget():
+            self.fair_share = FairShare(self.groups)
             for group in self.groups.values():
                 self._all_changed(group)
         self.starts.forget(now)
@@ -220,46 +220,46 @@ class Queue:
                 break
             del self.tombstones[oldest]
 
-    def _group(self, name: str | None) -> Group:
+    def _group(self, name: str | None) -> LiveGroup:
         group = self.groups.get(name)
         if group is None:
-            group = self.groups[name] = Group(name)
+            group = self.groups[name] = LiveGroup(name)
         return group
 
-    def _lane(self, row: Row) -> Lane:
+    def _sub_queue(self, row: Row) -> SubQueue:
         group = self._group(row.group)
-        lane = group.lanes.get(row.name)
-        if lane is None:
-            lane = group.lanes[row.name] = Lane(group, row.name)
-        return lane
+        sub_queue = group.sub_queues.get(row.name)
+        if sub_queue is None:
+            sub_queue = group.sub_queues[row.name] = SubQueue(group, row.name)
+        return sub_queue
 
-    def _changed(self, lane: Lane) -> None:
-        if not lane.waiting and not lane.delayed:
-            del lane.group.lanes[lane.name]
-        self._note(lane)
-        self._live(lane.group)
+    def _changed(self, sub_queue: SubQueue) -> None:
+        if not sub_queue.waiting and not sub_queue.delayed:
+            del sub_queue.group.sub_queues[sub_queue.name]
+        self._note(sub_queue)
+        self._live(sub_queue.group)
 
-    def _busy(self, group: Group) -> None:
+    def _busy(self, group: LiveGroup) -> None:
         if group.name is not None:
             self._all_changed(group)
         self._live(group)
 
-    def _live(self, group: Group) -> None:
+    def _live(self, group: LiveGroup) -> None:
         if not group.size and not group.active:
             del self.groups[group.name]
-        self.turns.change(group.name)
+        self.fair_share.change(group.name)
 
     def _paused(self, what: Pause) -> None:
         if what.group in self.groups and what.group is not None:
             self._all_changed(self.groups[what.group])
-        for lane in self.lanes if what.name is not None else ():
-            if lane.name == what.name:
-                self._note(lane)
+        for sub_queue in self.sub_queues if what.name is not None else ():
+            if sub_queue.name == what.name:
+                self._note(sub_queue)
 
-    def _all_changed(self, group: Group) -> None:
-        for lane in group.lanes.values():
-            self._note(lane)
+    def _all_changed(self, group: LiveGroup) -> None:
+        for sub_queue in group.sub_queues.values():
+            self._note(sub_queue)
 
-    def _note(self, lane: Lane) -> None:
+    def _note(self, sub_queue: SubQueue) -> None:
         for view in self._views.values():
-            view.changed.add(lane)
+            view.changed.add(sub_queue)

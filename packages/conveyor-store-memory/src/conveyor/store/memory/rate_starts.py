@@ -12,7 +12,7 @@ from conveyor.store.memory.rows import FOREVER
 
 
 class Starts:
-    """The starts of each key, for as long as the longest window carried so far needs them."""
+    """The starts of each key, for as long as the longest window registered so far needs them."""
 
     def __init__(self) -> None:
         self._longest = timedelta(0)
@@ -21,7 +21,7 @@ class Starts:
         #: The key that started last comes last.
         self._by_key: OrderedDict[str | None, SortedList[datetime]] = OrderedDict()
 
-    def carry(self, rate: Rate, now: datetime) -> None:
+    def register_window(self, rate: Rate, now: datetime) -> None:
         """Note that a claim asks for this window now, and forget what no window needs."""
         self._longest = max(self._longest, rate.per)
         self.forget(now)
@@ -49,7 +49,7 @@ class Starts:
         return starts[upto - rate.max] + rate.per
 
     def forget(self, now: datetime) -> None:
-        """Let go of the starts that no window needs."""
+        """Forget the starts that no window needs."""
         self._horizon = max(self._horizon, now - self._longest)
         while self._by_key:
             oldest = next(iter(self._by_key))

@@ -14,7 +14,7 @@ WAITING: Final = JobState.WAITING
 WAITING_CHILDREN: Final = JobState.WAITING_CHILDREN
 DELAYED: Final = JobState.DELAYED
 ACTIVE: Final = JobState.ACTIVE
-#: Instants that are to be in falling order are told by their distance from here.
+#: Instants that are to be in falling order are written as their distance from here.
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 #: The end of what does not end by itself.
 FOREVER: Final = datetime.max.replace(tzinfo=UTC)

@@ -234,7 +234,7 @@ class MemoryStore(Store):
         return deleted.released
 
     def claim_steps(self, queue: str) -> int:
-        """How many lanes and jobs the claims of a queue have looked at so far, for tests of their cost."""
+        """How many sub-queues and jobs the claims of a queue have looked at, for tests of their cost."""
         return self._data().queue(queue).steps
 
     def _data(self) -> Data:

@@ -1,4 +1,4 @@
-"""Where the jobs of a queue stand in line: a lane for each name in each group."""
+"""The sub-queues of a queue: one for each name in each group, with its jobs in order."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ Item = TypeVar("Item", bound=Hashable)
 _numbers: Final = count()
 
 
-class Group:
-    """The live jobs of one group, or of no group: what turns and limits are about."""
+class LiveGroup:
+    """The live jobs of one group, or of no group: what fair share and limits are about."""
 
-    __slots__ = ("active", "lanes", "name", "size", "waiting")
+    __slots__ = ("active", "name", "size", "sub_queues", "waiting")
 
     def __init__(self, name: str | None) -> None:
         self.name = name
-        #: The lanes that have jobs, by name.
-        self.lanes: dict[str, Lane] = {}
+        #: The sub-queues that have jobs, by name.
+        self.sub_queues: dict[str, SubQueue] = {}
         #: How many jobs are active, how many are waiting, and how many are waiting or delayed.
         self.active = 0
         self.waiting = 0
         self.size = 0
 
 
-class Lane:
+class SubQueue:
     """The waiting and the delayed jobs of one name in one group, each in order."""
 
     __slots__ = ("delayed", "group", "name", "number", "waiting")
 
-    def __init__(self, group: Group, name: str) -> None:
+    def __init__(self, group: LiveGroup, name: str) -> None:
         self.group = group
         self.name = name
-        #: Decides between lanes that are equal otherwise.
+        #: Decides between sub-queues that are equal otherwise.
         self.number = next(_numbers)
         #: By sort key and tie break.
         self.waiting: SortedList[Any] = SortedList()
@@ -64,7 +64,7 @@ class Slots(Generic[Item]):
         return len(self._slots)
 
     def put(self, item: Item, where: SortedList[Any] | None, entry: tuple[Any, ...] = ()) -> None:
-        """Move the item to that place, from wherever it stood."""
+        """Move the item to that list, from the one that it is in."""
         old = self._slots.pop(item, None)
         if old is not None:
             old[0].remove(old[1])
