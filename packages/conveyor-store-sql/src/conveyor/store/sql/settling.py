@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from conveyor.core.store import Inserted, JobKey, JobRecord, JobState, Lease, Outcome, Settled, transitions
-from conveyor.store.sql.jobs import Row
 from conveyor.store.sql.work import UnitOfWork
 
 #: Inserts the records that an outcome brings.
@@ -39,7 +38,13 @@ class _Settling:
         row = await self._work.get(lease[:2])
         if row is not None and row.state is JobState.ACTIVE and row.token == lease.token:
             self._applied.add(lease)
-            await self._apply(row, outcome)
+            parent = await self._work.settle(row, outcome)
+            if parent is not None:
+                self._released.append(parent)
+            if self._work.is_removed(row):
+                self._removed.append(row.key)
+            if outcome.spawn or outcome.state is JobState.WAITING_CHILDREN:
+                await self._spawn_all(row.key, outcome)
         elif row is not None and (row.settled_token, row.settled_state) == (lease.token, outcome.state):
             self._applied.add(lease)
         else:
@@ -57,17 +62,12 @@ class _Settling:
             removed=tuple(self._removed),
         )
 
-    async def _apply(self, row: Row, outcome: Outcome) -> None:
-        parent = await self._work.settle(row, outcome)
-        if parent is not None:
-            self._released.append(parent)
-        if self._work.is_removed(row):
-            self._removed.append(row.key)
+    async def _spawn_all(self, key: JobKey, outcome: Outcome) -> None:
         if outcome.spawn:
             await self._work.flush()
             self._spawned += await self._spawn(outcome.spawn)
         if outcome.state is JobState.WAITING_CHILDREN:
-            await self._wait_for_what_was_created(row.key)
+            await self._wait_for_what_was_created(key)
 
     async def _wait_for_what_was_created(self, key: JobKey) -> None:
         row = await self._work.get(key)

@@ -114,7 +114,7 @@ def _row(values: Sequence[Any]) -> Row:
         stalled,
         bool(cancel_requested),
         priority,
-        decoded_sort_key(sort_key) if isinstance(sort_key, int) else 0.0,
+        decoded_sort_key(sort_key) if sort_key and isinstance(sort_key, int) else 0.0,
         None if run_at is None else _instant(run_at),
         None if delay is None else _duration(delay),
         pending,
@@ -149,16 +149,17 @@ def _duration(stored: int) -> timedelta | None:
 
 def _saved(row: Row) -> tuple[Any, ...]:
     """The values of `save_jobs.sql`."""
+    # Numbers where bools would do: for any value but numbers and text `sqlite3` looks for an adapter.
     return (
         row.seq,
         row.state.value,
         row.attempt,
-        row.cancel_requested,
+        1 if row.cancel_requested else 0,
         None if row.run_at is None else _written(row.run_at),
         None if row.delay is None else microseconds(row.delay),
         row.pending,
-        row.released,
-        row.holds_key,
+        1 if row.released else 0,
+        1 if row.holds_key else 0,
         None if row.finished_at is None else _written(row.finished_at),
         None if row.expires_at is None else _written(row.expires_at),
         row.keep_count,

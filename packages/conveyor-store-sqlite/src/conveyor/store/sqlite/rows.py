@@ -145,6 +145,7 @@ def new_row(
 ) -> tuple[Any, ...]:
     """A new job's values, in the order of `insert.sql`."""
     state, run_at, delay, sort_key, unique_until, pending = initial
+    # Numbers where bools would do: see `jobs.py`.
     return (
         seq,
         job.queue,
@@ -154,7 +155,7 @@ def new_row(
         job.options,
         job.report,
         job.priority,
-        job.lifo,
+        1 if job.lifo else 0,
         microseconds(job.ageing),
         microseconds(delay),
         run_at if run_at is None else written(run_at),
@@ -167,9 +168,9 @@ def new_row(
         state.value,
         encoded_sort_key(sort_key) if sort_key else 0,
         -seq if job.lifo else seq,
-        job.unique_key is not None,
+        0 if job.unique_key is None else 1,
         None if unique_until is None else written(unique_until),
         pending,
-        released,
+        1 if released else 0,
         moment,
     )
