@@ -26,7 +26,7 @@ from conveyor.core._engine.processes.process_options import checked_processes
 from conveyor.core._engine.retry_policy import RetryPolicy
 from conveyor.core._engine.run import Run
 from conveyor.core._engine.worker_context import WorkerContext
-from conveyor.core._engine.worker_options import Handling, Limits, Timing, rules_of
+from conveyor.core._engine.worker_options import Handling, Intervals, Limits, rules_of
 from conveyor.core._engine.worker_state import WorkerState
 from conveyor.core._inspect import worker_registry
 from conveyor.core._inspect.worker_registry import RunningJob, WorkerInfo
@@ -132,7 +132,7 @@ class Worker(Generic[T]):
             handler, batch, kinds=kinds, most=most, processes=in_processes, concurrency=concurrency
         )
         self._limits = Limits.of(checked_store(store), max_global_concurrency, limiter, group)
-        timing = Timing.of(lock_duration, stalled_interval, poll_interval, maintenance_interval)
+        timing = Intervals.of(lock_duration, stalled_interval, poll_interval, maintenance_interval)
         self._rules = rules_of(
             self.queue_name,
             self.name,

@@ -1,4 +1,4 @@
-"""What has changed at a queue because time has passed, made known."""
+"""Publishing what has changed at a queue because time has passed: jobs that are due, or had stalled."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger("conveyor.worker")
 
 
-def announce(context: WorkerContext, advanced: Advanced) -> bool:
+def publish_advanced(context: WorkerContext, advanced: Advanced) -> bool:
     """Publish which jobs are waiting now, and log those that had stalled; says whether there are any."""
     at = context.clock.now()
     waiting = (*advanced.stalled, *advanced.unstarted, *advanced.due)

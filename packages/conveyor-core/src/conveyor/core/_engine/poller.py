@@ -388,7 +388,7 @@ class Poller:
             wait = min(wait, max(advanced.wait.total_seconds(), 0.0))
         if not self._due_sooner:
             self._advance_at = now + wait
-        if advance_events.announce(self.context, advanced):
+        if advance_events.publish_advanced(self.context, advanced):
             self._claim_at = 0.0
 
 

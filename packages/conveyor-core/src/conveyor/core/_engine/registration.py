@@ -39,26 +39,26 @@ class Registration:
     context: WorkerContext
     id: str
     payload: Callable[[], str]
-    _entry: JobRecord | None = field(init=False, default=None)
+    _record: JobRecord | None = field(init=False, default=None)
     _failing: bool = field(init=False, default=False)
     _absent: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _leaving: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     def beat(self) -> Beat | None:
         """What goes with the next renewal of leases; None if the worker is not registered."""
-        if self._entry is None:
+        if self._record is None:
             return None
-        return Beat(lease=self._entry.lease, payload=self.payload())
+        return Beat(lease=self._record.lease, payload=self.payload())
 
     @property
     def lease(self) -> Lease | None:
         """The lease on the registration."""
-        return None if self._entry is None else self._entry.lease
+        return None if self._record is None else self._record.lease
 
     def renewed(self, renewed: Renewed) -> None:
         """Register anew if this renewal says that the registration was lost."""
         if self.lease in renewed.lost:
-            self._entry = None
+            self._record = None
             self._absent.set()
 
     async def loop(self) -> None:
@@ -87,11 +87,11 @@ class Registration:
         self._absent.set()
 
     async def _remove(self) -> None:
-        entry, self._entry = self._entry, None
-        if entry is None:
+        record, self._record = self._record, None
+        if record is None:
             return
         try:
-            await self.context.store.settle([Outcome.completed(entry, "{}", retention=_REMOVED)])
+            await self.context.store.settle([Outcome.completed(record, "{}", retention=_REMOVED)])
         except Exception as error:  # noqa: BLE001 - a worker that closes is not held up by this
             _log.info(
                 "%s: still listed as a worker until its heartbeat is over: %s", self.context.worker, error
@@ -105,6 +105,6 @@ class Registration:
         claimed = await context.store.take(
             queue, [self.id], token=new_token(), lease=context.lease, worker=context.worker, started=False
         )
-        for entry in claimed.jobs:
-            self._entry = entry
-        return self._entry is not None
+        for record in claimed.jobs:
+            self._record = record
+        return self._record is not None

@@ -146,7 +146,7 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
+class Intervals:
     """How long a worker leases jobs, and after how many seconds it looks for what."""
 
     lease: timedelta
@@ -204,7 +204,7 @@ def rules_of(
     worker: str,
     handling: Handling,
     limits: Limits,
-    timing: Timing,
+    timing: Intervals,
     *,
     max_stalled: int,
     prefetch: int | None,

@@ -255,7 +255,7 @@ def takes_key_again(row: JobRow) -> bool:
 
 def retried(row: JobRow, now: datetime) -> Fields:
     """Take a finished job back to waiting, as if it had never run; see `takes_key_again` and `reopens`."""
-    fields = waiting(now) | _anew()
+    fields = waiting(now) | _reset()
     if takes_key_again(row):
         fields["holds_key"] = True
     return fields
@@ -269,17 +269,17 @@ def reopens(parent: JobRow) -> bool:
 def reopened(parent: JobRow, pending: int, *, takes_key: bool = False) -> Fields:
     """Have a parent wait for that many children, one of which was retried.
 
-    One that had failed begins anew. It holds its key again, if it `takes_key_again` and no other job does.
+    One that had failed is reset. It holds its key again, if it `takes_key_again` and no other job does.
     """
     fields = _waiting_for_children(pending)
     if parent.state is _FAILED:
-        fields |= _anew()
+        fields |= _reset()
     if takes_key:
         fields["holds_key"] = True
     return fields
 
 
-def _anew() -> Fields:
+def _reset() -> Fields:
     return {
         "attempt": 0,
         "stalled": 0,

@@ -27,7 +27,7 @@ _WRITERS: Final = 2
 
 
 @dataclass(slots=True, eq=False)
-class _Call:
+class _Waiting:
     jobs: Sequence[JobRecord]
     answer: asyncio.Future[Sequence[Inserted]]
 
@@ -37,12 +37,12 @@ class InsertBatcher:
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
-        self._waiting: deque[_Call] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._writers: set[asyncio.Task[None]] = set()
 
     async def insert(self, jobs: Sequence[JobRecord]) -> Sequence[Inserted]:
         """Add jobs as `Store.insert` does, perhaps together with those of other calls."""
-        call = _Call(jobs, asyncio.get_running_loop().create_future())
+        call = _Waiting(jobs, asyncio.get_running_loop().create_future())
         self._waiting.append(call)
         if len(self._writers) < _WRITERS:
             self._writers.add(asyncio.get_running_loop().create_task(self._write()))
@@ -50,7 +50,7 @@ class InsertBatcher:
         return await call.answer
 
     async def _write(self) -> None:
-        batch: list[_Call] = []
+        batch: list[_Waiting] = []
         try:
             while batch := self._batch():
                 await self._write_batch(batch)
@@ -60,7 +60,7 @@ class InsertBatcher:
             for call in batch:
                 call.answer.cancel()  # only if this was itself cancelled: nobody is left waiting
 
-    async def _write_batch(self, batch: Sequence[_Call]) -> None:
+    async def _write_batch(self, batch: Sequence[_Waiting]) -> None:
         try:
             answers = await self._insert([job for call in batch for job in call.jobs])
         except Exception as error:  # noqa: BLE001 - whatever it is, the callers must learn of it
@@ -70,8 +70,8 @@ class InsertBatcher:
         for call in batch:
             _answer(call, [next(taken) for _ in call.jobs])
 
-    def _batch(self) -> list[_Call]:
-        batch: list[_Call] = []
+    def _batch(self) -> list[_Waiting]:
+        batch: list[_Waiting] = []
         size = 0
         while self._waiting and size < _BATCH:
             call = self._waiting.popleft()
@@ -86,7 +86,7 @@ class InsertBatcher:
 
         return await self._connections.call(step, single=True)
 
-    async def _failed(self, batch: Sequence[_Call], error: Exception) -> None:
+    async def _failed(self, batch: Sequence[_Waiting], error: Exception) -> None:
         """Fail all of these calls, unless it may be the fault of one: then each is tried by itself."""
         if len(batch) == 1 or (isinstance(error, StoreError) and error.retryable):
             for call in batch:
@@ -101,6 +101,6 @@ class InsertBatcher:
                     call.answer.set_exception(own)
 
 
-def _answer(call: _Call, answers: Sequence[Inserted]) -> None:
+def _answer(call: _Waiting, answers: Sequence[Inserted]) -> None:
     if not call.answer.done():
         call.answer.set_result(answers)

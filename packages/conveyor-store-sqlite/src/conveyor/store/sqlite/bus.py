@@ -55,8 +55,8 @@ class SqliteBus:
         self._handle = handle
         self._local = LocalBus()
         self._local.close()
-        self.outbox: Final = Outbox(handle)
-        self.watch: Final = Watch(handle, poll_interval.total_seconds(), self._local)
+        self.outbox: Final = EventOutbox(handle)
+        self.watch: Final = EventWatch(handle, poll_interval.total_seconds(), self._local)
         self._writer: Writer | None = None
         self._reader: Reader | None = None
         self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
@@ -155,7 +155,7 @@ class SqliteBus:
         self._timers[action] = asyncio.get_running_loop().call_later(seconds, act)
 
 
-class Outbox:
+class EventOutbox:
     """Events on their way to other processes."""
 
     def __init__(self, handle: str) -> None:
@@ -218,7 +218,7 @@ def _wants(listener: Wanted, event: Event) -> bool:
     return kinds is None or type(event).__name__ in kinds
 
 
-class Watch:
+class EventWatch:
     """Looks for the events of other processes."""
 
     def __init__(self, handle: str, interval: float, local: LocalBus) -> None:
