@@ -171,8 +171,9 @@ class Bus(Protocol):
     async def publish(self, events: Sequence[Event]) -> None:
         """Pass events on to every subscriber, in this process and in others.
 
-        A hint: it never raises, and never waits for a subscriber. Delivery is not promised. What arrives of
-        one call arrives in its order; across calls no order is promised.
+        A hint: it never raises, and never waits for a subscriber. Delivery is not promised. What is published
+        by one handle, in one call or in calls one after another, arrives in that order, if it arrives; across
+        handles no order is promised.
         """
         ...
 
