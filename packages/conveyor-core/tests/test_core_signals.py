@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from conveyor.core import InvalidOptionError, Job, JobState, Queue, Worker
+from conveyor.core._engine import os_signals
 from conveyor.core.testing import FaultyStore, ManualClock
 
 MakeWorker = Callable[..., Worker[Any]]
@@ -484,6 +485,27 @@ def test_a_signal_for_the_whole_group_is_taken_once(
 
     assert stops(lines) == ["told to stop: running handlers may finish"]
     assert any(line in lines for line in status)
+
+
+@needs_fork
+async def test_an_interrupt_that_comes_while_a_child_is_made_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_in_again = os_signals._after_fork
+
+    def interrupted() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        let_in_again()
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with os_signals.stopping_on_signals(lambda: None):
+            monkeypatch.setattr(os_signals, "_after_fork", interrupted)  # the parent's is registered already
+            child = os.fork()
+            if not child:
+                os._exit(0)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGINT
 
 
 # --------------------------------------------------------------- chance

@@ -133,10 +133,14 @@ def _after_fork_in_child() -> None:
         handlers.leave_to_parent()
         signal.set_wakeup_fd(-1)
     _handlers.clear()
-    if signal.SIGINT in signal.sigpending() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        # What is raised here would be swallowed, KeyboardInterrupt included.
+    interrupts = _fork.mask is not None and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if interrupts:
+        # What is raised in here is swallowed, KeyboardInterrupt included: an interrupt ends the child at once.
+        # Pinned by test_an_interrupt_that_comes_while_a_child_is_made_ends_it.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     _after_fork()
+    if interrupts:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 if hasattr(os, "register_at_fork"):
