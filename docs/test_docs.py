@@ -15,6 +15,7 @@ import ast
 import asyncio
 import fnmatch
 import inspect
+import logging
 import re
 import subprocess
 import sys
@@ -130,7 +131,20 @@ async def session(page: Path, namespace: dict[str, Any], database: str) -> None:
             await namespace["store"].close()
 
 
+@pytest.fixture
+def logging_as_before() -> Iterator[None]:
+    """Take back what a page does to loggers: what tests run after it is of other pages, or of none."""
+    known = logging.Logger.manager.loggerDict
+    loggers = [logging.getLogger(), *(logging.getLogger(name) for name in [*known] if "conveyor" in name)]
+    before = [(one, one.level, one.propagate, one.handlers[:], one.filters[:]) for one in loggers]
+    yield
+    for one, level, propagate, handlers, filters in before:
+        one.setLevel(level)
+        one.propagate, one.handlers[:], one.filters[:] = propagate, handlers, filters
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("logging_as_before")
 @pytest.mark.parametrize("page", RUN, ids=name_of)
 def test_the_examples_of_a_page_run(
     page: Path,
