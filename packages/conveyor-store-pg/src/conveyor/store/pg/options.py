@@ -15,7 +15,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from conveyor.core.durations import duration
 from conveyor.core.errors import HIDDEN, InvalidOptionError
-from conveyor.store.sql import checked_flag, refuse_unknown
+from conveyor.store.sql import checked_flag, refuse_unknown, shown_name
 
 #: The options of the store, as they may stand in a URL; everything else there is libpq's.
 NAMES: Final = (
@@ -200,10 +200,8 @@ def _split(url: str, option: str) -> tuple[str, list[tuple[str, str]]]:
 def _known(name: str, query: Sequence[tuple[str, str]]) -> None:
     keywords = {entry.keyword.decode() for entry in pq.Conninfo.get_defaults()} | {"ssl"}
     if name not in keywords:
-        # With an @ behind the ? it may be part of a password that contains both.
-        safe = name.isidentifier() and not any("@" in part for pair in query for part in pair)
         raise InvalidOptionError(
-            name if safe else "url",
+            shown_name(name, query),
             HIDDEN,
             f"the options of postgresql are {', '.join(NAMES)}, and the parameters of libpq",
         )

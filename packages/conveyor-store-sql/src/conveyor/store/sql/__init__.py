@@ -38,7 +38,7 @@ from conveyor.store.sql.limits import (
 from conveyor.store.sql.listeners import Wanted, decoded_wants, encoded_wants
 from conveyor.store.sql.migrations import Migration, migrations_in, pending_after
 from conveyor.store.sql.opening import LoopLock
-from conveyor.store.sql.options import checked_flag, refuse_unknown
+from conveyor.store.sql.options import checked_flag, refuse_unknown, shown_name
 from conveyor.store.sql.pauses import PauseKey, pause_of
 from conveyor.store.sql.records import ATTEMPT, GROUP, ID, NAME, SEQ, Read, read_page
 from conveyor.store.sql.renewing import merged_beats, renewed
@@ -125,6 +125,7 @@ __all__ = [
     "renewed",
     "run_now",
     "settle",
+    "shown_name",
     "sorting",
     "time_until_more",
     "update",

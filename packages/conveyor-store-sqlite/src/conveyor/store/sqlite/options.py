@@ -70,10 +70,11 @@ def parsed(url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         )
     if parts.fragment:
         raise InvalidOptionError("url", shown, "it has a fragment; write # as %23 in a path")
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    refuse_unknown(_SCHEME, _NAMES, options, query)
     found = dict(options)
-    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+    for name, value in query:
         found.setdefault(name, value)
-    refuse_unknown(_SCHEME, _NAMES, found)
     return checked_path(unquote(parts.path.removeprefix("/"), errors="surrogateescape"), "url", shown), found
 
 
