@@ -49,7 +49,7 @@ RUN: Final = [
 ]
 
 _BLOCK: Final = re.compile(
-    r"(?:^<!-- (?P<note>.*) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+    r"(?:^<!-- (?P<note>[^\n]*) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 _EXPECTED: Final = re.compile(r"^\s*print\(.*\)  # (?P<shown>.+)$", re.MULTILINE)
 _LINK: Final = re.compile(
