@@ -182,6 +182,9 @@ class Bus(Protocol):
     ) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
         """Receive the events of these queues, of these kinds (None: all), from entering on.
 
+        When it is entered, every other handle's next `publish` knows of it: a bus that looks up who listens
+        keeps no older answer. Nothing from before arrives.
+
         The iterator ends when the store is closed. Each subscriber has room for a bounded number of events;
         when it is full the oldest are dropped, and a `Gap` says how many.
         """

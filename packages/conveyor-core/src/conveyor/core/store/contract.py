@@ -85,17 +85,19 @@ class StoreCalls(Protocol):
         """Add jobs in one step, and say for each, in order, which job stands for it now.
 
         A job whose id exists in its queue, or whose unique key is held, is not created and changes nothing;
-        its id is looked at first. The same holds between the jobs of one call: the first is created.
+        its id is looked at first. The same holds between the jobs of one call: the first is created. A key
+        with `unique_for` is held for exactly that long: from `unique_until` on a new job may take it, and no
+        record of the old one that any call returns says that it holds it.
         `new_only` refuses the whole call (nothing is created, nothing raised) if any of the ids exists,
         here or in the store: all are reported as not created, those that do not exist with their own key,
         their initial state and the present time.
 
         A new job is delayed if its `delay` is positive or its `run_at` is to come, else waiting. A job that
         is the parent of a created one in the same call waits for its children; a parent already in the store,
-        and waiting for children, waits for this one too; any other parent is not affected, and the child
-        counts as having released it. A job whose parent stands in the same call and is not created is not
-        created either, nor reported as another: its own key, its initial state, the present time.
-        Children come before their parents.
+        and waiting for children, waits for this one too; any other parent, one that is held included, is not
+        affected, and the child counts as having released it. A job whose parent stands in the same call and
+        is not created is not created either, nor reported as another: its own key, its initial state, the
+        present time. Children come before their parents.
 
         Raises GroupFullError, having added nothing, when a created job would exceed its `group_max_size`: the
         waiting and delayed jobs of its group, those of this call included.

@@ -74,7 +74,8 @@ class JobRecord:
     seq: int = 0
     #: `priority`, plus the insertion time in units of `ageing` where that is given.
     sort_key: float = 0.0
-    #: Whether the job is the holder of its `unique_key`; with `unique_for`, until `unique_until`.
+    #: Whether the job is the holder of its `unique_key` at the moment of the call that returns the record.
+    #: With `unique_for` it is false from `unique_until` on, whatever is stored.
     holds_key: bool = False
     unique_until: datetime | None = None
     #: Children that have not ended yet; a job with any waits for them.

@@ -12,14 +12,16 @@ from conveyor.store.sql.limits import StartTable, capacity, rate_name, rate_of
 from conveyor.store.sql.records import ATTEMPT, ID
 from conveyor.store.sql.values import FOREVER, NO_TIME
 
-#: Whether any job is waiting that may be claimed as far as its own group goes, and else when time alone may
-#: bring one, if it may; of a claim whose group rate has this name ("": it has none).
+#: One look at what is to come; see `time_until_more`.
 Look = Callable[[str], Awaitable[tuple[bool, datetime | None]]]
 
 
 @dataclass(slots=True)
 class Taken:
-    """What a claim has leased, by its token."""
+    """What a claim has leased, by its token: `jobs`, and those whose rows cannot be read.
+
+    `now` is the moment of the claim.
+    """
 
     now: datetime
     token: str
@@ -58,6 +60,11 @@ async def time_until_more(
     """How long until a claim that got too few jobs may get more; None: time alone does not bring that about.
 
     `paused_until` None: the queue is not paused. `limited`: it took all that the queue's limit let start.
+    `look` is asked once at most, with the name of the claim's group rate ("": it has none). It answers with
+    whether a job is waiting that may be claimed as far as its name, its pauses and its own group go, and with
+    the moment at which time alone brings another: the least of when a job is due, when the pause of a name or
+    a group ends, and when the window of a group has room again; None if none of these is to come. That is
+    returned, unless a job is waiting that the queue's own pause or limit keeps: then it is when that ends.
     """
     free_at = paused_until
     if free_at is None:

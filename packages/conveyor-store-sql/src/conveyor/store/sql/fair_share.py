@@ -22,8 +22,7 @@ from heapq import heappop, heappush
 from conveyor.core.store import Claim
 from conveyor.store.sql.limits import Capacity, rate_of
 
-#: Where a waiting job stands: its sort key, and what decides between equal ones. Oldest first that is its tie
-#: break, newest first less its `seq`. The lesser goes first, and the number without its sign is the `seq`.
+#: Where a waiting job stands; see `SubQueue`.
 Position = tuple[float, int]
 
 
@@ -31,6 +30,7 @@ Position = tuple[float, int]
 class Picks:
     """The picks of a queue so far: the number of the latest, and of the latest of a job without a group.
 
+    Both are 0 if there was none. `after` says what they are when a claim has picked.
     `counted` is false while the queue knows no group, though it has jobs of groups that it knew once.
     """
 
@@ -52,14 +52,21 @@ class Picks:
 
 @dataclass(slots=True, eq=False)
 class SubQueue:
-    """The waiting jobs of one name in one group, as far as they have been read; group None: of no group."""
+    """The waiting jobs of one name in one group, as far as they have been read; group None: of no group.
+
+    `jobs` are those to pick next, most urgent first, and `last` is the last one that was read. `ended`: there
+    are no jobs behind that. The name is for whoever reads more of it: one sub-queue may as well be all that
+    a claim may take of a group.
+
+    A job is known by its `Position`: its sort key, and what decides between equal ones. Oldest first that is
+    its tie break (`-seq` of `lifo` jobs, `seq` of the others), newest first `-seq` of each. The lesser goes
+    first, and the number without its sign is the `seq`.
+    """
 
     group: str | None
     name: str
-    #: The jobs to pick next, most urgent first, and the last one read.
     jobs: deque[Position]
     last: Position
-    #: Whether there are no jobs behind the last one read.
     ended: bool
 
 
@@ -71,7 +78,16 @@ class More:
 
 
 class FairShare:
-    """The picks of one claim, made from what has been read so far."""
+    """The picks of one claim, made from what has been read so far.
+
+    You set, before you add sub-queues: `windows`, what the window of each of their groups leaves, if the
+    claim has a group rate (the function `windows` says); and `beyond`, the most urgent that a sub-queue can
+    be that you have not read, by sort key, last pick of its group (0: none) and tie break; None: you have
+    read all that may be picked from. Then `add` what you have read, and `pick`.
+
+    You read: `picked`, the jobs by their `seq`, in the order of their picks, each with its group; and `full`,
+    groups that have had as many starts as their rate allows, and until when. `count` is how many are wanted.
+    """
 
     def __init__(self, request: Claim, now: datetime, *, count: int, picks: Picks) -> None:
         """Begin with no sub-queues; up to `count` jobs are picked."""
@@ -85,16 +101,10 @@ class FairShare:
         self._starts: Counter[str] = Counter()
         self._heap: list[tuple[float, int, int, int, SubQueue]] = []
         self._pushed = 0
-        #: How many jobs are wanted.
         self.count = count
-        #: The most urgent that a sub-queue can be that was not added, by sort key, last pick of its group and
-        #: tie break; None: all have been.
         self.beyond: tuple[float, int, int] | None = None
-        #: What the window of each group leaves, if there is a rate; there before its sub-queues are added.
         self.windows: dict[str, Capacity] = {}
-        #: The jobs picked, by their numbers, each with its group.
         self.picked: list[tuple[int, str | None]] = []
-        #: Groups that have had as many starts as their rate allows, and until when that is so.
         self.full: dict[str, datetime] = {}
 
     def add(self, subqueue: SubQueue, *, active: int = 0, last_served: int = 0) -> None:

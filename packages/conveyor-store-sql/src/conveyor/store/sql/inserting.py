@@ -25,9 +25,9 @@ from conveyor.core.store import (
 )
 from conveyor.store.sql.values import known_state
 
-#: A job that was created, and the state that it began in.
+#: See `InsertTable.create`.
 Created = tuple[JobRecord, JobState]
-#: A job to create, how it begins, and whether it has released its parent already, which does not wait for it.
+#: See `InsertTable.write`.
 New = tuple[JobRecord, InitialState, bool]
 
 
@@ -45,7 +45,8 @@ class InsertTable(Protocol):
     async def create(self, jobs: Sequence[JobRecord]) -> tuple[Sequence[Created], Sequence[Inserted]]:
         """Write jobs without parents or children, save where a job is in the way; with what `insert` returns.
 
-        Of those in the call with the same id or key the first is created.
+        Of those in the call with the same id or key the first is created. `Created` is a job that was, and
+        the state that it began in.
         """
         ...
 
@@ -54,11 +55,19 @@ class InsertTable(Protocol):
         ...
 
     async def find_waiting(self, parents: Collection[JobKey]) -> Collection[JobKey]:
-        """Those of these jobs that wait for their children. They do so until the call is over."""
+        """Those of these jobs whose state is `waiting-children`. They keep it until the call is over.
+
+        A parent that is held (by `take`) is active, whatever its `pending` is: it is none of them, so it does
+        not wait for the new child.
+        """
         ...
 
     async def write(self, jobs: Sequence[New]) -> None:
-        """Write jobs, all of them: if one is in the way, the whole call is undone and made again."""
+        """Write jobs, all of them: if one is in the way, the whole call is undone and made again.
+
+        Each comes with how it begins, and with whether it has released its parent already, which does not
+        wait for it then.
+        """
         ...
 
     async def add_children(self, counts: Mapping[JobKey, int]) -> None:

@@ -23,6 +23,14 @@ class Row:
     are read by stores that count the jobs of groups in their own statements. The documents are not read;
     what is put there replaces them. Reading a row never fails: an instant that cannot be read is None, a
     state that is none is `failed`, so that the holder of a damaged job can settle it.
+
+    `settled_token`, `settled_state` and `settled_at` are of the outcome that was applied last: its token, the
+    state it asked for, and when. What follows `settled_at` is not read but left as it is made. `report` and
+    `payload` are None unless they are to be written. `reset`: the job is as if it had never run, so it has no
+    `processed_at` any more. `rewritten`: more than its state has changed, and `JobTable.rewrite` is called.
+    `before` is the state that is stored, for `UnitOfWork.on_transition`. The rest belongs to a lease: a job
+    that stays active keeps what is stored, and any other has none. Only `transitions.lapsed` asks for one of
+    them, `started`: read that where you call it.
     """
 
     seq: int
@@ -49,22 +57,16 @@ class Row:
     finished_at: datetime | None
     expires_at: datetime | None
     keep_count: int | None
-    #: The last outcome that was applied: its token, the state it asked for, and when.
     settled_token: str | None
     settled_state: str | None
     settled_at: datetime | None
 
     report: str | None = None
     payload: str | None = None
-    #: Whether the job is reset, as if it had never run: it has no `processed_at` any more.
     reset: bool = False
-    #: Whether more than its state changed, and `JobTable.rewrite` is to be called.
     rewritten: bool = False
-    #: The state that is stored.
     before: JobState | None = None
 
-    # Need not be read: a job whose state is active keeps them, and any other has none. Only
-    # `transitions.lapsed` asks whether a job had `started`.
     started: bool = False
     lease_until: datetime | None = None
     locked_by: str | None = None

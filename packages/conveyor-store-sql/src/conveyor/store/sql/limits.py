@@ -40,7 +40,8 @@ class Capacity:
 class StartTable(Protocol):
     """The starts of jobs as a database keeps them, each with its scope and target.
 
-    The target is the group that a job is of, or "" where all of a queue is one.
+    The target is the group that a job is of, or "" where all of a queue is one. Each method is asked under
+    the lock that keeps other claims of the queue apart, and its statement begins after that is held.
     """
 
     async def count_active(self, queue: str, most: int) -> int:
@@ -56,7 +57,8 @@ class StartTable(Protocol):
     ) -> Iterable[tuple[str, int, datetime | None]]:
         """How many starts of each target are in the window that ends now; without targets that have none.
 
-        With each the start that must leave the window before one more may be there when it is full.
+        With each the start that must leave the window before one more may be there when it is full: with `n`
+        starts in it, the one numbered `max(1, n - rate.max + 1)`, oldest first.
         """
         ...
 
