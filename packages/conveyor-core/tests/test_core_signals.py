@@ -505,7 +505,8 @@ async def test_an_interrupt_that_comes_while_a_child_is_made_ends_it(monkeypatch
     finally:
         signal.signal(signal.SIGINT, before)
 
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGINT
+    _, status = os.waitpid(child, 0)  # noqa: ASYNC222 - the child ends at once
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGINT
 
 
 # --------------------------------------------------------------- chance

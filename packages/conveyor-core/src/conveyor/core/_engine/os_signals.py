@@ -135,7 +135,7 @@ def _after_fork_in_child() -> None:
     _handlers.clear()
     interrupts = _fork.mask is not None and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if interrupts:
-        # What is raised in here is swallowed, KeyboardInterrupt included: an interrupt ends the child at once.
+        # What is raised in here is swallowed, KeyboardInterrupt included: an interrupt ends the child now.
         # Pinned by test_an_interrupt_that_comes_while_a_child_is_made_ends_it.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     _after_fork()
