@@ -212,3 +212,32 @@ class LooksGroupsUpFirst(Broken):
     async def _active(self, queue: str, now: Now) -> list[str | None]:
         active = Where(queue=queue, states=frozenset({JobState.ACTIVE}))
         return [one.group for one in await self.find(active, limit=MANY, now=now)]
+
+
+@caught_by("races", "test_the_first_jobs_of_a_group_keep_to_its_active_limit")
+@caught_by("races", "test_the_first_jobs_of_a_group_keep_to_its_rate")
+class LooksForGroupsFirst(Broken):
+    """Looks whether the queue has groups, waits for the lock, and claims as if none had come meanwhile."""
+
+    async def claim(self, request: Claim, *, now: Now = None) -> Claimed:
+        found = await self.find(Where(queue=request.queue), limit=MANY, now=now)
+        grouped = any(one.group is not None for one in found)
+        await asyncio.sleep(0)
+        return await super().claim(request if grouped else replace(request, group_limit=None), now=now)
+
+
+@caught_by("races", "test_claims_keep_to_the_first_pause_of_a_group")
+@caught_by("races", "test_claims_keep_to_the_first_pause_of_a_name")
+class LooksForPausesFirst(Broken):
+    """Looks whether anything is paused, waits for the lock, and claims as if nothing had been meanwhile."""
+
+    async def claim(self, request: Claim, *, now: Now = None) -> Claimed:
+        found = await self.paused(request.queue, now=now)
+        await asyncio.sleep(0)
+        missed = [] if found else list(await self.paused(request.queue, now=now))
+        for what in missed:
+            await self.resume(request.queue, what)
+        claimed = await super().claim(request, now=now)
+        for what in missed:
+            await self.pause(request.queue, what, now=now)
+        return claimed

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
-from conveyor.conformance.concurrency.races.together import ROUNDS, Handles, at_once, turns
+from conveyor.conformance.concurrency.races.together import (
+    ROUNDS,
+    Handles,
+    at_once,
+    open_connections,
+    turns,
+)
 from conveyor.conformance.kit.area import area, needs
 from conveyor.conformance.kit.make import (
     add,
@@ -68,8 +74,7 @@ class AddRaces:
                 return False
             return True
 
-        # a handle that opens its connections one by one lets its first calls through one by one
-        await at_once([store.paused("q", now=at(0)) for store in turns(handles, 8)])
+        await open_connections(handles, 8)
         for n in range(ROUNDS):
             added = await at_once([adder(s, f"{n}-{m}", f"g{n}") for m, s in enumerate(turns(handles, 8))])
 

@@ -38,6 +38,11 @@ def turns(handles: Handles, count: int) -> list[Store]:
     return list(islice(cycle(handles), count))
 
 
+async def open_connections(handles: Handles, callers: int) -> None:
+    """Let that many call once: while a handle opens its connections, it lets calls through one by one."""
+    await at_once([store.paused("q", now=at(0)) for store in turns(handles, callers)])
+
+
 async def while_at_work(handles: Handles, call: Callable[[], Coroutine[Any, Any, object]]) -> list[JobRecord]:
     """Repeat a call while 60 jobs are claimed and completed; return them as they were claimed."""
     await add(handles[0], *jobs(f"job-{n}" for n in range(60)))
