@@ -113,6 +113,7 @@ class Registrations:
             assert [(one.id, one.name, one.started_at) for one in info.running] == [(job.id, "slow", at(0))]
             assert at(0) < info.last_beat_at <= bench.clock.now()
             await worker.pause()
+            await bench.calm()
             gate.opened.set()
 
             async def paused() -> bool:

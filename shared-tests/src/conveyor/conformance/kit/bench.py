@@ -92,11 +92,15 @@ class Bench:
 
         A store takes real time: a clock that is turned meanwhile overtakes the renewal of a lease.
         """
-        await self._calm()
+        await self.calm()
         await self.clock.advance(by)
-        await self._calm()
+        await self.calm()
 
-    async def _calm(self) -> None:
+    async def calm(self) -> None:
+        """Return when nothing is asked of the store any more.
+
+        A worker that is paused may have a claim on its way: it would bring what is added meanwhile.
+        """
         async with asyncio.timeout(SOON):
             while self._counted.under_way:
                 await asyncio.sleep(0.001)

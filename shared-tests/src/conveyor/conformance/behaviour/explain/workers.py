@@ -44,6 +44,7 @@ class RunningOut:
         async with running(bench) as worker:
             await registered(bench)
             await worker.pause()
+            await bench.calm()
             job = await bench.queue.add("work")
 
             found = await bench.queue.explain(job.id)
@@ -53,6 +54,7 @@ class RunningOut:
     async def test_paused_workers_are_named_once_they_have_said_so(self, bench: Bench) -> None:
         async with running(bench, name="mail-1") as worker:
             await worker.pause()
+            await bench.calm()
             job = await bench.queue.add("work")
             await bench.later("10s")
             await bench.later("10s")
@@ -132,6 +134,7 @@ class RunningOut:
             await begun.wait()
             [found] = await registered(bench)
             await worker.pause()
+            await bench.calm()
             job = await bench.queue.add("work")
 
             assert (found.concurrency, found.batch_size) == (2, 3)
@@ -173,6 +176,7 @@ class RunningOut:
             await gate.until_begun()
             await registered(bench)
             await worker.pause()
+            await bench.calm()
             full = await bench.queue.add("work", group="g")
             free = await bench.queue.add("work", group="h")
 
@@ -210,6 +214,7 @@ class RunningOut:
         async with running(bench, limiter=RateLimit(1, per="1 minute")) as worker:
             await registered(bench)
             await worker.pause()
+            await bench.calm()
             job = await bench.queue.add("work")
 
             reasons = await why(bench, job.id)
